@@ -1,0 +1,201 @@
+"""The base of every data set: batches as described below, loaders, samplers, and errors that say what to do.
+
+A new data set is one file: a `BaseDataset` whose `sample` returns facts about one image, and a `BaseDataModule` whose
+`dataset(split)` builds it. Nothing here knows a network, a stride or a loss.
+
+A batch is a dict. Sizes are (height, width), points (x, y), in pixels with pixel centres at integers:
+
+| key | shape, type | who |
+|---|---|---|
+| `image` | (B, 3, H, W) uint8 RGB, channels_last | all |
+| `image_id` | (B,) int64 | all |
+| `label` | (B,) int64 | classification |
+| `mask` | (B, H, W) int, 255 ignored | segmentation |
+| `boxes`, `labels`, `masks` | lists of (N, 4) xyxy float, (N,) int, (N, H, W) bool | detection |
+| `keypoints`, `visible` | (B, K, 2) float32 input pixels (x, y), (B, K) int64 0/1/2 | pose, landmarks |
+| `to_image` | (B, 2, 3) float32, input pixels -> original pixels | pose, landmarks, detection |
+| `area`, `score`, `instance_id` | (B,) float32, float32, int64 | pose evaluation |
+
+A sample is the same without the batch axis, in numpy; its `image` is (H, W, 3) uint8, so that a batch stacks straight
+into channels_last memory.
+"""
+
+import os
+import sys
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import cv2
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
+
+from datamodules.samplers import EvaluationSampler, TrainingSampler, even_batch_size, global_seed, world
+
+# albumentations asks a server for its newest version when it is first imported; training must not depend on that.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+Split = Literal["train", "val", "test"]
+LISTED = ("boxes", "labels", "masks")
+
+
+class DataError(Exception):
+    """A mistake in the user's data or in what was said about them; the message is a sentence that says what to do."""
+
+
+class BaseDataset(Dataset, ABC):
+    """Map-style data set whose random draws follow from (global seed, epoch, index) alone.
+
+    So neither the number of workers nor what ran before changes a sample, and a resumed run draws what the
+    uninterrupted one would have drawn. Subclasses write `__len__` and `sample`.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """Sample `index` as the module's table says; every random draw comes from `rng`."""
+
+    def __getitem__(self, key: int | tuple[int, ...]) -> dict[str, Any]:
+        """The sample for an index, or for the (index, epoch) that the training sampler yields."""
+        index, *words = key if isinstance(key, tuple) else (key,)
+        return self.sample(int(index), np.random.default_rng((global_seed(), *words, int(index))))
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """The batch of `samples`, see the module's table; detection's keys stay lists."""
+    listed = {key: [torch.as_tensor(sample[key]) for sample in samples] for key in LISTED if key in samples[0]}
+    batch = default_collate([{key: value for key, value in sample.items() if key not in listed} for sample in samples])
+    batch["image"] = batch["image"].permute(0, 3, 1, 2)
+    return batch | listed
+
+
+def _start_worker(_: int) -> None:
+    # One process per core is the parallelism; OpenCV's threads would only compete (torch limits its own in workers).
+    cv2.setNumThreads(0)
+
+
+def _available_cores() -> int:
+    # A container or batch system may grant fewer cores than the machine has; only Linux can say so.
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+class BaseDataModule(LightningDataModule, ABC):
+    """Loaders for the splits of one data set; a subclass writes `dataset(split)`.
+
+    Args:
+        root: Folder of the data set, or `sample` for the small embedded data that are rendered on first use.
+        image_size: (height, width) in pixels of the images that reach the network.
+        batch_size: Samples a batch and process.
+        num_workers: Loader processes; None takes one per available core, at most 8.
+    """
+
+    layout: ClassVar[str] = ""
+    """The folder tree expected below `root`, shown when it is missing."""
+    source: ClassVar[str] = ""
+    """Where the data come from, shown when they are missing."""
+    test_split: Split = "val"
+    """What `test` evaluates: most test labels are not public, so it is `val` unless a data set says otherwise."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        image_size: tuple[int, int],
+        batch_size: int = 32,
+        num_workers: int | None = None,
+    ) -> None:
+        super().__init__()
+        if min(image_size) < 1 or batch_size < 1:
+            raise DataError(f"image_size {image_size} and batch_size {batch_size} must be positive: correct them.")
+        self.root = root
+        self.image_size = (int(image_size[0]), int(image_size[1]))
+        self.batch_size = batch_size
+        self.num_workers = min(8, _available_cores()) if num_workers is None else num_workers
+        self._datasets: dict[str, BaseDataset] = {}
+
+    @abstractmethod
+    def dataset(self, split: Split) -> BaseDataset:
+        """Build the data set of `split`; raises DataError where the files are not as they should be."""
+
+    @classmethod
+    def sample_root(cls) -> Path:
+        """Render the embedded sample data in this data set's layout if they are absent, and return their folder."""
+        raise DataError(f"{cls.__name__} has no embedded sample data: set `root` to the folder of the data set.")
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the data; raises DataError with the expected tree if there is none."""
+        if str(self.root) == "sample":
+            return self.sample_root()
+        folder = Path(self.root).expanduser()
+        if not folder.is_dir():
+            raise DataError(
+                f"{type(self).__name__} found no folder {folder} (from {Path.cwd()}). Expected there:\n{self.layout}\n"
+                f"The data come from {self.source}\nWithout them, `sample.yaml` or `root: sample` runs on a small "
+                "embedded data set."
+            )
+        return folder
+
+    def split(self, name: Split) -> BaseDataset:
+        """The data set of a split, built once; `test` is `test_split`."""
+        name = self.test_split if name == "test" else name
+        if name not in self._datasets:
+            self._datasets[name] = self.dataset(name)
+        return self._datasets[name]
+
+    def prepare_data(self) -> None:
+        """Look for the data, or render the sample, in one process before the others start."""
+        _ = self.folder
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and check the splits that `stage` needs; all of them for None."""
+        stages: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
+        for name in stages.get(stage, ("test",) if stage else ("train", "val", "test")):
+            self.split(name)
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of `train`, shuffled by (seed, epoch); an incomplete last batch is dropped after a full one."""
+        dataset = self.split("train")
+        sampler = TrainingSampler(dataset, *world())
+        return self._loader(dataset, sampler, self.batch_size, drop_last=len(sampler) >= self.batch_size)
+
+    def val_dataloader(self) -> DataLoader:
+        """Batches of `val` in order, every sample once."""
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        """Batches of `test` in order, every sample once."""
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """The batches of `test`."""
+        return self._evaluation_loader("test")
+
+    def _evaluation_loader(self, split: Split) -> DataLoader:
+        dataset, (num_replicas, rank) = self.split(split), world()
+        if len(dataset) < num_replicas:
+            raise DataError(
+                f"{type(self).__name__} has {len(dataset)} samples in `{split}` for {num_replicas} processes: every "
+                f"process needs one, so use at most {len(dataset)} devices."
+            )
+        sampler = EvaluationSampler(dataset, num_replicas, rank)
+        return self._loader(dataset, sampler, even_batch_size(len(dataset), num_replicas, self.batch_size))
+
+    def _loader(
+        self, dataset: BaseDataset, sampler: DistributedSampler, batch_size: int, *, drop_last: bool = False
+    ) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            drop_last=drop_last,
+            worker_init_fn=_start_worker,
+            persistent_workers=self.num_workers > 0,
+        )

@@ -1,0 +1,67 @@
+"""Changes of colour, noise and blur by albumentations (Buslaev et al. 2020), seeded by the sample's own generator.
+
+Optional and applied to the crop; geometry belongs to `transforms.py`, where the key points follow.
+"""
+
+import difflib
+import warnings
+from typing import Any
+
+import numpy as np
+
+from datamodules.base import DataError
+
+
+class Photometric:
+    """Changes of colour, noise and blur by albumentations, drawn from the sample's own generator.
+
+    Args:
+        transforms: One mapping a transform: albumentations' `name` and its arguments, such as
+            `{name: ColorJitter, brightness: 0.2, p: 0.5}`. Only transforms that leave every pixel in its place
+            (ImageOnlyTransform) or cover it (dropouts) are accepted: the key points would not follow others.
+
+    Raises:
+        DataError: unknown or geometric transform, wrong argument, or a result that is not uint8 of the same size.
+    """
+
+    def __init__(self, transforms: list[dict[str, Any]]) -> None:
+        import albumentations  # half a second, only for those who ask for it
+
+        self._compose = albumentations.Compose([_photometric_transform(entry) for entry in transforms])
+        blank = np.zeros((32, 32, 3), np.uint8)
+        result = self._compose(image=blank)["image"]
+        if result.dtype != np.uint8 or result.shape != blank.shape:
+            raise DataError(
+                f"The photometric transforms turn uint8 (32, 32, 3) into {result.dtype} {result.shape}: leave out "
+                "normalisation and conversions, the task normalises on the device."
+            )
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """(H, W, 3) uint8 the changed image."""
+        self._compose.set_random_seed(int(rng.integers(2**31)))
+        return self._compose(image=image)["image"]
+
+
+def _photometric_transform(entry: dict[str, Any]) -> Any:
+    import albumentations
+    from albumentations.core.transforms_interface import ImageOnlyTransform
+
+    if "name" not in entry:
+        raise DataError(f"The photometric transform {entry} has no `name`: write {{name: ColorJitter, p: 0.5}}.")
+    name, arguments = entry["name"], {key: value for key, value in entry.items() if key != "name"}
+    accepted = (ImageOnlyTransform, albumentations.CoarseDropout, albumentations.GridDropout)
+    kind = vars(albumentations).get(name)
+    if not isinstance(kind, type) or not issubclass(kind, albumentations.BasicTransform):
+        near = difflib.get_close_matches(str(name), vars(albumentations), n=1)
+        raise DataError(f"albumentations has no transform {name}{f', did you mean {near[0]}' * bool(near)}?")
+    if not issubclass(kind, accepted):
+        raise DataError(
+            f"{name} is a geometric transform and would move pixels away from their key points: rotation, scale and "
+            "flip belong to `augmentation`."
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # albumentations only warns of an argument it does not know
+            return kind(**arguments)
+    except (UserWarning, TypeError, ValueError) as error:
+        raise DataError(f"albumentations does not accept {arguments} for {name}: {error}") from error

@@ -1,0 +1,157 @@
+"""What the key points of a data set mean: names, limbs, left/right pairs, OKS sigmas, upper body.
+
+A skeleton is a YAML file; `skeletons/` beside this file holds the known ones, and yours is a path:
+
+    names: [nose, left_paw, right_paw]
+    limbs: [[nose, left_paw], [nose, right_paw]]      # by name or by index, for drawing
+    flip_pairs: [[left_paw, right_paw]]               # swapped when an image is mirrored
+    sigmas: 0.05                                      # one for all or one each; spread in OKS, larger is more lenient
+    upper_body: [nose]                                # optional, for half-body augmentation
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch.utilities import rank_zero_warn
+
+from datamodules.base import DataError
+
+SKELETONS = Path(__file__).parent / "skeletons"
+DEFAULT_SIGMA = 0.05
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """The meaning of K key points; indices count from 0.
+
+    Args:
+        names: K different names.
+        limbs: Pairs of indices that are drawn as lines.
+        flip_pairs: Disjoint pairs of indices that swap when the image is mirrored.
+        sigmas: K positive numbers, the spread of each point in OKS (COCO: 0.025 for eyes to 0.107 for hips).
+        upper_body: Indices of the upper body; empty where there is none.
+
+    Raises:
+        DataError: where these disagree.
+    """
+
+    names: tuple[str, ...]
+    limbs: tuple[tuple[int, int], ...]
+    flip_pairs: tuple[tuple[int, int], ...]
+    sigmas: tuple[float, ...]
+    upper_body: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        normal = {
+            "names": tuple(str(name) for name in self.names),
+            "limbs": tuple(tuple(pair) for pair in self.limbs),
+            "flip_pairs": tuple(tuple(pair) for pair in self.flip_pairs),
+            "sigmas": tuple(float(sigma) for sigma in self.sigmas),
+            "upper_body": tuple(self.upper_body),
+        }
+        for field, value in normal.items():
+            object.__setattr__(self, field, value)
+        self._check_names_and_sigmas()
+        self._check_indices()
+
+    def _check_names_and_sigmas(self) -> None:
+        repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+        if not self.names or repeated:
+            raise DataError(f"A skeleton needs different names, found {repeated or 'none'}: name every key point once.")
+        if len(self.sigmas) != self.num_keypoints:
+            raise DataError(
+                f"The skeleton has {self.num_keypoints} names but {len(self.sigmas)} sigmas: give one sigma for each "
+                "name, or a single number for all."
+            )
+        bad = [sigma for sigma in self.sigmas if not (math.isfinite(sigma) and sigma > 0)]
+        if bad:
+            raise DataError(f"The skeleton's sigmas must be positive and finite, found {bad}: usual are 0.025 to 0.11.")
+
+    def _check_indices(self) -> None:
+        for field, groups in (
+            ("limbs", self.limbs),
+            ("flip_pairs", self.flip_pairs),
+            ("upper_body", [self.upper_body]),
+        ):
+            for group in groups:
+                if field != "upper_body" and (len(group) != 2 or group[0] == group[1]):
+                    raise DataError(f"The skeleton's {field} hold {list(group)}: expected pairs of different points.")
+                out = [index for index in group if type(index) is not int or not 0 <= index < self.num_keypoints]
+                if out:
+                    raise DataError(
+                        f"The skeleton's {field} name the key points {out}: expected indices from 0 to "
+                        f"{self.num_keypoints - 1} for its {self.num_keypoints} names."
+                    )
+        paired = [index for pair in self.flip_pairs for index in pair]
+        twice = sorted({self.names[index] for index in paired if paired.count(index) > 1})
+        if twice:
+            raise DataError(f"The skeleton's flip_pairs use {twice} more than once: a point has one mirror image.")
+
+    @property
+    def num_keypoints(self) -> int:
+        """K."""
+        return len(self.names)
+
+    @property
+    def flip_permutation(self) -> list[int]:
+        """K indices: point k of a mirrored image is point `flip_permutation[k]` of the image."""
+        permutation = list(range(self.num_keypoints))
+        for left, right in self.flip_pairs:
+            permutation[left], permutation[right] = right, left
+        return permutation
+
+    def to_dict(self) -> dict[str, list]:
+        """Plain lists, for checkpoints and YAML; `Skeleton(**skeleton.to_dict())` is the same skeleton."""
+        return {
+            "names": list(self.names),
+            "limbs": [list(pair) for pair in self.limbs],
+            "flip_pairs": [list(pair) for pair in self.flip_pairs],
+            "sigmas": list(self.sigmas),
+            "upper_body": list(self.upper_body),
+        }
+
+    @classmethod
+    def load(cls, source: str | Path) -> "Skeleton":
+        """The skeleton of a name (`coco`, `mpii`) or of a YAML file; raises DataError where it is absent or wrong."""
+        path = SKELETONS / f"{source}.yaml" if Path(source).name == str(source) and not Path(source).suffix else None
+        path = Path(source).expanduser() if path is None else path
+        if not path.is_file():
+            known = ", ".join(sorted(file.stem for file in SKELETONS.glob("*.yaml")))
+            raise DataError(f"There is no skeleton {source}: give one of {known}, or the path of a YAML file.")
+        try:
+            return cls.from_yaml(yaml.safe_load(path.read_text()))
+        except (DataError, yaml.YAMLError) as error:
+            raise DataError(f"{path} is no skeleton. {error}") from error
+
+    @classmethod
+    def from_yaml(cls, content: Any) -> "Skeleton":
+        """The skeleton of a YAML file's content: points by name or index, one sigma or one each."""
+        known = ("names", "limbs", "flip_pairs", "sigmas", "upper_body")
+        if not isinstance(content, Mapping) or not content.get("names") or set(content) - set(known):
+            found = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+            raise DataError(f"Found {found}, expected a mapping with `names` and optionally {', '.join(known[1:])}.")
+        names = [str(name) for name in content["names"]]
+        sigmas = content.get("sigmas")
+        if sigmas is None:
+            sigmas = DEFAULT_SIGMA
+            rank_zero_warn(
+                f"The skeleton states no sigmas, so OKS and AP use {DEFAULT_SIGMA} for every key point: add `sigmas`."
+            )
+        return cls(
+            names=tuple(names),
+            limbs=tuple(_indices(names, pair, "limbs") for pair in content.get("limbs") or ()),
+            flip_pairs=tuple(_indices(names, pair, "flip_pairs") for pair in content.get("flip_pairs") or ()),
+            sigmas=tuple(sigmas) if isinstance(sigmas, Sequence) else (sigmas,) * len(names),
+            upper_body=_indices(names, content.get("upper_body") or (), "upper_body"),
+        )
+
+
+def _indices(names: list[str], points: Sequence[int | str], field: str) -> tuple[int, ...]:
+    unknown = [point for point in points if isinstance(point, str) and point not in names]
+    if unknown:
+        raise DataError(f"The skeleton's {field} hold {unknown}, which are not among its names {names}.")
+    return tuple(names.index(point) if isinstance(point, str) else point for point in points)

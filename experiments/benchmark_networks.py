@@ -1,0 +1,129 @@
+"""Speed of the network: inference and training step of pose HRNet-W32 against timm's HRNet with the same weights.
+
+timm's is its feature extractor of the same width (finest stream) with the 1x1 convolution of the pose head, in plain
+eager NCHW, as one gets it from `timm.create_model`. It computes all four streams in the last unit too, 1 % more work.
+"""
+
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from experiments.benchmark_timing import Comparison, Setting, Variant, require
+from hrnet import HRNet
+from hrnet.inference import for_inference
+from tasks.pose import PoseTask
+
+BATCH = 8
+KEYPOINTS = 17
+LARGE = ("hrnet_w32", "w32", (256, 192))
+SMALL = ("hrnet_w18_small", "w18_small_v1", (64, 64))
+
+
+class TimmPose(nn.Module):
+    """timm's finest stream and one 1x1 convolution: images (B, 3, H, W) -> heatmaps (B, K, H/4, W/4)."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        # Feature 1 is the finest stream, feature 0 the stem; without a location there is no classification head.
+        self.backbone = timm.create_model(name, features_only=True, feature_location="", out_indices=(1,))
+        self.head = nn.Conv2d(self.backbone.feature_info.channels()[0], KEYPOINTS, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.backbone(images)[0])
+
+
+def inference(setting: Setting) -> Iterator[Comparison]:
+    """Images/s at batch 8 and 1: timm eager NCHW, our task, our task after `for_inference`."""
+    theirs, ours, size = networks(setting.quick)
+    theirs.eval()
+    ours.eval().to(memory_format=torch.channels_last)
+    fast = for_inference(ours)
+    for batch, target in ((BATCH, 1.25), (1, None)):
+        images = torch.rand(batch, 3, *size)
+        runs = [_forward(network, images) for network in (theirs, ours, fast)]
+        expected = runs[0]()
+        for run in runs[1:]:
+            difference = (run() - expected).abs().max() / expected.abs().max()
+            require(f"heatmaps of our network and timm's differ by {difference:.1e} of their size", difference < 1e-3)
+        yield Comparison(
+            f"inference {size[0]}x{size[1]}, batch {batch}",
+            "images",
+            batch,
+            (
+                Variant("timm, NCHW", runs[0]),
+                Variant("ours, not prepared", runs[1]),
+                Variant("ours, for_inference", runs[2], target),
+            ),
+        )
+
+
+def train(setting: Setting) -> Iterator[Comparison]:
+    """Training steps: forward, mean squared error, backward, Adam; timm NCHW, ours channels_last."""
+    theirs, ours, size = networks(setting.quick)
+    theirs.train()
+    ours.train().to(memory_format=torch.channels_last)
+    images = torch.rand(BATCH, 3, *size)
+    targets = torch.rand(BATCH, KEYPOINTS, size[0] // 4, size[1] // 4)
+    gradients = [_gradient(deepcopy(network), images, targets) for network in (theirs, ours)]
+    difference = ((gradients[0] - gradients[1]).norm() / gradients[0].norm()).item()
+    require(f"gradients of our network and timm's differ by {difference:.1e} of their size", difference < 1e-2)
+    yield Comparison(
+        f"training step {size[0]}x{size[1]}, batch {BATCH}",
+        "images",
+        BATCH,
+        (
+            Variant("timm, NCHW", _step(theirs, images, targets)),
+            Variant("ours, channels_last", _step(ours, images, targets), 1.0),
+        ),
+    )
+
+
+def networks(quick: bool) -> tuple[TimmPose, PoseTask, tuple[int, int]]:
+    """timm's and our pose network with equal weights, and the (height, width) of their input.
+
+    He initialisation and batch-norm statistics of a random batch: with the published initialisation (deviation 0.001)
+    an untrained network computes with denormals, which are many times slower than what a trained one computes with.
+    """
+    torch.manual_seed(0)
+    name, variant, size = SMALL if quick else LARGE
+    theirs = TimmPose(name)
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        theirs.train()(torch.rand(BATCH, 3, *size))
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1
+    ours = PoseTask(HRNet(variant, multi_scale_output=False), KEYPOINTS)
+    state = theirs.state_dict()
+    ours.load_state_dict({key: state[key] for key in ours.state_dict()})
+    return theirs, ours, size
+
+
+def _forward(network: nn.Module, images: Tensor) -> Callable[[], Tensor]:
+    def run() -> Tensor:
+        with torch.inference_mode():
+            return network(images)
+
+    return run
+
+
+def _gradient(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    functional.mse_loss(network(images), targets).backward()
+    return network.backbone.conv1.weight.grad
+
+
+def _step(network: nn.Module, images: Tensor, targets: Tensor) -> Callable[[], None]:
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        functional.mse_loss(network(images), targets).backward()
+        optimizer.step()
+
+    return run

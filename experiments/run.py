@@ -1,0 +1,227 @@
+"""Train and evaluate an experiment.
+
+python -m experiments.run pose_coco.yaml                          # fit, then evaluate the best checkpoint
+python -m experiments.run pose_coco.yaml sample.yaml --trainer.max_epochs 2
+python -m experiments.run validate pose_coco.yaml --checkpoint runs/pose_coco/.../checkpoints/best.ckpt
+python -m experiments.run --resume runs/pose_coco/20260101-120000-abcdef
+"""
+
+import logging
+import os
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks the network at import otherwise
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from lightning import Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import (
+    Callback,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    OnExceptionCheckpoint,
+    RichProgressBar,
+    TQDMProgressBar,
+)
+from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+import tasks
+from datamodules.base import DataError
+from experiments.config import ConfigError, find, make_parser, parse
+from experiments.cost import cost
+from experiments.run_folder import environment, new_run_folder, write_json
+from experiments.wandb_logger import make_wandb_logger
+from tasks.task import Task
+
+ACTIONS = ("fit", "validate", "test", "predict")
+
+
+def main(argv: Sequence[str] | None = None) -> Trainer:
+    """Run an experiment as the command line does; for notebooks and tests.
+
+    Args:
+        argv: Action, YAML files and flags; those of the process when not given.
+
+    Returns:
+        The Lightning Trainer, with the task at `.lightning_module` and the metrics at `.callback_metrics`.
+    """
+    action, files, flags = split_arguments(list(sys.argv[1:] if argv is None else argv))
+    parser = make_parser()
+    resume = _flag_value(flags, "--resume")
+    if resume is not None:
+        files = [_resumable(resume) / "config.yaml", *files]
+    config = parse(parser, files, flags)
+    name = Path(resume).parent.name if resume else files[0].stem
+    folder = Path(resume) if resume else new_run_folder(config.runs, name)
+    config.resume = None
+    _say(f"run folder: {folder}")
+    seed_everything(config.seed_everything, workers=True, verbose=False)
+    if resume or config.checkpoint:
+        _forget_weights(config)  # the checkpoint has them
+    objects = parser.instantiate(config)
+    trainer = make_trainer(objects, objects.model, folder, name, config)
+    if rank_zero_only.rank == 0:
+        _write_start(folder, parser, config)
+    if action == "fit":
+        _fit(trainer, objects, folder, folder / "checkpoints" / "last.ckpt" if resume else config.checkpoint)
+    else:
+        getattr(trainer, action)(objects.model, objects.data, ckpt_path=config.checkpoint, weights_only=True)
+    _say(f"run folder: {folder}")
+    return trainer
+
+
+def _fit(trainer: Trainer, objects: Namespace, folder: Path, checkpoint: Path | str | None) -> None:
+    """Train, then evaluate the best checkpoint; the summary is written after either."""
+    task, data = objects.model, objects.data
+    start = time.perf_counter()
+    trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.interrupted:
+        _say(f"stopped early; go on with: python -m experiments.run --resume {folder}")
+        return
+    size = cost(task, data.image_size)
+    summary: dict[str, Any] = {
+        "monitor": task.monitor,
+        "best": {},
+        "best_epoch": None,
+        "last": _finite(trainer.callback_metrics),
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "seconds": round(time.perf_counter() - start, 1),
+        "parameters": size.parameters,
+        "multiply_adds": size.multiply_adds,
+    }
+    best = folder / "checkpoints" / "best.ckpt"
+    if best.is_file():
+        trainer.validate(task, data, ckpt_path=best, weights_only=True, verbose=False)
+        summary["best"] = _finite(trainer.callback_metrics)
+        summary["best_epoch"] = torch.load(best, map_location="cpu", weights_only=True, mmap=True)["epoch"]
+    if trainer.is_global_zero:
+        write_json(folder / "summary.json", summary)
+
+
+def _finite(metrics: dict[str, torch.Tensor]) -> dict[str, float]:
+    return {name: value.item() for name, value in metrics.items() if name[:3] != "lr-" and torch.isfinite(value)}
+
+
+def split_arguments(argv: list[str]) -> tuple[str, list[Path], list[str]]:
+    """Command line -> action, YAML files, flags."""
+    action = argv.pop(0) if argv and argv[0] in ACTIONS else "fit"
+    flags_at = next((i for i, word in enumerate(argv) if word.startswith("-")), len(argv))
+    return action, [find(name) for name in argv[:flags_at]], argv[flags_at:]
+
+
+def make_trainer(objects: Namespace, task: Task, folder: Path, name: str, config: Namespace) -> Trainer:
+    """Trainer with checkpoints, learning rate monitor, progress bar and loggers, beside what the YAML asks for."""
+    options = dict(objects.trainer)
+    if isinstance(options["limit_train_batches"], float) and options["limit_train_batches"] == 1.0:
+        options["limit_train_batches"] = None
+    checkpoints = folder / "checkpoints"
+    callbacks: list[Callback] = [
+        *(options.pop("callbacks") or []),
+        ModelCheckpoint(
+            checkpoints,
+            "best",
+            monitor=task.monitor,
+            mode=task.mode,
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,
+        ),
+        ModelCheckpoint(checkpoints, "last", enable_version_counter=False),
+        OnExceptionCheckpoint(checkpoints, "last"),
+        LearningRateMonitor("step"),
+    ]
+    bar = options.pop("enable_progress_bar")
+    if bar is not False and not any(isinstance(callback, RichProgressBar | TQDMProgressBar) for callback in callbacks):
+        if "ipykernel" in sys.modules:
+            callbacks.append(TQDMProgressBar())
+        elif sys.stdout.isatty():
+            callbacks.append(RichProgressBar())
+        else:
+            bar = False
+    loggers = options.pop("logger")
+    loggers = loggers if isinstance(loggers, list) else [loggers] if isinstance(loggers, Logger) else []
+    loggers.append(CSVLogger(folder, name="", version=""))
+    if rank_zero_only.rank == 0:
+        tags = [type(task).__name__, type(objects.data).__name__]
+        wandb_logger = make_wandb_logger(folder, name, tags, config.wandb or {})
+        if wandb_logger is not None:
+            wandb_logger.experiment.config.update(config.as_dict(), allow_val_change=True)
+            loggers.append(wandb_logger)
+    options["log_every_n_steps"] = options["log_every_n_steps"] or 10
+    return Trainer(
+        **options, default_root_dir=folder, callbacks=callbacks, logger=loggers, enable_progress_bar=bar is not False
+    )
+
+
+def _write_start(folder: Path, parser: ArgumentParser, config: Namespace) -> None:
+    stored = config.clone()
+    stored.pop("config", None)
+    partial = folder / "config.yaml.part"
+    partial.write_text(parser.dump(stored, skip_none=False))
+    partial.replace(folder / "config.yaml")
+    write_json(folder / "environment.json", environment())
+
+
+def _forget_weights(config: Namespace) -> None:
+    config.model.init_args.weights = None
+    config.model.init_args.backbone.init_args.weights = None
+
+
+def _resumable(run: str) -> Path:
+    folder = Path(run)
+    for needed in ("config.yaml", "checkpoints/last.ckpt"):
+        if not (folder / needed).is_file():
+            raise ConfigError(
+                f"Cannot resume {folder}: it has no {needed}; name a run folder such as runs/pose_coco/..."
+            )
+    return folder
+
+
+def _flag_value(flags: list[str], name: str) -> str | None:
+    for i, flag in enumerate(flags):
+        if flag == name and i + 1 < len(flags):
+            return flags[i + 1]
+        if flag.startswith(name + "="):
+            return flag.split("=", 1)[1]
+    return None
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def is_users_mistake(error: BaseException) -> bool:
+    """Our own words about bad input, as opposed to a bug: raised by our packages, or a data error from a worker."""
+    if isinstance(error, DataError | ConfigError | MisconfigurationException):
+        return True
+    ours = {str(Path(module.__file__).parent) for module in (tasks, sys.modules["hrnet"], sys.modules["datamodules"])}
+    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+    return isinstance(error, ValueError | FileNotFoundError) and any(raised_in.startswith(folder) for folder in ours)
+
+
+def command() -> int:
+    """`main` with exit status: 0 on success, 2 with one message for a user's mistake."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    try:
+        main()
+    except Exception as error:
+        if "--debug" in sys.argv or not is_users_mistake(error):
+            raise
+        # A worker process wraps its traceback into the message; the last part is what was said.
+        print(f"error: {str(error).rsplit('DataError: ', 1)[-1].strip()}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command())

@@ -1,0 +1,22 @@
+"""HRNet (Wang et al., TPAMI 2020): backbone, representations, heads, and published weights for them."""
+
+from hrnet.backbone import HRNet
+from hrnet.heads import ClassificationHead, KeypointHead, OCRHead, SegmentationHead
+from hrnet.representations import HRNetV1, HRNetV2, HRNetV2p
+from hrnet.variants import VARIANTS, Variant
+from hrnet.weights import WeightReport, load_weights
+
+__all__ = [
+    "VARIANTS",
+    "ClassificationHead",
+    "HRNet",
+    "HRNetV1",
+    "HRNetV2",
+    "HRNetV2p",
+    "KeypointHead",
+    "OCRHead",
+    "SegmentationHead",
+    "Variant",
+    "WeightReport",
+    "load_weights",
+]

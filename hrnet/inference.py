@@ -1,0 +1,207 @@
+"""A trained network, rewritten to give the same faster: folded batch norms, fused convolutions, regrouped exchanges.
+
+The identities used are exact (no approximation, no quantisation); only the order of additions changes.
+Use: `fast = for_inference(task_or_hrnet)`, then `with torch.inference_mode(): fast(images)`.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from itertools import pairwise
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from hrnet.backbone import ExchangeUnit, HRNet
+from hrnet.blocks import BasicBlock, Bottleneck, ConvBN
+
+
+def for_inference(module: nn.Module) -> nn.Module:
+    """A copy of `module` for evaluation alone; `module` itself is left as it is.
+
+    The copy is in eval mode, needs no gradients and is channels_last (images of either memory format are welcome,
+    outputs are channels_last). Outputs agree to about 1e-5 of their size. Weights cannot be loaded into the copy:
+    load them first.
+
+    Args:
+        module: An HRNet, or any module that holds one, such as a task. In its other parts our blocks are rewritten too,
+            and batch norms folded where they follow a convolution in an `nn.Sequential`.
+    """
+    fast = deepcopy(module).eval().requires_grad_(False)
+    for part in list(fast.modules()):
+        if isinstance(part, HRNet):
+            _rewrite_backbone(part)
+    for part in list(fast.modules()):
+        _rewrite_head(part)
+    return fast.to(memory_format=torch.channels_last)
+
+
+def _rewrite_backbone(hrnet: HRNet) -> None:
+    for name, child in list(hrnet.named_children()):
+        setattr(hrnet, name, _fused(child))
+    hrnet.conv1 = FusedConv(fuse_conv_bn_eval(hrnet.conv1, hrnet.bn1), relu=True)
+    hrnet.conv2 = FusedConv(fuse_conv_bn_eval(hrnet.conv2, hrnet.bn2), relu=True)
+    hrnet.bn1 = hrnet.bn2 = hrnet.relu = nn.Identity()
+
+
+def _rewrite_head(part: nn.Module) -> None:
+    for name, child in list(part.named_children()):
+        if isinstance(child, (ConvBN, BasicBlock, Bottleneck)):
+            setattr(part, name, _fused(child))
+    if isinstance(part, nn.Sequential):
+        for first, second in list(pairwise(part._modules)):
+            conv, layer = part._modules[first], part._modules[second]
+            owner, name = (layer, "0") if isinstance(layer, nn.Sequential) else (part, second)
+            if isinstance(conv, nn.Conv2d) and isinstance(owner._modules[name], _BatchNorm):
+                setattr(part, first, fuse_conv_bn_eval(conv, owner._modules[name]))
+                setattr(owner, name, nn.Identity())
+
+
+def _fused(part: nn.Module) -> nn.Module:
+    if isinstance(part, ConvBN):
+        return FusedConv(_folded(part), relu=len(part) == 3)
+    if isinstance(part, (BasicBlock, Bottleneck)):
+        return FusedBlock(part)
+    if isinstance(part, ExchangeUnit):
+        return RegroupedExchangeUnit(part)
+    for name, child in list(part.named_children()):
+        setattr(part, name, _fused(child))
+    return part
+
+
+def _folded(layer: ConvBN) -> nn.Conv2d:
+    return fuse_conv_bn_eval(layer[0], layer[1])
+
+
+class FusedConv(nn.Module):
+    """`relu(conv(x) + add)` in one pass over the map where the processor's library (oneDNN) can, else in three.
+
+    There the weights are also kept in the library's own order, or it would reorder them at every call, which at batch
+    1 costs as much as the small convolutions themselves. Compiled and exported models take the plain operations.
+
+    Args:
+        conv: With a bias.
+        relu: Whether a ReLU follows.
+    """
+
+    def __init__(self, conv: nn.Conv2d, relu: bool) -> None:
+        super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias
+        self.stride, self.padding = list(conv.stride), list(conv.padding)
+        self.relu = relu
+        self._packed: Tensor | None = None
+
+    def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        """(B, in, H, W) and nothing or (B, out, H', W') -> (B, out, H', W')."""
+        if torch.compiler.is_compiling() or not _has_onednn(x):
+            y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+            y = y if add is None else y.add_(add)
+            return y.relu_() if self.relu else y
+        if self._packed is None:
+            reorder = torch.ops.mkldnn._reorder_convolution_weight
+            self._packed = reorder(self.weight, self.padding, self.stride, [1, 1], 1, None)
+        x = x.contiguous(memory_format=torch.channels_last)
+        geometry = (self._packed, self.bias, self.padding, self.stride, [1, 1], 1)
+        if add is None:
+            return torch.ops.mkldnn._convolution_pointwise(x, *geometry, "relu" if self.relu else "none", [], "")
+        then = "relu" if self.relu else None
+        return torch.ops.mkldnn._convolution_pointwise.binary(x, add, *geometry, "add", 1.0, then, [], "")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._packed = None  # another device, type or memory order: pack anew
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_packed": None}  # packed weights can be neither copied nor pickled
+
+
+def _has_onednn(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+
+
+class FusedBlock(nn.Module):
+    """A BasicBlock or Bottleneck whose every step is one FusedConv: (B, in, H, W) -> (B, out, H, W)."""
+
+    def __init__(self, block: BasicBlock | Bottleneck) -> None:
+        super().__init__()
+        names = ("1", "2", "3") if isinstance(block, Bottleneck) else ("1", "2")
+        pairs = [(block.get_submodule(f"conv{i}"), block.get_submodule(f"bn{i}")) for i in names]
+        self.convs = nn.ModuleList(FusedConv(fuse_conv_bn_eval(conv, norm), relu=True) for conv, norm in pairs)
+        self.shortcut = _fused(block.downsample) if isinstance(block, Bottleneck) else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for conv in self.convs[:-1]:
+            y = conv(y)
+        return self.convs[-1](y, add=self.shortcut(x))
+
+
+class RegroupedExchangeUnit(nn.Module):
+    """An exchange unit that computes the same in fewer, larger steps.
+
+    - The 1x1 convolutions that leave one stream read the same map, so they are one convolution with more outputs; so
+      are the first 3x3 convolutions of the paths towards coarser streams.
+    - Nearest upsampling telescopes, up2(a) + up4(b) + up8(c) = up2(a + up2(b + up2(c))), and acts on each channel
+      alone: what rises from one stream to the next is upsampled once, for all the streams it goes to.
+    - The streams are this unit's own, so sums are made in place.
+    """
+
+    def __init__(self, unit: ExchangeUnit) -> None:
+        super().__init__()
+        paths, outputs = unit.fuse_layers, len(unit.fuse_layers)
+        rising = [[_folded(paths[t][s]) for t in range(min(s, outputs))] for s in range(1, len(unit.branches))]
+        sinking = [[paths[t][s] for t in range(s + 1, outputs)] for s in range(outputs - 1)]
+        first = [[_folded(path[0]) for path in group] for group in sinking]
+        self.branches = _fused(unit.branches)
+        self.outputs, self.mode, self.align_corners = outputs, unit.mode, unit.align_corners
+        self.rise = nn.ModuleList(_merged(convs) for convs in rising)
+        self.sink = nn.ModuleList(_merged(convs) for convs in first)
+        self.sink_on = nn.ModuleList(nn.ModuleList(_fused(path[1:]) for path in group[1:]) for group in sinking)
+        self.rise_widths = [[conv.out_channels for conv in convs] for convs in rising]
+        self.sink_widths = [[conv.out_channels for conv in convs] for convs in first]
+
+    def forward(self, streams: list[Tensor]) -> list[Tensor]:
+        """List of (B, C_i, H_i, W_i) -> list of the same shapes, `outputs` long."""
+        streams = [branch(x) for branch, x in zip(self.branches, streams, strict=True)]
+        risen = [conv(x) for conv, x in zip(self.rise, streams[1:], strict=True)]
+        sunk = [conv(x) for conv, x in zip(self.sink, streams, strict=False)]
+        totals = streams[: self.outputs]
+        self._add_sunk(totals, sunk)
+        if self.mode == "nearest":
+            self._add_risen_telescoped(totals, risen)
+        else:
+            self._add_risen(totals, risen)
+        return [total.relu_() for total in totals]
+
+    def _add_sunk(self, totals: list[Tensor], sunk: list[Tensor]) -> None:
+        for source, (x, widths, paths) in enumerate(zip(sunk, self.sink_widths, self.sink_on, strict=True)):
+            nearest, *further = x.split(widths, dim=1)
+            totals[source + 1].add_(nearest)
+            for target, (part, path) in enumerate(zip(further, paths, strict=True), source + 2):
+                totals[target].add_(path(F.relu(part)))
+
+    def _add_risen_telescoped(self, totals: list[Tensor], risen: list[Tensor]) -> None:
+        for source in range(len(risen), 0, -1):
+            upsampled = F.interpolate(risen[source - 1], scale_factor=2.0, mode="nearest")
+            passing = sum(self.rise_widths[source - 1][: source - 1])
+            if passing:
+                risen[source - 2].add_(upsampled[:, :passing])
+            if source <= self.outputs:
+                totals[source - 1].add_(upsampled[:, passing:])
+
+    def _add_risen(self, totals: list[Tensor], risen: list[Tensor]) -> None:
+        for x, widths in zip(risen, self.rise_widths, strict=True):
+            for total, part in zip(totals, x.split(widths, dim=1), strict=False):
+                size = total.shape[-2:]
+                total.add_(F.interpolate(part, size=size, mode=self.mode, align_corners=self.align_corners))
+
+
+def _merged(convs: list[nn.Conv2d]) -> FusedConv:
+    """One convolution whose outputs are those of `convs`, concatenated; they must differ in output channels only."""
+    merged = deepcopy(convs[0])
+    merged.weight = nn.Parameter(torch.cat([conv.weight for conv in convs]), requires_grad=False)
+    merged.bias = nn.Parameter(torch.cat([conv.bias for conv in convs]), requires_grad=False)
+    return FusedConv(merged, relu=False)

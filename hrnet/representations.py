@@ -1,0 +1,78 @@
+"""From streams to the feature map(s) a head reads: HRNetV1, HRNetV2 and HRNetV2p (TPAMI 2020, Section 3.4, Figure 4).
+
+V1: the finest stream alone (pose)          V2: all streams at the finest size, concatenated (segmentation)
+V2p: V2 reduced to 256 channels and average-pooled into a pyramid (detection)
+"""
+
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class HRNetV1(nn.Module):
+    """Streams -> the finest one, (B, C, H/4, W/4)."""
+
+    def forward(self, streams: list[Tensor]) -> Tensor:
+        return streams[0]
+
+
+class HRNetV2(nn.Module):
+    """Streams -> all of them upsampled bilinearly to the finest and concatenated, (B, 15C, H/4, W/4).
+
+    Args:
+        align_corners: Of the bilinear interpolation.
+    """
+
+    def __init__(self, align_corners: bool = False) -> None:
+        super().__init__()
+        self.align_corners = align_corners
+
+    def forward(self, streams: list[Tensor]) -> Tensor:
+        size = streams[0].shape[-2:]
+        coarser = [F.interpolate(x, size=size, mode="bilinear", align_corners=self.align_corners) for x in streams[1:]]
+        return torch.cat([streams[0], *coarser], dim=1)
+
+
+class HRNetV2p(nn.Module):
+    """Streams -> pyramid: V2 mixed to `out_channels` by a 1x1 convolution, then pooled by 1, 2, 4, ...
+
+    The mixing is linear, so it is done on each stream at its own size and summed after upsampling; the parameters are
+    those of one convolution over the concatenation.
+
+    Args:
+        channels: Channels of the streams, `HRNet.channels`.
+        out_channels: Channels of every level.
+        levels: Number of levels; level i has stride `4 * 2**i`.
+    """
+
+    def __init__(self, channels: list[int], out_channels: int = 256, levels: int = 5) -> None:
+        super().__init__()
+        self.channels = list(channels)
+        self.out_channels = out_channels
+        self.reduction_conv = nn.Sequential(nn.Conv2d(sum(channels), out_channels, 1))
+        self.fpn_conv = nn.ModuleList(nn.Conv2d(out_channels, out_channels, 3, padding=1) for _ in range(levels))
+        for conv in [self.reduction_conv[0], *self.fpn_conv]:
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, streams: list[Tensor]) -> OrderedDict[str, Tensor]:
+        """List of (B, C_i, H/2^(i+2), W/2^(i+2)) -> {"0": (B, out, H/4, W/4), "1": (B, out, H/8, W/8), ...}."""
+        mixed = mix(self.reduction_conv[0], streams, align_corners=False)
+        pooled = [mixed] + [F.avg_pool2d(mixed, 2**i, ceil_mode=True) for i in range(1, len(self.fpn_conv))]
+        return OrderedDict((str(i), conv(x)) for i, (conv, x) in enumerate(zip(self.fpn_conv, pooled, strict=True)))
+
+
+def mix(conv: nn.Conv2d, streams: list[Tensor], align_corners: bool) -> Tensor:
+    """`conv(HRNetV2(streams))` for a 1x1 convolution, without the concatenated map: (B, out, H/4, W/4).
+
+    A 1x1 convolution acts on channels and bilinear upsampling on positions, so they commute; convolving each stream at
+    its own resolution costs an eighth of the multiply-adds.
+    """
+    weights = conv.weight.split([x.shape[1] for x in streams], dim=1)
+    total = F.conv2d(streams[0], weights[0], conv.bias)
+    for x, weight in zip(streams[1:], weights[1:], strict=True):
+        small = F.conv2d(x, weight)
+        total = total + F.interpolate(small, size=total.shape[-2:], mode="bilinear", align_corners=align_corners)
+    return total

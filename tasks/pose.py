@@ -1,0 +1,156 @@
+"""Human (or any) pose by key point heatmaps: top-down, one person a crop, HRNetV1 (CVPR 2019; TPAMI 2020, Section 4).
+
+task = PoseTask(HRNet("w32", multi_scale_output=False), num_keypoints=17)
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+
+from hrnet import HRNet, HRNetV1, KeypointHead
+from tasks.draw import draw_heatmaps, draw_pose, grid, print_tables
+from tasks.heatmaps import Codec, MSRACodec
+from tasks.losses import KeypointMSE
+from tasks.metrics.coco_keypoints import CocoKeypoints
+from tasks.task import Batch, Losses, Task
+
+
+class PoseTask(Task):
+    """Key points of the person in a crop.
+
+    Args:
+        backbone: HRNet, best with multi_scale_output=False since only the finest stream is read.
+        num_keypoints: Heatmaps of the head.
+        codec: Key points <-> heatmaps: MSRACodec (published), DarkCodec or UDPCodec. MSRACodec() when not given.
+        flip_test: Average with the mirrored image at prediction, as published; needs a skeleton, for left and right.
+        ohkm: Online hard key point mining: only the so many worst key points of each person count.
+        skeleton: Names, limbs, flip pairs and sigmas as plain data (`Skeleton.to_dict()`); the data bring it along.
+
+    Raises:
+        ValueError: If the data have another number of key points, or flip_test lacks a skeleton.
+    """
+
+    monitor = "val/AP"
+    mode = "max"
+
+    def __init__(
+        self,
+        backbone: HRNet,
+        num_keypoints: int = 17,
+        *,
+        codec: Codec | None = None,
+        flip_test: bool = True,
+        ohkm: int | None = None,
+        skeleton: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(backbone, **kwargs)
+        self.num_keypoints = num_keypoints
+        self.codec = codec or MSRACodec()
+        self.flip_test = flip_test
+        self.skeleton = skeleton
+        self.representation = HRNetV1()
+        self.head = KeypointHead(self.backbone.channels[0], num_keypoints)
+        self.loss = KeypointMSE(ohkm=ohkm)
+        self.metric: CocoKeypoints | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) -> heatmaps (B, K, H/4, W/4)."""
+        return self.head(self.representation(self.backbone(images)))
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Losses:
+        """Heatmaps -> {"heatmap": weighted mean squared error against the codec's targets}."""
+        targets, weights = self.codec.encode(batch["keypoints"], batch["visible"], tuple(batch["image"].shape[-2:]))
+        return {"heatmap": self.loss(outputs, targets, weights)}
+
+    def predict(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Heatmaps -> key points (B, K, 2) in original pixels and their scores (B, K), with the ids of the batch."""
+        heatmaps = outputs
+        if self.flip_test:
+            mirrored = self(self.normalize(batch["image"].flip(-1)))
+            heatmaps = (heatmaps + self.codec.flip_back(mirrored, self._flip_permutation())) / 2
+        keypoints, scores = self.codec.decode(heatmaps)
+        to_image = batch["to_image"].to(keypoints.dtype)
+        return {
+            "keypoints": keypoints @ to_image[:, :, :2].mT + to_image[:, None, :, 2],
+            "scores": scores,
+            "input_keypoints": keypoints,
+        }
+
+    def update(self, predictions: dict[str, Tensor], batch: Batch) -> None:
+        """Hand key points in original pixels to COCO's evaluation."""
+        self._require_metric().update(
+            batch["image_id"],
+            batch["instance_id"],
+            predictions["keypoints"],
+            predictions["scores"],
+            batch["score"],
+            batch["area"],
+        )
+
+    def compute(self) -> dict[str, float]:
+        """AP, AP50, AP75, APM, APL and the same of AR, in [0, 1]."""
+        metric = self._require_metric()
+        metric.seen_images_only = self.partial
+        return metric.compute()
+
+    def reset(self) -> None:
+        """Forget the detections."""
+        self._require_metric().reset()
+
+    def attach(self, datamodule: LightningDataModule) -> None:
+        """Take the skeleton and the ground truth of the evaluated split.
+
+        COCO's protocol counts persons that no crop shows (missed by the detector, crowds), so the whole annotation is
+        needed and not only what travels in the batches.
+        """
+        if datamodule.num_keypoints != self.num_keypoints:
+            raise ValueError(
+                f"The model has {self.num_keypoints} key points and the data have {datamodule.num_keypoints}: "
+                f"set model.init_args.num_keypoints to {datamodule.num_keypoints}."
+            )
+        self.skeleton = datamodule.skeleton.to_dict()
+        self.hparams["skeleton"] = self.skeleton
+        self.metric = CocoKeypoints(
+            datamodule.ground_truth(self.split), self.skeleton["sigmas"], self.skeleton["names"]
+        )
+
+    def report(self, folder: Path) -> None:
+        """Print AP and per-key-point tables; write the detections as a COCO results file."""
+        metric = self._require_metric()
+        print_tables(metric.table(), metric.keypoint_table())
+        metric.save(folder / f"{self.split}_keypoints.json")
+
+    def draw(self, outputs: Tensor, predictions: dict[str, Tensor], batch: Batch, count: int) -> dict[str, Tensor]:
+        """Crops with predicted and true skeletons, and the heatmaps over them."""
+        if self.skeleton is None:
+            return {}
+        images = batch["image"][:count].cpu()
+        targets, _ = self.codec.encode(batch["keypoints"], batch["visible"], tuple(images.shape[-2:]))
+        seen = predictions["scores"] > 0.2
+        rows = [
+            [draw_pose(im, batch["keypoints"][i], batch["visible"][i], self.skeleton) for i, im in enumerate(images)],
+            [draw_pose(im, predictions["input_keypoints"][i], seen[i], self.skeleton) for i, im in enumerate(images)],
+            [draw_heatmaps(im, targets[i]) for i, im in enumerate(images)],
+            [draw_heatmaps(im, outputs[i]) for i, im in enumerate(images)],
+        ]
+        return {"pose (truth, prediction, target, heatmaps)": grid(rows)}
+
+    def _require_metric(self) -> CocoKeypoints:
+        if self.metric is None:
+            raise ValueError("PoseTask has no ground truth to evaluate against: attach a DataModule first.")
+        return self.metric
+
+    def _flip_permutation(self) -> Tensor:
+        if self.skeleton is None:
+            raise ValueError(
+                "flip_test needs to know which key points are left and right: attach a DataModule, pass skeleton=, "
+                "or set flip_test=False."
+            )
+        order = list(range(self.num_keypoints))
+        for left, right in self.skeleton["flip_pairs"]:
+            order[left], order[right] = right, left
+        return torch.tensor(order, device=self.device)

@@ -1,0 +1,240 @@
+"""Semantic segmentation: a class for every pixel, HRNetV2 (TPAMI 2020, Section 5), optionally with OCR (ECCV 2020).
+
+task = SegmentationTask(HRNet("w48", upsample="bilinear"), num_classes=19)
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningDataModule
+from torch import Tensor
+
+from hrnet import HRNet, OCRHead, SegmentationHead
+from tasks.draw import class_colours, draw_confusion, draw_segmentation, print_tables, save_picture
+from tasks.metrics.confusion import SegmentationScores
+from tasks.segmentation_losses import CrossEntropy, OhemCrossEntropy
+from tasks.sliding import SlidingWindow
+from tasks.task import Batch, Losses, Task
+
+AUXILIARY_WEIGHT = 0.4  # of the coarse scores' loss, ECCV 2020 Section 4
+
+
+class SegmentationTask(Task):
+    """Class of each pixel.
+
+    At test time the scores of several scales are averaged as probabilities (softmax), at the size of the mask. The
+    official code sums exponentials of the logits instead, so that confident scales weigh more; figures differ by a few
+    tenths of a percent of mIoU. Mirrored and plain logits are averaged as logits, as there.
+
+    Args:
+        backbone: HRNet with all four streams; published segmentation uses upsample="bilinear". With "nearest" height
+            and width of images, windows and scaled images must be multiples of 32.
+        num_classes: Classes, at most 255; label 255 of the masks is ignored.
+        head: "v2", or "ocr" for object-contextual representations with their auxiliary loss in training.
+        ocr_channels: Channels of OCR's pixel features and of its keys; for small variants (256, 128) do.
+        class_weights: A factor of the loss for each class, or "cityscapes" for the published ones of its 19 classes.
+        ohem: Only hard pixels count in the loss (not in OCR's auxiliary one).
+        ohem_threshold: A pixel is hard while the probability of its true class is below it.
+        ohem_min_kept: Pixels a batch (of each process) that are kept at least.
+        flip_test: Average with the mirrored image at prediction; classes of `label_flip_pairs` change places.
+        scales: Factors of the image size whose predictions are averaged; paper: 0.5, 0.75, 1, 1.25, 1.5, 1.75, also 2
+            except for Cityscapes.
+        window: (height, width): in evaluation, images (scaled ones too) beyond it are covered by overlapping windows of
+            this size, blended, so that memory does not grow with the image except for the scores themselves.
+        window_stride: (down, right) from window to window in pixels; about two thirds of the window when not given.
+        boundary_iou: Evaluate also the IoU of the bands along contours (CVPR 2021).
+        class_names: Names of the classes; taken from the data when not given, as are the next two.
+        palette: (r, g, b) of each class, 0 to 255, for pictures.
+        label_flip_pairs: Classes that exchange in a mirror, such as left and right arm.
+
+    Raises:
+        ValueError: If the backbone gives fewer than four streams, an option does not fit, or the data have another
+            number of classes.
+    """
+
+    monitor = "val/mIoU"
+    mode = "max"
+
+    def __init__(
+        self,
+        backbone: HRNet,
+        num_classes: int,
+        *,
+        head: Literal["v2", "ocr"] = "v2",
+        ocr_channels: tuple[int, int] = (512, 256),
+        class_weights: Literal["cityscapes"] | list[float] | None = None,
+        ohem: bool = False,
+        ohem_threshold: float = 0.9,
+        ohem_min_kept: int = 131072,
+        flip_test: bool = False,
+        scales: list[float] | None = None,
+        window: tuple[int, int] | None = None,
+        window_stride: tuple[int, int] | None = None,
+        boundary_iou: bool = False,
+        class_names: list[str] | None = None,
+        palette: list[tuple[int, int, int]] | None = None,
+        label_flip_pairs: list[tuple[int, int]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(backbone, **kwargs)
+        if len(self.backbone.channels) != 4:
+            raise ValueError(
+                f"SegmentationTask reads four streams and the backbone gives {len(self.backbone.channels)}: build it "
+                "with multi_scale_output=True."
+            )
+        self.num_classes = num_classes
+        self.flip_test = flip_test
+        self.scales = _checked_scales(scales)
+        self.window = _made_window(window, window_stride)
+        self.boundary_iou = boundary_iou
+        self.class_names = class_names
+        self.palette = palette
+        self.label_flip_pairs = label_flip_pairs
+        self.head = self._make_head(head, ocr_channels)
+        self.loss = CrossEntropy(num_classes, class_weights)
+        self.auxiliary_loss = self.loss
+        if ohem:
+            options = {"threshold": ohem_threshold, "min_kept": ohem_min_kept}
+            self.loss = OhemCrossEntropy(num_classes, class_weights, **options)
+        self.metric = SegmentationScores(num_classes, class_names, boundary=boundary_iou)
+
+    def _make_head(self, head: str, ocr_channels: tuple[int, int]) -> SegmentationHead | OCRHead:
+        channels, align_corners = self.backbone.channels, self.backbone.align_corners
+        if head == "v2":
+            return SegmentationHead(channels, self.num_classes, align_corners=align_corners)
+        if head == "ocr":
+            mid, key = ocr_channels
+            options = {"mid_channels": mid, "key_channels": key, "align_corners": align_corners}
+            return OCRHead(channels, self.num_classes, **options)
+        raise ValueError(f'SegmentationTask has the heads "v2" and "ocr", not {head!r}.')
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) -> logits (B, num_classes, H, W); in evaluation by windows if they are set."""
+        if self.window is None or self.training:
+            return self._whole(images)
+        return self.window(self._whole, images)
+
+    def training_outputs(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits of the whole images, for OCR (coarse, final) logits, each (B, num_classes, H, W)."""
+        scores = self.head(self.backbone(images))
+        if isinstance(scores, Tensor):
+            return self._resize(scores, images.shape[-2:])
+        coarse, final = scores
+        return self._resize(coarse, images.shape[-2:]), self._resize(final, images.shape[-2:])
+
+    def losses(self, outputs: Tensor | tuple[Tensor, Tensor], batch: Batch) -> Losses:
+        """Logits -> {"cross_entropy": ...}, with {"auxiliary": ...} where coarse logits come along, weight included."""
+        mask = batch["mask"].long()
+        if isinstance(outputs, Tensor):
+            return {"cross_entropy": self.loss(self._resize(outputs, mask.shape[-2:]), mask)}
+        coarse, final = (self._resize(logits, mask.shape[-2:]) for logits in outputs)
+        auxiliary = AUXILIARY_WEIGHT * self.auxiliary_loss(coarse, mask)
+        return {"cross_entropy": self.loss(final, mask), "auxiliary": auxiliary}
+
+    @torch.no_grad()
+    def predict(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Logits -> {"labels": (B, h, w) int64}, at the size of the masks, or of the images where there are none."""
+        size = tuple((batch["mask"] if "mask" in batch else batch["image"]).shape[-2:])
+        images = self.normalize(batch["image"])
+        if len(self.scales) == 1:
+            return {"labels": _best(self._resize(self._scaled(self.scales[0], images, outputs), size))}
+        total = self._resize(self._scaled(self.scales[0], images, outputs), size).softmax(1)
+        for scale in self.scales[1:]:
+            total += self._resize(self._scaled(scale, images, outputs), size).softmax(1)
+        return {"labels": _best(total)}
+
+    def update(self, predictions: dict[str, Tensor], batch: Batch) -> None:
+        """Count the labels in the confusion matrix."""
+        self.metric.update(predictions["labels"], batch["mask"])
+
+    def compute(self) -> dict[str, float]:
+        """mIoU, pixel_accuracy, mean_accuracy, fwIoU (and boundary_IoU), in [0, 1], over everything seen."""
+        return self.metric.compute()
+
+    def reset(self) -> None:
+        """Forget the confusion matrix."""
+        self.metric.reset()
+
+    def attach(self, datamodule: LightningDataModule) -> None:
+        """Compare the number of classes; take names, colours and the pairs that a mirror exchanges."""
+        if datamodule.num_classes != self.num_classes:
+            raise ValueError(
+                f"The model has {self.num_classes} classes and the data have {datamodule.num_classes}: "
+                f"set model.init_args.num_classes to {datamodule.num_classes}."
+            )
+        self.class_names = [str(name) for name in datamodule.class_names]
+        self.palette = _integers(datamodule.palette)
+        self.label_flip_pairs = _integers(datamodule.label_flip_pairs)
+        for name in ("class_names", "palette", "label_flip_pairs"):
+            self.hparams[name] = getattr(self, name)
+        self.metric = SegmentationScores(self.num_classes, self.class_names, boundary=self.boundary_iou).to(self.device)
+
+    def report(self, folder: Path | None) -> None:
+        """Print overall and per-class tables; write the confusion matrix as JSON, CSV and picture."""
+        if folder is None:
+            return
+        print_tables(self.metric.table(), self.metric.class_table())
+        self.metric.save(folder / f"{self.split}_confusion.json")
+        save_picture(draw_confusion(self.metric.confusion, self.metric.names), folder / f"{self.split}_confusion.png")
+
+    def draw(self, outputs: Tensor, predictions: dict[str, Tensor], batch: Batch, count: int) -> dict[str, Tensor]:
+        """Images with true and predicted classes over them, where they differ, and the classes' colours by name."""
+        palette = self.palette or class_colours(self.num_classes)
+        images, masks, labels = batch["image"][:count], batch["mask"][:count], predictions["labels"][:count]
+        picture = draw_segmentation(images, masks, labels, palette, self.metric.names)
+        return {"segmentation (truth, prediction, errors)": picture}
+
+    def _whole(self, images: Tensor) -> Tensor:
+        scores = self.head(self.backbone(images))
+        return self._resize(scores if isinstance(scores, Tensor) else scores[1], images.shape[-2:])
+
+    def _scaled(self, scale: float, images: Tensor, outputs: Tensor) -> Tensor:
+        """Logits of the images at a scale, averaged with the mirrored ones'; `outputs` are those at scale 1."""
+        if scale != 1:
+            size = [max(1, round(scale * side)) for side in images.shape[-2:]]
+            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+            outputs = self(images)
+        if not self.flip_test:
+            return outputs
+        return (outputs + self(images.flip(-1))[:, self._flip_order()].flip(-1)) / 2
+
+    def _flip_order(self) -> list[int]:
+        order = list(range(self.num_classes))
+        for left, right in self.label_flip_pairs or []:
+            order[left], order[right] = right, left
+        return order
+
+    def _resize(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        if tuple(logits.shape[-2:]) == tuple(size):
+            return logits
+        # In float32: reduced precision would make ties of many neighbouring pixels.
+        align_corners = self.backbone.align_corners
+        return F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=align_corners)
+
+
+def _best(scores: Tensor) -> Tensor:
+    """(B, K, H, W) -> (B, H, W), the class of the highest score; by the faster of two ways for the memory's order."""
+    if scores.is_contiguous(memory_format=torch.channels_last):
+        return scores.argmax(1)
+    return scores.max(1).indices
+
+
+def _checked_scales(scales: list[float] | None) -> list[float]:
+    scales = [1.0] if scales is None else list(scales)
+    if not scales or min(scales) <= 0:
+        raise ValueError(f"scales are factors of the image size above 0, at least one of them; got {scales}.")
+    return scales
+
+
+def _made_window(size: tuple[int, int] | None, stride: tuple[int, int] | None) -> SlidingWindow | None:
+    if size is not None:
+        return SlidingWindow(size, stride)
+    if stride is not None:
+        raise ValueError(f"window_stride {stride} has no window to move: set window, or leave window_stride out.")
+    return None
+
+
+def _integers(rows: Any) -> list[list[int]]:
+    return [[int(value) for value in row] for row in rows]

@@ -1,0 +1,105 @@
+"""Losses of semantic segmentation: cross entropy with class weights, and with online hard example mining (OHEM).
+
+HRNetV2 is trained with the first (TPAMI 2020, Section 5; Cityscapes with class weights); OHEM is an option of its
+official repository. Label 255 is ignored; a batch without any other label gives a loss of zero with zero gradient.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+IGNORED = 255
+
+# One a train id, road to bicycle; the official repository trains Cityscapes with them.
+CITYSCAPES_WEIGHTS = (
+    *(0.8373, 0.918, 0.866, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786, 1.0023),
+    *(0.9539, 0.9843, 1.1116, 0.9037, 1.0865, 1.0955, 1.0865, 1.1529, 1.0507),
+)
+
+ClassWeights = Literal["cityscapes"] | list[float] | None
+
+
+class CrossEntropy(nn.Module):
+    """Weighted mean of the cross entropy over the pixels that are not ignored; the weights of their classes sum to one.
+
+    Args:
+        num_classes: Channels of the logits, at most 255.
+        class_weights: A factor a class, "cityscapes" for the published ones, or None for equal ones.
+
+    Raises:
+        ValueError: If there are more classes than labels below 255, or not one weight a class, or a negative one.
+    """
+
+    def __init__(self, num_classes: int, class_weights: ClassWeights = None) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.register_buffer("weights", _weight_of_label(num_classes, class_weights), persistent=False)
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Logits (B, num_classes, H, W) and mask (B, H, W) int64, 0 to num_classes - 1 or 255 -> scalar."""
+        weights = self.weights[: self.num_classes]
+        total = F.cross_entropy(logits.float(), mask, weights, ignore_index=IGNORED, reduction="sum")
+        # Not torch's own mean: it is 0 / 0 when every pixel is ignored.
+        return total / self.weights[mask].sum().clamp(min=torch.finfo(total.dtype).tiny)
+
+
+class OhemCrossEntropy(CrossEntropy):
+    """Cross entropy of the hard pixels only: those whose true class has a probability below a threshold.
+
+    The threshold is the larger of `threshold` and the probability of rank `min_kept` (from the hardest, counted from
+    zero, or the easiest pixel if there are fewer), so that about `min_kept` pixels remain when almost all are easy. The
+    loss is the plain mean, over the kept pixels, of their class-weighted cross entropy. Ranks are those of one process'
+    batch, as in the official repository.
+
+    Args:
+        num_classes: As in `CrossEntropy`.
+        class_weights: As in `CrossEntropy`.
+        threshold: Probability in (0, 1].
+        min_kept: Pixels of the batch, at least 1.
+
+    Raises:
+        ValueError: As `CrossEntropy`, or if `threshold` or `min_kept` is out of range.
+    """
+
+    def __init__(
+        self, num_classes: int, class_weights: ClassWeights = None, *, threshold: float = 0.9, min_kept: int = 131072
+    ) -> None:
+        super().__init__(num_classes, class_weights)
+        if not 0 < threshold <= 1 or min_kept < 1:
+            raise ValueError(
+                f"OHEM got threshold {threshold} and min_kept {min_kept}; expected a probability in (0, 1] (published: "
+                "0.9) and at least 1 pixel (published: 131072)."
+            )
+        self.threshold = threshold
+        self.min_kept = min_kept
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Logits (B, num_classes, H, W) and mask (B, H, W) int64, 0 to num_classes - 1 or 255 -> scalar."""
+        errors = F.cross_entropy(logits.float(), mask, ignore_index=IGNORED, reduction="none")
+        valid = mask != IGNORED
+        probability = torch.where(valid, errors.detach().neg().exp(), torch.inf)
+        # Everything stays on the device, whatever the number of valid pixels: ignored ones sort to the end.
+        rank = (valid.sum() - 1).clamp(0, self.min_kept)
+        hard = probability.flatten().sort().values.gather(0, rank[None])
+        kept = valid & (probability < hard.clamp(min=self.threshold))
+        weighted = torch.where(kept, errors * self.weights[mask], 0.0)
+        return weighted.sum() / kept.sum().clamp(min=1)
+
+
+def _weight_of_label(num_classes: int, class_weights: ClassWeights) -> Tensor:
+    """(256,) weights by label, zero for the labels that are no class, so also for the ignored one."""
+    if not 1 <= num_classes <= IGNORED:
+        raise ValueError(
+            f"Segmentation needs 1 to {IGNORED} classes, since label {IGNORED} is ignored; got {num_classes}."
+        )
+    weights = CITYSCAPES_WEIGHTS if class_weights == "cityscapes" else class_weights
+    if weights is None:
+        weights = [1.0] * num_classes
+    if isinstance(weights, str) or len(weights) != num_classes or min(weights) < 0:
+        raise ValueError(
+            f"class_weights {class_weights!r} do not fit {num_classes} classes: give one number, zero or more, for "
+            'each class, or "cityscapes" with its 19 classes, or leave them out.'
+        )
+    return F.pad(torch.tensor(weights, dtype=torch.float32), (0, IGNORED + 1 - num_classes))

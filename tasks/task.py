@@ -1,0 +1,237 @@
+"""Task: what every task shares. A task is a backbone, a head and four methods; this file is everything else.
+
+    images, facts --forward--> outputs --losses--> {term: value}            the sum is minimised
+                                   '----predict--> predictions --update--> metric --compute--> {name: value}
+
+`forward`, `losses`, `predict` and `update` (with `compute`) are written by each task; the Lightning hooks, the log
+lines, the optimiser and the checkpoint's contents live here once. A task inside another (MultiTask) is only a module:
+its hooks never run, the outermost task's do.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from lightning import LightningDataModule, LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from timm.scheduler.scheduler import Scheduler
+from torch import Tensor
+
+from hrnet import HRNet, load_weights
+from tasks.draw import log_pictures
+from tasks.optim import OptimizerSpec, ScheduleSpec, create_optimizer, create_schedule
+
+Batch = dict[str, Any]
+Losses = dict[str, Tensor]
+Predictions = Any
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of RGB in 0..255; every published HRNet was trained with these
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+class Task(LightningModule):
+    """Base of all tasks.
+
+    Args:
+        backbone: The HRNet, or its constructor's arguments. May be shared with other tasks.
+        optimizer: Name of timm and arguments; Adam at 1e-3 when not given.
+        schedule: Learning rate schedule by timm's names; constant when not given.
+        freeze_backbone: Keep the backbone fixed, batch norm included: true for good, an integer for so many epochs.
+        compile: Run the backbone through `torch.compile`.
+        weights: Checkpoint to start from, see `hrnet.load_weights`; a head of another size stays new.
+
+    Raises:
+        TypeError: If an argument cannot be written into a checkpoint as plain data.
+    """
+
+    monitor: ClassVar[str] = "val/loss"
+    mode: ClassVar[str] = "min"
+
+    def __init__(
+        self,
+        backbone: HRNet,
+        *,
+        optimizer: OptimizerSpec | None = None,
+        schedule: ScheduleSpec | None = None,
+        freeze_backbone: bool | int = False,
+        compile: bool = False,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["backbone"], logger=False)  # collects the subclass's arguments too
+        self.backbone = HRNet(**backbone) if isinstance(backbone, Mapping) else backbone
+        self.save_hyperparameters(plain({"backbone": self.backbone, **self.hparams}), logger=False)
+        self.optimizer_spec: OptimizerSpec = optimizer or {"name": "adam", "lr": 1e-3}
+        self.schedule_spec = schedule
+        self.freeze_backbone = freeze_backbone
+        self.compile_backbone = compile
+        self.weights = weights
+        self.split = "val"
+        self.partial = False  # true while only some batches of a split are evaluated
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    # ---- what a task writes
+
+    def forward(self, images: Tensor) -> Any:
+        """Normalised images (B, 3, H, W) -> outputs: what an exported model computes, before decoding."""
+        raise NotImplementedError
+
+    def losses(self, outputs: Any, batch: Batch) -> Losses:
+        """Outputs and facts -> scalars by name; their sum is minimised."""
+        raise NotImplementedError
+
+    def predict(self, outputs: Any, batch: Batch) -> Predictions:
+        """Outputs -> predictions in the user's units: original pixels, class ids, boxes."""
+        raise NotImplementedError
+
+    def update(self, predictions: Predictions, batch: Batch) -> None:
+        """Hand predictions and facts to the metric."""
+        raise NotImplementedError
+
+    def compute(self) -> dict[str, float]:
+        """Metrics of what `update` has seen since the last reset; nan where undefined."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Forget what `update` has seen."""
+        raise NotImplementedError
+
+    def attach(self, datamodule: LightningDataModule) -> None:
+        """Compare counts with the data, take names, make the metric for `self.split`."""
+
+    def training_outputs(self, images: Tensor) -> Any:
+        """Outputs for the losses of a training step, where they need more than `forward` gives (auxiliary heads)."""
+        return self(images)
+
+    def draw(self, outputs: Any, predictions: Predictions, batch: Batch, count: int) -> dict[str, Tensor]:
+        """Pictures of the first `count` samples by name, each (3, H, W) uint8."""
+        return {}
+
+    def report(self, folder: Path) -> None:
+        """After an evaluation: print the tables of what `compute` found, write the predictions into `folder`."""
+
+    # ---- one step
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 RGB -> float, zero mean and unit deviation over ImageNet."""
+        return (image.to(self.mean.dtype) - self.mean) / self.std
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        outputs = self.training_outputs(self.normalize(batch["image"]))
+        return self._log_losses("train", self.losses(outputs, batch), batch)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        outputs = self(self.normalize(batch["image"]))
+        self._log_losses(self.split, self.losses(outputs, batch), batch)
+        predictions = self.predict(outputs, batch)
+        self.update(predictions, batch)
+        if batch_idx == 0 and self.trainer.is_global_zero and not self.trainer.sanity_checking:
+            pictures = self.draw(outputs, predictions, batch, count=8)
+            log_pictures(pictures, self.trainer, self.split)
+
+    test_step = validation_step
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Predictions:
+        return self.predict(self(self.normalize(batch["image"])), batch)
+
+    def _log_losses(self, stage: str, losses: Losses, batch: Batch) -> Tensor:
+        total = torch.stack(list(losses.values())).sum()
+        values = {f"{stage}/{name}": value.detach() for name, value in losses.items()}
+        train = stage == "train"
+        options = {"on_step": train, "on_epoch": not train, "sync_dist": not train, "batch_size": len(batch["image"])}
+        self.log(f"{stage}/loss", total.detach(), prog_bar=True, **options)
+        self.log_dict(values, **options)
+        return total
+
+    # ---- Lightning hooks
+
+    def setup(self, stage: str) -> None:
+        self.split = "test" if stage == "test" else "val"
+        self._set_frozen(stage == "fit" and bool(self.freeze_backbone))
+        datamodule = self.trainer.datamodule
+        if datamodule is not None:
+            self.attach(datamodule)
+        if stage == "fit" and self.weights is not None:
+            load_weights(self, self.weights, strict=False)
+        self.to(memory_format=torch.channels_last)
+        if self.compile_backbone:
+            self.backbone.compile()
+
+    def on_train_epoch_start(self) -> None:
+        frozen = self.freeze_backbone
+        self._set_frozen(frozen if isinstance(frozen, bool) else self.current_epoch < frozen)
+
+    def _set_frozen(self, frozen: bool) -> None:
+        for_some_epochs = not isinstance(self.freeze_backbone, bool)
+        if frozen and for_some_epochs and self.trainer.world_size > 1:
+            raise ValueError(
+                "freeze_backbone for a number of epochs works in one process only, since distributed training fixes at "
+                "its start which parameters have gradients: train with freeze_backbone: true, then start a second run "
+                "with weights: from it."
+            )
+        self.frozen = frozen
+        self.backbone.requires_grad_(not frozen)
+        self.backbone.train(self.training and not frozen)
+
+    def train(self, mode: bool = True) -> "Task":
+        super().train(mode)
+        if mode and getattr(self, "frozen", False):
+            self.backbone.eval()  # frozen batch norm keeps its statistics
+        return self
+
+    def on_validation_epoch_start(self) -> None:
+        limit = self.trainer.limit_test_batches if self.split == "test" else self.trainer.limit_val_batches
+        self.partial = self.trainer.sanity_checking or isinstance(limit, int) or limit < 1.0
+        self.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        metrics = self.compute()
+        if self.trainer.sanity_checking:
+            return
+        defined = {f"{self.split}/{name}": value for name, value in metrics.items() if value == value}
+        self.log_dict(defined, sync_dist=False)  # the metric has gathered all processes itself
+        if not self.trainer.is_global_zero:
+            return
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            values = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+            print(f"epoch {self.current_epoch}: {values}", flush=True)
+        else:
+            self.report(Path(self.trainer.default_root_dir) / "predictions")
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_epoch_end = on_validation_epoch_end
+
+    def configure_optimizers(self) -> Any:
+        optimizer = create_optimizer(self, self.optimizer_spec)
+        if self.schedule_spec is None:
+            return optimizer
+        schedule = create_schedule(optimizer, self.schedule_spec, self.trainer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def lr_scheduler_step(self, scheduler: Scheduler, metric: Any) -> None:
+        scheduler.step_update(self.trainer.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["task"] = type(self).__name__  # with hyper_parameters, all that tasks.load needs
+
+
+def plain(value: Any) -> Any:
+    """Constructor arguments -> numbers, strings, lists and dicts, so that checkpoints open with `weights_only=True`.
+
+    Raises:
+        TypeError: For anything that cannot be rebuilt from plain data.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, HRNet):
+        return plain(value.hparams)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"class_path": type(value).__name__, "init_args": plain(asdict(value))}
+    raise TypeError(f"A task's arguments are stored in its checkpoints as plain data; {value!r} is not.")

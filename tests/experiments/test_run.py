@@ -1,0 +1,152 @@
+"""The command trains, evaluates, resumes and says what is wrong; every experiment file runs on the sample data."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import tasks
+from experiments import run
+from experiments.run import main
+from tests.conftest import ROOT
+
+EXPERIMENTS = sorted(path.name for path in (ROOT / "experiments").glob("*.yaml"))
+OVERLAYS = ["debug.yaml", "overfit.yaml", "sample.yaml", "w18.yaml", "w48.yaml"]
+QUICK = ["pose_coco.yaml", "sample.yaml", "debug.yaml", "--wandb.mode", "disabled"]
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)  # the sample data are rendered once, into data/sample
+
+
+def folder_of(trainer) -> Path:
+    return Path(trainer.default_root_dir)
+
+
+def losses(folder: Path) -> dict[int, float]:
+    with (folder / "metrics.csv").open() as lines:
+        return {int(row["step"]): float(row["train/loss"]) for row in csv.DictReader(lines) if row["train/loss"]}
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name not in OVERLAYS])
+def test_every_experiment_runs_on_the_sample_data(name, tmp_path):
+    trainer = main([name, "sample.yaml", "debug.yaml", "--runs", str(tmp_path), "--wandb.mode", "disabled"])
+    folder = folder_of(trainer)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["steps"] == 2
+    assert summary["parameters"] > 1e6
+    assert (folder / "checkpoints" / "best.ckpt").is_file()
+    assert (folder / "config.yaml").is_file()
+    assert list((folder / "pictures").glob("*.png"))
+    assert trainer.lightning_module.monitor in summary["best"]
+
+
+def test_resumed_run_goes_through_the_same_losses(tmp_path):
+    flags = ["--data.batch_size", "8", "--trainer.limit_train_batches", "3", "--model.schedule", "null"]
+    whole = folder_of(main([*QUICK, *flags, "--trainer.max_epochs", "2", "--runs", str(tmp_path / "a")]))
+    first = folder_of(main([*QUICK, *flags, "--trainer.max_epochs", "1", "--runs", str(tmp_path / "b")]))
+    resumed = folder_of(main(["--resume", str(first), "--trainer.max_epochs", "2", "--wandb.mode", "disabled"]))
+    assert resumed == first
+    expected, found = losses(whole), losses(first)
+    assert list(expected) == list(found) == [0, 1, 2, 3, 4, 5]
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_stored_config_runs_again_and_checkpoint_opens_as_plain_data(tmp_path):
+    trainer = main([*QUICK, "--runs", str(tmp_path)])
+    folder = folder_of(trainer)
+    checkpoint = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    assert checkpoint["task"] == "PoseTask"
+    again = main([str(folder / "config.yaml"), "--runs", str(tmp_path / "again")])
+    assert losses(folder_of(again)) == pytest.approx(losses(folder), rel=1e-4)
+    task = tasks.load(folder)
+    image = torch.rand(1, 3, 128, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(task(image), trainer.lightning_module.eval()(image), rtol=1e-4, atol=1e-5)
+    assert task.skeleton["names"][0] == "nose"
+
+
+def test_wandb_is_offline_without_a_key_and_keeps_config_and_id(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    folder = folder_of(main(["pose_coco.yaml", "sample.yaml", "debug.yaml", "--runs", str(tmp_path)]))
+    runs = list((folder / "wandb").glob("offline-run-*"))
+    assert len(runs) == 1
+    assert runs[0].name.endswith(folder.name)
+    assert "wandb sync" in capsys.readouterr().out
+
+
+def test_ema_validates_and_stores_the_average(tmp_path):
+    ema = '{"class_path": "EMA", "init_args": {"decay": 0.5}}'
+    folder = folder_of(main([*QUICK, "--trainer.callbacks+", ema, "--runs", str(tmp_path)]))
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    average, current = checkpoint["state_dict"]["head.weight"], checkpoint["current_model_state"]["head.weight"]
+    assert not torch.equal(average, current)
+    assert int(checkpoint["averaging_state"]["n_averaged"]) == 2
+
+
+def test_ema_that_has_not_begun_changes_nothing(tmp_path):
+    ema = '{"class_path": "EMA", "init_args": {"update_starting_at_step": 100}}'
+    folder = folder_of(main([*QUICK, "--trainer.callbacks+", ema, "--runs", str(tmp_path / "a")]))
+    plain = folder_of(main([*QUICK, "--runs", str(tmp_path / "b")]))
+    weights = [torch.load(f / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for f in (folder, plain)]
+    torch.testing.assert_close(weights[0]["head.weight"], weights[1]["head.weight"])
+
+
+def test_frozen_backbone_does_not_move(tmp_path):
+    trainer = main([*QUICK, "--model.freeze_backbone", "true", "--runs", str(tmp_path)])
+    task = trainer.lightning_module
+    assert not any(p.requires_grad for p in task.backbone.parameters())
+    assert int(task.backbone.bn1.num_batches_tracked) == 0
+    assert task.head.weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["pose_cocoo.yaml"], ["did you mean pose_coco.yaml"]),
+        (["pose_coco.yaml", "--data.root", "nowhere", "--model.backbone.weights", "null"], ["nowhere", "annotations/"]),
+        ([*QUICK, "--model.backbone.variant", "w19"], ["w19", "w18"]),
+        ([*QUICK, "--model.num_keypoints", "16"], ["model.init_args.num_keypoints", "17"]),
+        ([*QUICK, "--model.weights", "missing.pth"], ["missing.pth"]),
+        ([*QUICK, "--model.optimizer.name", "adamm"], ["adamm"]),
+        ([*QUICK, "--data.image_size", "[100, 96]"], ["100x96", "128x96"]),
+        (["--resume", "runs/none"], ["runs/none", "config.yaml"]),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_status_2(arguments, words, tmp_path, monkeypatch, capsys):
+    runs = [] if "--resume" in arguments else ["--runs", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["run", *arguments, *runs])
+    assert run.command() == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
+    for word in words:
+        assert word in error
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_a_checkpoint_that_resumes(tmp_path):
+    command = [sys.executable, "-m", "experiments.run", *QUICK, "--runs", str(tmp_path)]
+    flags = ["--trainer.limit_train_batches", "100", "--trainer.max_epochs", "50", "--trainer.limit_val_batches", "2"]
+    process = subprocess.Popen([*command, *flags], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("pose_coco/*/metrics.csv")) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+    (folder,) = tmp_path.glob("pose_coco/*")
+    stopped_at = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert stopped_at > 0
+    trainer = main(["--resume", str(folder), "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"])
+    assert trainer.global_step >= stopped_at

@@ -1,0 +1,121 @@
+"""The losses of segmentation against plain loops over pixels, in Python floats."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from tasks.segmentation_losses import CITYSCAPES_WEIGHTS, CrossEntropy, OhemCrossEntropy
+
+CLASSES = 4
+WEIGHTS = [0.5, 1.0, 2.0, 1.5]
+
+
+@pytest.fixture
+def pixels() -> tuple[Tensor, Tensor]:
+    """Logits (2, 4, 5, 7) from sure to unsure, and a mask of which a part is ignored."""
+    generator = torch.Generator().manual_seed(3)
+    mask = torch.randint(0, CLASSES, (2, 5, 7), generator=generator)
+    logits = torch.randn(2, CLASSES, 5, 7, generator=generator)
+    sureness = 6 * torch.rand(2, 1, 5, 7, generator=generator)
+    logits = logits + sureness * torch.nn.functional.one_hot(mask, CLASSES).permute(0, 3, 1, 2)
+    mask[torch.rand(mask.shape, generator=generator) < 0.3] = 255
+    return logits, mask
+
+
+def slow_pixels(logits: Tensor, mask: Tensor) -> list[tuple[int, float]]:
+    """(label, probability of it) of every pixel that is not ignored."""
+    found = []
+    for sample in range(mask.shape[0]):
+        for row in range(mask.shape[1]):
+            for column in range(mask.shape[2]):
+                label = mask[sample, row, column].item()
+                if label != 255:
+                    powers = [math.exp(x) for x in logits[sample, :, row, column].tolist()]
+                    found.append((label, powers[label] / sum(powers)))
+    return found
+
+
+def slow_ohem(logits: Tensor, mask: Tensor, weights: list[float], threshold: float, min_kept: int) -> float:
+    """The rule of the official repository, step by step."""
+    found = slow_pixels(logits, mask)
+    ascending = sorted(probability for _, probability in found)
+    limit = max(ascending[min(min_kept, len(ascending) - 1)], threshold)
+    kept = [-weights[label] * math.log(p) for label, p in found if p < limit]
+    return sum(kept) / len(kept)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_cross_entropy_is_the_weighted_mean(pixels: tuple[Tensor, Tensor], weights: list[float] | None) -> None:
+    factors = weights or [1.0] * CLASSES
+    found = slow_pixels(*pixels)
+    expected = sum(-factors[label] * math.log(p) for label, p in found) / sum(factors[label] for label, _ in found)
+    assert CrossEntropy(CLASSES, weights)(*pixels).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("threshold", [0.3, 0.7, 0.9])
+@pytest.mark.parametrize("min_kept", [1, 10, 40, 10_000])
+def test_ohem_follows_the_official_rule(
+    pixels: tuple[Tensor, Tensor], weights: list[float] | None, threshold: float, min_kept: int
+) -> None:
+    expected = slow_ohem(*pixels, weights or [1.0] * CLASSES, threshold, min_kept)
+    loss = OhemCrossEntropy(CLASSES, weights, threshold=threshold, min_kept=min_kept)
+    assert loss(*pixels).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_ohem_gives_easy_pixels_no_gradient(pixels: tuple[Tensor, Tensor]) -> None:
+    logits, mask = pixels
+    logits.requires_grad_()
+    OhemCrossEntropy(CLASSES, threshold=0.7, min_kept=1)(logits, mask).backward()
+    probability = logits.detach().softmax(1).gather(1, mask.where(mask != 255, 0)[:, None])[:, 0]
+    hard = (probability < 0.7) & (mask != 255)
+    assert hard.any()
+    assert (~hard & (mask != 255)).any()
+    assert torch.equal(logits.grad.abs().sum(1) > 0, hard)
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(CLASSES), CrossEntropy(CLASSES, WEIGHTS), OhemCrossEntropy(CLASSES)])
+def test_all_pixels_ignored_is_zero_loss_and_zero_gradient(loss: CrossEntropy) -> None:
+    logits = torch.randn(2, CLASSES, 3, 3, requires_grad=True)
+    value = loss(logits, torch.full((2, 3, 3), 255))
+    value.backward()
+    assert value.item() == 0.0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_a_single_easy_pixel_is_finite_under_ohem() -> None:
+    mask = torch.full((1, 2, 2), 255)
+    mask[0, 0, 0] = 1
+    logits = torch.zeros(1, CLASSES, 2, 2)
+    logits[:, 1] = 20.0
+    assert OhemCrossEntropy(CLASSES)(logits, mask).item() == 0.0
+
+
+def test_cityscapes_weights_are_by_name_and_for_19_classes() -> None:
+    logits, mask = torch.randn(1, 19, 4, 5), torch.arange(20).view(1, 4, 5).clamp(max=18)
+    named, listed = CrossEntropy(19, "cityscapes"), CrossEntropy(19, list(CITYSCAPES_WEIGHTS))
+    assert named(logits, mask) == listed(logits, mask)
+    assert len(CITYSCAPES_WEIGHTS) == 19
+    with pytest.raises(ValueError, match="do not fit 20 classes"):
+        CrossEntropy(20, "cityscapes")
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 1.0, 1.0, -1.0], "camvid"])
+def test_wrong_weights_are_refused(weights: list[float] | str) -> None:
+    with pytest.raises(ValueError, match="class_weights"):
+        CrossEntropy(CLASSES, weights)
+
+
+def test_wrong_ohem_options_and_class_counts_are_refused() -> None:
+    with pytest.raises(ValueError, match="threshold"):
+        OhemCrossEntropy(CLASSES, threshold=1.5)
+    with pytest.raises(ValueError, match="min_kept"):
+        OhemCrossEntropy(CLASSES, min_kept=0)
+    with pytest.raises(ValueError, match="1 to 255 classes"):
+        CrossEntropy(256)
+
+
+def test_weights_are_not_saved() -> None:
+    assert not OhemCrossEntropy(CLASSES, WEIGHTS).state_dict()
