@@ -188,9 +188,10 @@ class BaseDataModule(LightningDataModule, ABC):
     def _loader(
         self, dataset: BaseDataset, sampler: DistributedSampler, batch_size: int, *, drop_last: bool = False
     ) -> DataLoader:
+        # Lightning builds a loader anew for `predict` and needs the batch size as a keyword for that.
         return DataLoader(
             dataset,
-            batch_size,
+            batch_size=batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=collate,

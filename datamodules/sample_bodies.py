@@ -93,7 +93,7 @@ def sample_pose(rng: np.random.Generator) -> Pose:
     pelvis = turn(0, pitch) @ turn(2, rng.normal(0, 4))
     waist = pelvis @ turn(0, 0.4 * lean)
     chest = waist @ turn(0, 0.6 * lean) @ turn(2, rng.normal(0, 6)) @ turn(1, rng.normal(0, 8))
-    head = chest @ turn(1, np.clip(rng.normal(0, 18), -45, 45)) @ turn(0, rng.normal(0, 7) - 0.5 * lean)
+    head = chest @ turn(1, np.clip(rng.normal(0, 15), -45, 45)) @ turn(0, rng.normal(0, 7) - 0.5 * lean)
     head = head @ turn(2, rng.normal(0, 6))
     p = {"pelvis": np.zeros(3), "waist": pelvis @ (0, length["belly"], 0)}
     p["neck"] = p["waist"] + waist @ (0, 0.08, 0) + chest @ (0, length["chest"] - 0.08, 0)
@@ -120,6 +120,7 @@ def _arm(rng: np.random.Generator, side: str, neck: Array, chest: Array, length:
     p["wrist"] = p["elbow"] + forearm @ (0, -length["forearm"], 0)
     p["hand"] = p["wrist"] + forearm @ (0, -0.045, 0)
     p["thumb"] = p["wrist"] + forearm @ (-sign * 0.022, -0.03, 0.012)
+    p["elbow_tip"] = p["elbow"] + arm @ (0, 0, -0.016)
     p["cuff"] = 0.42 * p["shoulder"] + 0.58 * p["elbow"]
     return {f"{side}_{name}": point for name, point in p.items()}
 
@@ -136,6 +137,7 @@ def _leg(
     p["ankle"] = p["knee"] + shin @ (0, -length["shin"], 0)
     p["heel"] = p["ankle"] + shin @ (0, -0.026, -0.018)
     p["toe"] = p["ankle"] + shin @ (0, -0.034, 0.085)
+    p["kneecap"] = p["knee"] + thigh @ (0, 0, 0.022)
     p["hem"] = 0.25 * p["hip"] + 0.75 * p["knee"]
     return {f"{side}_{name}": point for name, point in p.items()}
 

@@ -102,9 +102,16 @@ class Person:
             pieces.append((upper_arm + 1e-4, limb, UPPER_ARMS + side, shoulder, n + "cuff", 0.035, 0.034, look.shirt))
         if look.legs == "shorts":
             pieces.append((thigh + 1e-4, limb, THIGHS + side, hip, n + "hem", 0.053, 0.046, look.trousers))
-        # Long hair falls over the ears.
-        ear = (0.024, HAIR, look.hair) if look.long_hair else (0.016, EARS + side, 0.92 * look.skin)
-        pieces.append((self._depth(n + "ear") - 0.01, self._ear, ear[1], n + "ear", ear[0], ear[2]))
+        # Seen from the front only, or from the back only: they tell the view of a limb whose person's face is hidden.
+        for joint, mark, surface, colour in ((knee, "kneecap", SHINS, trouser), (elbow, "elbow_tip", FOREARMS, sleeve)):
+            if self._depth(n + mark) > self._depth(joint):
+                front = max(piece[0] for piece in pieces if piece[2] in (surface + side, surface + side - 2))
+                pieces.append((front + 1e-4, self._patch, surface + side, n + mark, colour))
+        ear = n + "ear"
+        if look.long_hair:  # falls over the ears
+            pieces.append((self._depth(ear) - 0.01, limb, HAIR, ear, "nape", 0.022, 0.040, look.hair))
+        else:
+            pieces.append((self._depth(ear) - 0.01, self._ear, EARS + side, ear))
         return pieces
 
     @property
@@ -114,8 +121,12 @@ class Person:
     def _limb(self, canvas: Canvas, owner: int, start: str, end: str, r0: float, r1: float, colour: Array) -> None:
         canvas.limb(self.hull((start, r0), (end, r1)), colour, owner, self._line)
 
-    def _ear(self, canvas: Canvas, owner: int, name: str, radius: float, colour: Array) -> None:
-        canvas.solid(self.hull((name, radius)), colour, owner, 0.7 * self._line)
+    def _patch(self, canvas: Canvas, owner: int, name: str, colour: Array) -> None:
+        canvas.fill(self.hull((name, 0.020)), 0.6 * colour, owner)
+        canvas.fill(self.hull((name, 0.015)), np.minimum(1.15 * colour + 30, 255))
+
+    def _ear(self, canvas: Canvas, owner: int, name: str) -> None:
+        canvas.solid(self.hull((name, 0.016)), 0.92 * self.look.skin, owner, 0.7 * self._line)
 
     def _hand(self, canvas: Canvas, owner: int, n: str) -> None:
         skin = self.look.skin
@@ -217,8 +228,8 @@ class Person:
 def sample_person(rng: np.random.Generator, height: float) -> Person:
     """Draw a person of `height` px (standing upright) whose pelvis is at the origin; four fifths face the viewer."""
     pose = sample_pose(rng)
-    yaw = np.clip(rng.normal(0, 38), -85, 85) if rng.random() < 0.8 else 180 + rng.normal(0, 32)
-    roll = rng.normal(0, 7) if rng.random() < 0.93 else rng.uniform(-75, 75)
+    yaw = np.clip(rng.normal(0, 33), -85, 85) if rng.random() < 0.8 else 180 + rng.normal(0, 28)
+    roll = rng.normal(0, 7) if rng.random() < 0.96 else rng.uniform(-75, 75)
     view = np.diag((1.0, -1.0, 1.0)) @ turn(2, roll) @ turn(0, rng.uniform(2, 16)) @ turn(1, yaw)
     points = {name: height * (view @ point) for name, point in pose.points.items()}
     return Person(points, pose, view, sample_look(rng), height)

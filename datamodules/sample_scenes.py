@@ -140,7 +140,7 @@ def develop(rng: np.random.Generator, image: Array) -> Array:
     height, width = image.shape[:2]
     light = cv2.resize(rng.uniform(0.82, 1.08, (3, 4)), (width, height), interpolation=cv2.INTER_CUBIC)
     image = cv2.multiply(image, cv2.merge([light.astype(np.float32)] * 3), dtype=cv2.CV_8U)
-    if rng.random() < 0.25:
+    if rng.random() < 0.12:
         image = cv2.GaussianBlur(image, (3, 3), 0)
     top, left = rng.integers(512 - height), rng.integers(640 - width)
     grain = _GRAIN[top : top + height, left : left + width]

@@ -179,9 +179,7 @@ def plain_msra(heatmaps: np.ndarray, matrices: np.ndarray) -> tuple[np.ndarray, 
             heatmap = heatmaps[n][k]
             x, y = (int(np.floor(value + 0.5)) for value in points[n][k])
             if 1 < x < width - 1 and 1 < y < height - 1:
-                difference = np.array(
-                    [heatmap[y][x + 1] - heatmap[y][x - 1], heatmap[y + 1][x] - heatmap[y - 1][x]]
-                )
+                difference = np.array([heatmap[y][x + 1] - heatmap[y][x - 1], heatmap[y + 1][x] - heatmap[y - 1][x]])
                 points[n][k] += np.sign(difference) * 0.25
     return plain_original(points, matrices), scores
 

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from lightning import LightningModule
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from hrnet.blocks import BasicBlock, Bottleneck, ConvBN
@@ -203,9 +204,11 @@ class HRNet(LightningModule):
         return streams
 
     def _run(self, part: nn.Module, x: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
-        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(part, x, use_reentrant=False, context_fn=lambda: (nullcontext(), statistics_kept(part)))
-        return part(x)
+        if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
+            return part(x)
+        if torch.compiler.is_compiling():  # a compiled graph writes its buffers once, however often it recomputes
+            return checkpoint(part, x, use_reentrant=False)
+        return checkpoint(part, x, use_reentrant=False, context_fn=lambda: (nullcontext(), statistics_kept(part)))
 
     def _check(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != self.in_channels:
@@ -226,13 +229,16 @@ class HRNet(LightningModule):
 def statistics_kept(module: nn.Module) -> Iterator[None]:
     """Context in which batch norms use the batch but leave their running statistics alone.
 
-    A checkpointed part runs twice a step; without this its running averages would move twice.
+    A checkpointed part runs twice a step; without this its running averages would move twice. With momentum 0 they are
+    written with their own values: passing none would save fewer tensors than the first run did, which checkpointing
+    refuses.
     """
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, batches) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches

@@ -119,7 +119,8 @@ class FusedConv(nn.Module):
 
 
 def _has_onednn(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    onednn = torch.backends.mkldnn
+    return x.device.type == "cpu" and x.dtype == torch.float32 and onednn.is_available() and onednn.enabled
 
 
 class FusedBlock(nn.Module):

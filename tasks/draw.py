@@ -230,3 +230,27 @@ def save_picture(picture: Tensor, path: Path) -> None:
     """Write (3, H, W) uint8 as PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_png(picture, str(path))
+
+
+# Classification
+
+
+def draw_labels(images: Tensor, captions: Sequence[Sequence[str]], side: int = 224) -> Tensor:
+    """Images (N, 3, H, W) uint8 in a row, each above its lines of text: (3, height, width) uint8."""
+    pictures = F.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True).round().to(torch.uint8)
+    font = ImageFont.load_default(14)
+    strips = []
+    for lines in captions:
+        strip = Image.new("RGB", (side, 18 * max(map(len, captions)) + 4), "white")
+        ImageDraw.Draw(strip).multiline_text((4, 2), "\n".join(lines), fill="black", font=font)
+        strips.append(pil_to_tensor(strip))
+    return grid([[torch.cat(pair, dim=1) for pair in zip(pictures, strips, strict=True)]])
+
+
+def class_table(names: Sequence[str], columns: Mapping[str, Tensor]) -> Table:
+    """A row a class; the columns are (K,) counts or shares, nan shown as n/a."""
+    table = Table("class", *columns)
+    for i, name in enumerate(names):
+        values = [column[i].item() for column in columns.values()]
+        table.add_row(name, *("n/a" if v != v else f"{v:.3f}" if isinstance(v, float) else str(v) for v in values))
+    return table

@@ -102,6 +102,10 @@ class Task(LightningModule):
     def attach(self, datamodule: LightningDataModule) -> None:
         """Compare counts with the data, take names, make the metric for `self.split`."""
 
+    def mix(self, images: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
+        """Augmentation of a whole normalised training batch, on the device (mixup)."""
+        return images, batch
+
     def training_outputs(self, images: Tensor) -> Any:
         """Outputs for the losses of a training step, where they need more than `forward` gives (auxiliary heads)."""
         return self(images)
@@ -120,8 +124,8 @@ class Task(LightningModule):
         return (image.to(self.mean.dtype) - self.mean) / self.std
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        outputs = self.training_outputs(self.normalize(batch["image"]))
-        return self._log_losses("train", self.losses(outputs, batch), batch)
+        images, batch = self.mix(self.normalize(batch["image"]), batch)
+        return self._log_losses("train", self.losses(self.training_outputs(images), batch), batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         outputs = self(self.normalize(batch["image"]))

@@ -1,14 +1,15 @@
 """HRNet against published parameter counts and against itself: sizes, checkpointing, compilation, export."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from hrnet import VARIANTS, HRNet
 from hrnet.backbone import ExchangeUnit
@@ -88,7 +89,9 @@ def test_parameters_of_every_part_are_as_published(variant: str) -> None:
     assert count(network) == TRUNKS[variant]
 
 
-@pytest.mark.parametrize(("variant", "keys"), [("w18", 1830), ("w64", 1830), ("w18_small_v1", 426), ("w18_small_v2", 864)])
+@pytest.mark.parametrize(
+    ("variant", "keys"), [("w18", 1830), ("w64", 1830), ("w18_small_v1", 426), ("w18_small_v2", 864)]
+)
 def test_state_dict_has_as_many_keys_as_the_published_trunk(variant: str, keys: int) -> None:
     assert len(on_meta(variant).state_dict()) == keys
 
@@ -237,80 +240,99 @@ def test_exports_with_a_free_batch_and_with_bilinear_a_free_size(
             assert relative_difference(x, y) < 1e-4
 
 
-def step(network: HRNet, batch: Tensor) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
-    """One forward and backward: loss, gradients, buffers."""
-    loss = sum((x**2).mean() for x in network.train()(batch))
-    loss.backward()
-    return loss.item(), {n: p.grad for n, p in network.named_parameters()}, dict(network.named_buffers())
-
-
 @pytest.mark.parametrize("frozen", [False, True], ids=["", "frozen stem"])
 def test_checkpointing_changes_neither_gradients_nor_running_statistics(frozen: bool) -> None:
     plain, saving = small(), small(gradient_checkpointing=True)
-    saving.load_state_dict(plain.state_dict())
     for network in (plain, saving):
         network.conv1.requires_grad_(not frozen)
-    loss, gradients, buffers = step(plain, images(2, 3, 64, 64))
-    other_loss, other_gradients, other_buffers = step(saving, images(2, 3, 64, 64))
-    assert other_loss == pytest.approx(loss, rel=1e-6)
-    assert all(buffer == 1 for name, buffer in other_buffers.items() if name.endswith("num_batches_tracked"))
-    for name, buffer in buffers.items():
-        torch.testing.assert_close(other_buffers[name], buffer, rtol=1e-6, atol=1e-6)
-    for name, gradient in gradients.items():
-        if gradient is not None:
-            assert relative_difference(other_gradients[name], gradient) < 1e-6, name
+    assert_same_step(plain, saving, saving)
 
 
-def test_checkpointing_spares_the_statistics_of_synchronised_batch_norms_too() -> None:
+@pytest.mark.slow
+def test_checkpointing_changes_nothing_when_compiled_either() -> None:
+    saving = small(gradient_checkpointing=True)
+    assert_same_step(small(), saving, torch.compile(saving, backend="aot_eager", fullgraph=True))
+
+
+def assert_same_step(plain: HRNet, saving: HRNet, run: Callable[[Tensor], list[Tensor]]) -> None:
+    """One forward and backward of `plain`, and of `saving` through `run`: same loss, gradients and buffers."""
+    saving.train().load_state_dict(plain.train().state_dict())
+    losses = [sum((x**2).mean() for x in network(images(2, 3, 64, 64))) for network in (plain, run)]
+    for loss in losses:
+        loss.backward()
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-6, atol=0)
+    for (name, p), q in zip(plain.named_parameters(), saving.parameters(), strict=True):
+        if p.requires_grad:
+            assert relative_difference(q.grad, p.grad) < 1e-6, name
+    for (name, p), q in zip(plain.named_buffers(), saving.buffers(), strict=True):
+        assert not name.endswith("num_batches_tracked") or q == 1
+        torch.testing.assert_close(q, p, rtol=1e-6, atol=1e-6)
+
+
+def test_checkpointing_spares_the_statistics_of_synchronised_batch_norms_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Their forward needs several processes; what it would do to the running averages is told by the momentum.
+    momenta = []
+
+    def forward(norm: nn.SyncBatchNorm, x: Tensor) -> Tensor:
+        momenta.append(norm.momentum)
+        return F.batch_norm(x, None, None, norm.weight, norm.bias, training=True)
+
+    monkeypatch.setattr(nn.SyncBatchNorm, "forward", forward)
     network = nn.SyncBatchNorm.convert_sync_batchnorm(small(gradient_checkpointing=True))
-    norms = [m for m in network.modules() if isinstance(m, nn.SyncBatchNorm)]
-    seen = []
-    for norm in norms:  # the forward itself needs several processes; what it does with its statistics hangs on one flag
-        norm.forward = lambda x, norm=norm: seen.append(norm.track_running_stats) or F.batch_norm(x, None, None, training=True)
-    step_streams = network.train()(images(2, 3, 64, 64))
-    assert all(seen)
-    seen.clear()
-    sum(x.mean() for x in step_streams).backward()
-    assert seen
-    assert not any(seen)
+    streams = network.train()(images(2, 3, 64, 64))
+    assert set(momenta) == {0.1}
+    momenta.clear()
+    sum(x.mean() for x in streams).backward()
+    assert set(momenta) == {0.0}
+    assert {m.momentum for m in network.modules() if isinstance(m, nn.SyncBatchNorm)} == {0.1}
 
 
-@contextmanager
-def activations() -> Iterator[dict[str, int]]:
-    """Bytes that autograd keeps for the backward pass: now and at most, each storage counted once while it lives.
+class LiveMemory(TorchDispatchMode):
+    """Bytes of all tensors made inside the context that are alive, and their peak."""
 
-    Recomputed activations are counted as well, because they pass through the same hooks.
-    """
-    kept: dict[int, list[int]] = {}
-    size = {"now": 0, "peak": 0}
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, int] = {}
+        self.peak = 0
 
-    class Kept:
-        def __init__(self, x: Tensor) -> None:
-            self.x, self.key = x, x.untyped_storage().data_ptr()
-            entry = kept.setdefault(self.key, [0, x.untyped_storage().nbytes()])
-            if entry[0] == 0:
-                size["now"] += entry[1]
-                size["peak"] = max(size["peak"], size["now"])
-            entry[0] += 1
+    def __torch_dispatch__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
+        given = {x.untyped_storage().data_ptr() for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        outputs = func(*args, **(kwargs or {}))
+        for x in tree_leaves(outputs):
+            if isinstance(x, Tensor) and x.untyped_storage().data_ptr() not in given:
+                self._count(x.untyped_storage())
+        return outputs
 
-        def __del__(self) -> None:
-            entry = kept[self.key]
-            entry[0] -= 1
-            if entry[0] == 0:
-                size["now"] -= entry[1]
-                del kept[self.key]
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage.data_ptr() not in self.alive:
+            self.alive[storage.data_ptr()] = storage.nbytes()
+            weakref.finalize(storage, self.alive.pop, storage.data_ptr())
+            self.peak = max(self.peak, sum(self.alive.values()))
 
-    with saved_tensors_hooks(Kept, lambda kept: kept.x):
-        yield size
+
+def activation_peak(network: HRNet, batch: Tensor) -> int:
+    """Bytes at the worst moment of forward and backward, without the parameters and their gradients."""
+    for p in network.parameters():
+        p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+    with LiveMemory() as memory:
+        sum(x.mean() for x in network.train()(batch)).backward()
+    return memory.peak
+
+
+def test_live_memory_counts_what_is_alive() -> None:
+    x = torch.zeros(1000)
+    with LiveMemory() as memory:
+        y = x + 1
+        z = y.view(10, 100)
+        del y
+        z = z * 2
+        z += 1
+    assert memory.peak == 8000
+    assert list(memory.alive.values()) == [4000]
 
 
 def test_checkpointing_saves_two_fifths_of_the_activations_of_w48() -> None:
-    peaks = []
-    for saving in (False, True):
-        torch.manual_seed(0)
-        network = HRNet("w48", gradient_checkpointing=saving).train()
-        weights = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in network.parameters()}
-        with activations() as size:
-            sum(x.mean() for x in network(images(2, 3, 128, 96))).backward()
-        peaks.append(size["peak"] - sum(weights.values()))
-    assert peaks[1] < 0.6 * peaks[0], f"peak {peaks[1] / 2**20:.0f} MiB against {peaks[0] / 2**20:.0f} MiB"
+    plain, saving = (
+        activation_peak(HRNet("w48", gradient_checkpointing=g), images(2, 3, 128, 96)) for g in (False, True)
+    )
+    assert saving < 0.6 * plain, f"peak {saving / 2**20:.0f} MiB against {plain / 2**20:.0f} MiB"

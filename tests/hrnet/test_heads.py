@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hrnet import VARIANTS, ClassificationHead, HRNet, HRNetV2, KeypointHead, OCRHead, SegmentationHead
+from hrnet import VARIANTS, ClassificationHead, HRNet, KeypointHead, OCRHead, SegmentationHead
 
 # Parameters of the published ImageNet networks (official READMEs: 13.2M, 15.6M, 21.3M, ...).
 CLASSIFICATION = {
@@ -147,14 +147,18 @@ def test_segmentation_head_equals_convolutions_over_the_concatenation(
     torch.testing.assert_close(head[1].running_var, reference[1].running_var)
 
 
-def test_ocr_head_equals_attention_pixel_by_pixel() -> None:
-    head = OCRHead(CHANNELS, 3, mid_channels=8, key_channels=4).eval()
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_ocr_head_equals_attention_pixel_by_pixel(align_corners: bool) -> None:
+    head = OCRHead(CHANNELS, 3, mid_channels=8, key_channels=4, align_corners=align_corners).eval()
     randomise(head)
     streams = random_streams((4, 6))
     with torch.no_grad():
         coarse, final = head(streams)
-        pixels = head.conv3x3_ocr(HRNetV2()(streams))
-        torch.testing.assert_close(coarse, head.aux_head(streams))
+        joined = torch.cat(
+            [F.interpolate(x, size=(4, 6), mode="bilinear", align_corners=align_corners) for x in streams], dim=1
+        )
+        pixels = head.conv3x3_ocr(joined)
+        torch.testing.assert_close(coarse, nn.Sequential(*head.aux_head)(joined), rtol=1e-5, atol=1e-5)
         block = head.ocr_distri_head.object_context_block
         for b in range(2):
             scores, features = coarse[b].reshape(3, 24), pixels[b].reshape(8, 24)

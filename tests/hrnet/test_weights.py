@@ -272,6 +272,12 @@ LAYOUTS = {
     "older mmpose": (pose, lambda s: {k.replace("head.", "keypoint_head.final_layer."): x for k, x in s.items()}),
     "mmseg": (segmentation, mmseg),
     "ours pose": (pose, lambda s: s),
+    "ours with compiled parts": (
+        pose,
+        lambda s: {
+            k.replace("backbone.", "backbone._orig_mod.").replace("head.", "head._orig_mod."): x for k, x in s.items()
+        },
+    ),
     "ours segmentation": (segmentation, lambda s: s),
     "ours ocr": (ocr, lambda s: s),
     "ours classification": (classification, lambda s: s),
@@ -385,6 +391,8 @@ def test_buffers_beside_the_head(tmp_path: Path) -> None:
     assert torch.equal(task.mean, torch.zeros(3))
     load_weights(task, tmp_path / "ours.ckpt")
     assert same(task, state)
+    torch.save({k: x for k, x in state.items() if k != "mean"}, tmp_path / "ours.ckpt")
+    assert load_weights(task, tmp_path / "ours.ckpt", strict=False).missing == ["mean"]
 
 
 def test_safetensors(tmp_path: Path) -> None:

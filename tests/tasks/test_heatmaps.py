@@ -289,6 +289,16 @@ def test_ties_give_the_first_pixel_on_maps_of_any_size(kind: type[Codec], height
     assert codec.decode(heatmaps)[0].isfinite().all()
 
 
+@pytest.mark.parametrize("kind", CODECS)
+def test_a_batch_of_nobody_passes(kind: type[Codec]) -> None:
+    heatmaps, weights = kind().encode(torch.zeros(0, 17, 2), torch.zeros(0, 17), (64, 48))
+    assert heatmaps.shape == (0, 17, 16, 12)
+    assert weights.shape == (0, 17)
+    keypoints, scores = kind().decode(heatmaps)
+    assert keypoints.shape == (0, 17, 2)
+    assert scores.shape == (0, 17)
+
+
 def test_udp_clips_faint_maps() -> None:
     heatmaps = noisy(UDPCodec(), 3e-3, 0.0)
     compare_decode(UDPCodec(), heatmaps, atol=2e-3)

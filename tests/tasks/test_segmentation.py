@@ -1,6 +1,7 @@
 """SegmentationTask: sizes, protocols, losses, and what a run leaves behind."""
 
 import json
+import runpy
 from pathlib import Path
 
 import lightning
@@ -87,9 +88,10 @@ def test_logits_are_those_of_the_published_head_over_the_concatenation(align_cor
 
 def test_golden_logits_of_a_published_checkpoint(shared_reference: Path, tmp_path: Path) -> None:
     """Loaded by name through the prefixes that published files carry."""
-    fill: dict[str, object] = {}
-    exec((shared_reference / "golden" / "fill.py").read_text(), fill)
-    for facts_file in sorted((shared_reference / "golden").glob("seg_*.json")):
+    fill = runpy.run_path(str(shared_reference / "golden" / "fill.py"))
+    files = sorted((shared_reference / "golden").glob("seg_*.json"))
+    assert files
+    for facts_file in files:
         facts = json.loads(facts_file.read_text())
         state = {f"module.model.{k}": torch.from_numpy(fill["tensor_for"](k, tuple(s))) for k, s in facts["keys"]}
         torch.save({"state_dict": state}, tmp_path / "published.pth")

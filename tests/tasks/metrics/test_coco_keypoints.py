@@ -197,10 +197,12 @@ def test_perfect_poses_give_one_and_no_poses_give_zero():
 
 
 def test_repeated_instances_count_once():
+    """Without suppression, which would hide repetitions that were not dropped."""
     rng = np.random.default_rng(1)
     ground_truth = make_ground_truth(rng)
     batch = make_batch(rng, ground_truth)
-    once, twice = filled_metric(ground_truth, batch), filled_metric(ground_truth, batch)
+    once, twice = (filled_metric(ground_truth, batch, oks_threshold=1.0) for _ in range(2))
+    assert len(once.results()) == 250
     twice.update(**rows(batch, torch.arange(0, 250, 7)))
     twice.update(**rows(batch, torch.tensor([249, 0])))
     assert twice.compute() == once.compute()

@@ -157,7 +157,7 @@ def test_boundary_iou_is_that_of_eroded_masks(size: tuple[int, int]) -> None:
 
 
 def test_boundary_iou_of_a_shifted_square() -> None:
-    """On 50x50 the band is 1 pixel wide: 36 pixels of a 10x10 square, of which 9 above and 9 below survive the shift."""
+    """On 50x50 the band is 1 pixel wide: 36 pixels of a 10x10 square, 9 above and 9 below survive the shift."""
     mask = torch.zeros(1, 50, 50, dtype=torch.int64)
     mask[0, 20:30, 20:30] = 1
     scores = SegmentationScores(2, boundary=True)

@@ -1,0 +1,174 @@
+"""How large and how fast: the table of published networks, and ratios of speed to the plain way or to other libraries.
+
+    python -m experiments.benchmark --table               # parameters and multiply-adds beside the published figures
+    python -m experiments.benchmark                       # all benchmarks, about 15 minutes on two cores
+    python -m experiments.benchmark train data_train --data-root data/coco
+    python -m experiments.benchmark --quick               # tiny sizes: does it work?
+
+A ratio is the peer's median time divided by ours over rounds in which all take turns; in brackets the range of the
+rounds' own ratios. Before anything is timed the variants are seen to agree.
+"""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks the network at import otherwise
+
+import cv2
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from datamodules.base import DataError
+from experiments.benchmark_data import data_eval, data_train
+from experiments.benchmark_evaluation import decode, evaluation, oks_suppression
+from experiments.benchmark_networks import inference, train
+from experiments.benchmark_table import markdown_table, rich_table
+from experiments.benchmark_timing import Benchmark, Result, Setting, measure, use_threads
+from experiments.run_folder import environment, write_json
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "inference": Benchmark("images/s of pose HRNet-W32 256x192, batch 8 and 1, against timm", 7, inference),
+    "train": Benchmark("a training step of the same, batch 8, against timm", 5, train),
+    "data_train": Benchmark("training samples/s of CocoPose against the plain recipe, one thread", 9, data_train),
+    "data_eval": Benchmark("evaluation samples/s of the same", 9, data_eval),
+    "decode": Benchmark("heatmaps to key points, MSRA and DARK, against a loop over joints", 15, decode),
+    "oks_nms": Benchmark("suppression of double poses against a loop over pairs", 5, oks_suppression),
+    "evaluation": Benchmark("COCO evaluation of a split as large as val2017 against pycocotools", 3, evaluation),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> list[Result]:
+    """Run benchmarks as the command line does; for notebooks and tests.
+
+    Args:
+        argv: Names and flags; those of the process when not given.
+
+    Returns:
+        One result a variant; none for `--table` and `--list`.
+
+    Raises:
+        DataError: If the data are not where `--data-root` says.
+    """
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    console = Console()
+    if options.list:
+        console.print(*(f"{name:<12} {benchmark.about}" for name, benchmark in BENCHMARKS.items()), sep="\n")
+        return []
+    if options.table:
+        if options.markdown:
+            print(markdown_table())
+        else:
+            console.print(rich_table())
+        return []
+    for name in options.names:
+        if name not in BENCHMARKS:
+            near = difflib.get_close_matches(name, BENCHMARKS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            parser.error(f"there is no benchmark {name!r}.{hint} Benchmarks: {', '.join(BENCHMARKS)}.")
+    results = run(options, console)
+    if options.json is not None:
+        rows = [{**asdict(result), "met": result.met} for result in results]
+        write_json(options.json, {"quick": options.quick, "environment": environment(), "results": rows})
+    return results
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.benchmark",
+        description="Parameters, multiply-adds and speed of this code, beside published figures and peers.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="Benchmarks to run; all when none is named.")
+    parser.add_argument("--list", action="store_true", help="Say which benchmarks there are.")
+    parser.add_argument("--table", action="store_true", help="Parameters and multiply-adds of the published networks.")
+    parser.add_argument("--markdown", action="store_true", help="Print the table or the results as Markdown.")
+    parser.add_argument("--quick", action="store_true", help="Tiny sizes, to see that everything works.")
+    parser.add_argument("--rounds", type=positive, help="Rounds of each benchmark instead of its own number.")
+    parser.add_argument("--threads", type=positive, default=2, help="Threads, except for the data (one). Default: 2.")
+    parser.add_argument("--data-root", default="sample", help="COCO's folder for the data. Default: the sample data.")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="Also write the results to this file.")
+    return parser
+
+
+def run(options: argparse.Namespace, console: Console) -> list[Result]:
+    """Measure the named benchmarks one after the other and print each as soon as it is there."""
+    setting = Setting(quick=options.quick, data_root=options.data_root, threads=options.threads)
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    results: list[Result] = []
+    try:
+        for name in options.names or BENCHMARKS:
+            benchmark = BENCHMARKS[name]
+            use_threads(setting.threads)
+            rounds = options.rounds or (2 if setting.quick else benchmark.rounds)
+            for comparison in benchmark.comparisons(setting):
+                found = measure(name, comparison, rounds)
+                if setting.quick:
+                    found = [replace(result, target=None) for result in found]  # tiny sizes say nothing about speed
+                report(found, options.markdown, console)
+                results += found
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
+    return results
+
+
+def report(results: Sequence[Result], markdown: bool, console: Console) -> None:
+    """Print the variants of one comparison."""
+    headers = ("variant", "ratio", "range", "seconds", f"{results[0].unit}/s", "target")
+    rows = [
+        (
+            result.variant,
+            f"{result.ratio:.2f}",
+            f"{result.lowest:.2f} to {result.highest:.2f}",
+            f"{result.seconds:.3g}",
+            f"{result.per_second:.4g}",
+            "" if result.target is None else f"{result.target:g}: {'reached' if result.met else 'missed'}",
+        )
+        for result in results
+    ]
+    first = results[0]
+    title = f"{first.work} ({first.rounds} rounds, {first.threads} thread{'s' * (first.threads > 1)})"
+    if markdown:
+        lines = [headers, tuple("---" for _ in headers), *rows]
+        print(f"\n{title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines), flush=True)
+        return
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column, header in enumerate(headers):
+        table.add_column(header, justify="right" if column else "left", no_wrap=column > 0)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def positive(text: str) -> int:
+    """A whole number above zero, for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is none.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above zero, got {text!r}")
+    return int(text)
+
+
+def command() -> int:
+    """`main` with exit status: 0 on success, 2 with one message for a user's mistake."""
+    try:
+        main()
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command())

@@ -1,0 +1,148 @@
+"""Image classification with the four-resolution head (TPAMI 2020, appendix; the official HRNet-Image-Classification).
+
+task = ClassificationTask(HRNet("w18"), num_classes=1000)
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningDataModule
+from timm.data import Mixup
+from torch import Tensor
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from hrnet import ClassificationHead, HRNet
+from tasks.draw import class_table, draw_confusion, draw_labels, print_tables, save_picture
+from tasks.task import Batch, Losses, Task
+
+
+class ClassificationTask(Task):
+    """One class for each image.
+
+    Args:
+        backbone: HRNet with all four streams.
+        num_classes: Classes; published checkpoints have 1000.
+        label_smoothing: Share of the target that is spread over all classes.
+        mixup: Alpha of mixup in training, 0 for none (timm's Mixup; batches must be even).
+        cutmix: Alpha of CutMix in training, 0 for none; with both, each batch takes one of them.
+        mix_probability: Share of the batches that are mixed.
+        class_names: Names of the classes; the data bring them along.
+
+    Raises:
+        ValueError: If the backbone gives fewer than four streams, or the data have another number of classes.
+    """
+
+    monitor = "val/top1"
+    mode = "max"
+
+    def __init__(
+        self,
+        backbone: HRNet,
+        num_classes: int = 1000,
+        *,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        mix_probability: float = 1.0,
+        class_names: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(backbone, **kwargs)
+        if num_classes < 2:
+            raise ValueError(f"ClassificationTask needs at least two classes, got num_classes={num_classes}.")
+        self.num_classes = num_classes
+        self.label_smoothing = label_smoothing
+        self.class_names = class_names
+        self.head = ClassificationHead(self.backbone.channels, num_classes)
+        self.mixer = None
+        if mixup or cutmix:
+            self.mixer = Mixup(
+                mixup, cutmix, prob=mix_probability, label_smoothing=label_smoothing, num_classes=num_classes
+            )
+        self.top1 = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.top5 = MulticlassAccuracy(num_classes, average="micro", top_k=min(5, num_classes), validate_args=False)
+        self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) -> logits (B, num_classes)."""
+        return self.head(self.backbone(images))
+
+    def mix(self, images: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
+        """Mixup or CutMix; `target` then has the share of each class, (B, num_classes)."""
+        if self.mixer is None:
+            return images, batch
+        images, target = self.mixer(images.contiguous(memory_format=torch.channels_last), batch["label"])
+        return images, {**batch, "target": target}
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Losses:
+        """Logits -> {"cross_entropy": with label smoothing; against shares where images were mixed}."""
+        if "target" in batch:
+            return {"cross_entropy": F.cross_entropy(outputs, batch["target"])}
+        smoothing = self.label_smoothing if self.training else 0.0
+        return {"cross_entropy": F.cross_entropy(outputs, batch["label"], label_smoothing=smoothing)}
+
+    def predict(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Logits -> probabilities (B, num_classes)."""
+        return {"probabilities": outputs.softmax(1)}
+
+    def update(self, predictions: dict[str, Tensor], batch: Batch) -> None:
+        """Count hits and confusions."""
+        for metric in (self.top1, self.top5, self.confusion):
+            metric.update(predictions["probabilities"], batch["label"])
+
+    def compute(self) -> dict[str, float]:
+        """top1, top5 and the mean of the per-class accuracies, in [0, 1]."""
+        per_class = self._per_class()
+        return {
+            "top1": self.top1.compute().item(),
+            "top5": self.top5.compute().item(),
+            "mean_class_accuracy": per_class.nanmean().item(),
+        }
+
+    def reset(self) -> None:
+        """Forget the counts."""
+        for metric in (self.top1, self.top5, self.confusion):
+            metric.reset()
+
+    def attach(self, datamodule: LightningDataModule) -> None:
+        """Compare the number of classes and take their names."""
+        if datamodule.num_classes != self.num_classes:
+            raise ValueError(
+                f"The model has {self.num_classes} classes and the data have {datamodule.num_classes}: "
+                f"set model.init_args.num_classes to {datamodule.num_classes}."
+            )
+        self.class_names = list(datamodule.class_names)
+        self.hparams["class_names"] = self.class_names
+
+    def report(self, folder: Path) -> None:
+        """Print the accuracy of each class; write the confusion matrix."""
+        names = self._names()
+        counts = self.confusion.compute().cpu()
+        print_tables(class_table(names, {"images": counts.sum(1), "accuracy": self._per_class()}))
+        save_picture(folder / f"{self.split}_confusion.png", draw_confusion(counts, names))
+        lines = [
+            ",".join(["truth", *names]),
+            *(f"{n},{','.join(map(str, r.tolist()))}" for n, r in zip(names, counts, strict=True)),
+        ]
+        (folder / f"{self.split}_confusion.csv").write_text("\n".join(lines) + "\n")
+
+    def draw(self, outputs: Tensor, predictions: dict[str, Tensor], batch: Batch, count: int) -> dict[str, Tensor]:
+        """Images with the true class and the most likely ones."""
+        names = self._names()
+        captions = []
+        for label, shares in zip(
+            batch["label"][:count].tolist(), predictions["probabilities"][:count].cpu(), strict=True
+        ):
+            best = shares.topk(min(3, self.num_classes))
+            guesses = [f"{names[i]} {p:.2f}" for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+            captions.append([f"is {names[label]}", *guesses])
+        return {"classes (truth, three best)": draw_labels(batch["image"][:count].cpu(), captions)}
+
+    def _per_class(self) -> Tensor:
+        counts = self.confusion.compute().cpu().double()
+        return counts.diag() / counts.sum(1)  # nan for a class without images
+
+    def _names(self) -> list[str]:
+        return self.class_names or [str(i) for i in range(self.num_classes)]
