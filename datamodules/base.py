@@ -65,6 +65,20 @@ class BaseDataset(Dataset, ABC):
         return self.sample(int(index), np.random.default_rng((global_seed(), *words, int(index))))
 
 
+class First(BaseDataset):
+    """The first `count` samples of a data set."""
+
+    def __init__(self, dataset: BaseDataset, count: int) -> None:
+        self.dataset, self.count = dataset, min(count, len(dataset))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """The sample of the whole data set."""
+        return self.dataset.sample(index, rng)
+
+
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """The batch of `samples`, see the module's table; detection's keys stay lists."""
     listed = {key: [torch.as_tensor(sample[key]) for sample in samples] for key in LISTED if key in samples[0]}
@@ -91,6 +105,8 @@ class BaseDataModule(LightningDataModule, ABC):
         image_size: (height, width) in pixels of the images that reach the network.
         batch_size: Samples a batch and process.
         num_workers: Loader processes; None takes one per available core, at most 8.
+        overfit: Train and evaluate on the first so many training samples, without augmentation; a model that cannot
+            learn them has a bug.
     """
 
     layout: ClassVar[str] = ""
@@ -107,6 +123,7 @@ class BaseDataModule(LightningDataModule, ABC):
         image_size: tuple[int, int],
         batch_size: int = 32,
         num_workers: int | None = None,
+        overfit: int | None = None,
     ) -> None:
         super().__init__()
         if min(image_size) < 1 or batch_size < 1:
@@ -115,6 +132,7 @@ class BaseDataModule(LightningDataModule, ABC):
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.batch_size = batch_size
         self.num_workers = min(8, _available_cores()) if num_workers is None else num_workers
+        self.overfit = overfit
         self._datasets: dict[str, BaseDataset] = {}
 
     @abstractmethod
@@ -143,8 +161,11 @@ class BaseDataModule(LightningDataModule, ABC):
     def split(self, name: Split) -> BaseDataset:
         """The data set of a split, built once; `test` is `test_split`."""
         name = self.test_split if name == "test" else name
+        if self.overfit is not None:
+            name = "train"
         if name not in self._datasets:
-            self._datasets[name] = self.dataset(name)
+            dataset = self.dataset(name)
+            self._datasets[name] = dataset if self.overfit is None else First(dataset, self.overfit)
         return self._datasets[name]
 
     def prepare_data(self) -> None:

@@ -41,6 +41,7 @@ class CocoPose(BaseDataModule):
         photometric: albumentations transforms of the training crops, such as [{name: ColorJitter, p: 0.5}].
         crop: "size" is the classic crop, "unit" that of UDP; choose UDPCodec with the latter.
         box_padding: Factor on the box's sides.
+        overfit: Train and evaluate on the first so many training persons, without augmentation.
     """
 
     layout: ClassVar[str] = """\
@@ -66,8 +67,11 @@ class CocoPose(BaseDataModule):
         photometric: list[dict[str, Any]] | None = None,
         crop: Crop = "size",
         box_padding: float = 1.25,
+        overfit: int | None = None,
     ) -> None:
-        super().__init__(root, image_size=image_size, batch_size=batch_size, num_workers=num_workers)
+        super().__init__(
+            root, image_size=image_size, batch_size=batch_size, num_workers=num_workers, overfit=overfit
+        )
         self.skeleton = Skeleton.load(skeleton)
         self.num_keypoints = self.skeleton.num_keypoints
         self.annotations = {split: f"annotations/person_keypoints_{split}2017.json" for split in ("train", "val")}
@@ -120,12 +124,16 @@ class CocoPose(BaseDataModule):
             skeleton=self.skeleton,
             image_size=self.image_size,
             convention=self.crop,
-            augmentation=self.augmentation if training else None,
-            photometric=self.photometric if training else None,
+            augmentation=self.augmentation if training and not self.overfit else None,
+            photometric=self.photometric if training and not self.overfit else None,
         )
 
     def ground_truth(self, split: Split) -> dict[str, list]:
         """The COCO dict of a split for the metric, crowds and unlabelled persons included, all in category 1."""
+        if self.overfit is not None:
+            persons = set(self.split("train").dataset.instance_ids[: self.overfit].tolist())
+            truth = self._read("train").to_coco(self.skeleton)
+            return truth | {"annotations": [person for person in truth["annotations"] if person["id"] in persons]}
         split = self.test_split if split == "test" else split
         annotations = self._evaluated.get(split) or self._read(split)
         return annotations.to_coco(self.skeleton)

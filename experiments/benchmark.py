@@ -34,8 +34,10 @@ from experiments.benchmark_timing import Benchmark, Result, Setting, measure, us
 from experiments.run_folder import environment, write_json
 
 BENCHMARKS: dict[str, Benchmark] = {
-    "inference": Benchmark("images/s of pose HRNet-W32 256x192, batch 8 and 1, against timm", 7, inference),
-    "train": Benchmark("a training step of the same, batch 8, against timm", 5, train),
+    "inference": Benchmark(
+        "images/s of pose HRNet-W32 256x192, batch 8 and 1, against timm", 7, inference, networks=True
+    ),
+    "train": Benchmark("a training step of the same, batch 8, against timm", 5, train, networks=True),
     "data_train": Benchmark("training samples/s of CocoPose against the plain recipe, one thread", 9, data_train),
     "data_eval": Benchmark("evaluation samples/s of the same", 9, data_eval),
     "decode": Benchmark("heatmaps to key points, MSRA and DARK, against a loop over joints", 15, decode),
@@ -58,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> list[Result]:
     """
     parser = make_parser()
     options = parser.parse_args(argv)
-    console = Console()
+    # Rich takes 80 columns where there is no terminal, too few for the tables.
+    console = Console() if sys.stdout.isatty() else Console(width=130)
     if options.list:
         console.print(*(f"{name:<12} {benchmark.about}" for name, benchmark in BENCHMARKS.items()), sep="\n")
         return []
@@ -93,7 +96,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--markdown", action="store_true", help="Print the table or the results as Markdown.")
     parser.add_argument("--quick", action="store_true", help="Tiny sizes, to see that everything works.")
     parser.add_argument("--rounds", type=positive, help="Rounds of each benchmark instead of its own number.")
-    parser.add_argument("--threads", type=positive, default=2, help="Threads, except for the data (one). Default: 2.")
+    parser.add_argument(
+        "--threads", type=positive, default=2, help="Threads of the networks; the rest has one. Default: 2."
+    )
     parser.add_argument("--data-root", default="sample", help="COCO's folder for the data. Default: the sample data.")
     parser.add_argument("--json", type=Path, metavar="FILE", help="Also write the results to this file.")
     return parser
@@ -107,7 +112,7 @@ def run(options: argparse.Namespace, console: Console) -> list[Result]:
     try:
         for name in options.names or BENCHMARKS:
             benchmark = BENCHMARKS[name]
-            use_threads(setting.threads)
+            use_threads(setting.threads if benchmark.networks else 1)
             rounds = options.rounds or (2 if setting.quick else benchmark.rounds)
             for comparison in benchmark.comparisons(setting):
                 found = measure(name, comparison, rounds)

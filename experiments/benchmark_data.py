@@ -6,7 +6,7 @@ variant does that too, on the CPU, and is what a machine without a GPU gets.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from datamodules.coco_pose import CocoPose
 from datamodules.persons import Persons
 from datamodules.samplers import global_seed
 from experiments.benchmark_peers import UNIT, Recipe, Record, plain_sample
-from experiments.benchmark_timing import Comparison, Setting, Variant, require, use_threads
+from experiments.benchmark_timing import Comparison, Setting, Variant, require
 from hrnet import HRNet
 from tasks.heatmaps import MSRACodec
 from tasks.pose import PoseTask
@@ -26,8 +26,6 @@ from tasks.pose import PoseTask
 BATCH = 32
 SIZE = (256, 192)
 EPOCH = 0
-
-Batches = Callable[[], list[tuple[Tensor, ...]]]
 
 
 def data_train(setting: Setting) -> Iterator[Comparison]:
@@ -50,16 +48,15 @@ def data_eval(setting: Setting) -> Iterator[Comparison]:
 def _compare(
     name: str, setting: Setting, persons: Persons, recipe: Recipe, indices: list[int], target: float
 ) -> Comparison:
-    use_threads(1)
     training = persons.augmentation is not None
     records = {index: _record(persons, index) for index in indices}
     task = PoseTask(HRNet("w18_small_v1", multi_scale_output=False))
     batches = [indices[start : start + BATCH] for start in range(0, len(indices), BATCH)]
-    rng = np.random.default_rng(0)
 
     def plain() -> None:
+        rng = np.random.default_rng(0) if training else None
         for batch in batches:
-            default_collate([plain_sample(records[i], recipe, rng if training else None) for i in batch])
+            default_collate([plain_sample(records[i], recipe, rng) for i in batch])
 
     def ours() -> None:
         for batch in batches:

@@ -86,10 +86,8 @@ def plain_half_body(
         if visible[k, 0] > 0:
             (upper if k in recipe.upper_body else lower).append(joints[k, :2])
     # 0.6915: the published code compares a normal draw with 0.5.
-    if rng.random() < 0.6915 and len(upper) > 2:
-        chosen = upper
-    else:
-        chosen = lower if len(lower) > 2 else upper
+    prefers_upper = rng.random() < 0.6915
+    chosen = upper if (prefers_upper and len(upper) > 2) or len(lower) <= 2 else lower
     if len(chosen) < 2:
         return center, scale
     points = np.array(chosen)

@@ -20,7 +20,7 @@ class Setting:
     Args:
         quick: Tiny sizes, which show that everything works and say nothing about speed.
         data_root: Root of CocoPose for the data benchmarks; `sample` is the embedded data.
-        threads: Of torch and OpenCV, except for the data, which one loader process with one thread prepares.
+        threads: Of torch and OpenCV in the benchmarks that run networks.
     """
 
     quick: bool = False
@@ -56,11 +56,19 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A named set of comparisons; making them loads what they need and checks that the variants agree."""
+    """A named set of comparisons.
+
+    Args:
+        about: What is compared, in a line.
+        rounds: How many are needed for a steady median.
+        comparisons: Loads what they need and checks that the variants agree.
+        networks: Whether networks are run, which use the user's number of threads; everything else has one.
+    """
 
     about: str
     rounds: int
     comparisons: Callable[[Setting], Iterator[Comparison]]
+    networks: bool = False
 
 
 @dataclass(frozen=True)

@@ -148,13 +148,14 @@ class DarkCodec(Codec):
     The target is centred on the exact position. Decoding blurs the map, takes its logarithm and makes one Newton step
     from the maximum (second differences at +-2 pixels), unless it lies within two pixels of the border. Targets without
     noise come back within 0.05 input pixels from 2.5 sigma off the border on; nearer, within a heatmap pixel (sigma 2).
+    At the border itself the map is not blurred, and points up to 3 sigma outside are found again.
     """
 
     flip_shift: ClassVar[int] = 1
 
     def offset(self, heatmaps: Tensor, x: Tensor, y: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         height, width = heatmaps.shape[-2:]
-        inside = (x > 1) & (x < width - 2) & (y > 1) & (y < height - 2)
+        inside = _inside(heatmaps, x, y)
         log = self._rescaled_window(heatmaps, x, y, scores, inside).clamp(min=1e-10).log()
         dx = 0.5 * (log[..., 2, 3] - log[..., 2, 1])
         dy = 0.5 * (log[..., 3, 2] - log[..., 1, 2])
@@ -162,7 +163,8 @@ class DarkCodec(Codec):
         dyy = 0.25 * (log[..., 4, 2] - 2 * log[..., 2, 2] + log[..., 0, 2])
         dxy = 0.25 * (log[..., 3, 3] - log[..., 1, 3] - log[..., 3, 1] + log[..., 1, 1])
         step_x, step_y = _newton_step(dx, dy, dxx, dxy, dyy)
-        return step_x.where(inside, 0.0), step_y.where(inside, 0.0)
+        edge_x, edge_y = _edge_offset(heatmaps, x, y, scores, 3 * self.sigma)
+        return step_x.where(inside, edge_x), step_y.where(inside, edge_y)
 
     def _rescaled_window(self, heatmaps: Tensor, x: Tensor, y: Tensor, scores: Tensor, inside: Tensor) -> Tensor:
         """(B, K, 5, 5) of the blurred maps around the maxima, rescaled to the old maxima where that matters.
@@ -201,13 +203,42 @@ class UDPCodec(Codec):
         dxy = 0.5 * (log[..., 2, 2] - right - below + 2 * here - left - above + log[..., 0, 0])
         epsilon = torch.finfo(log.dtype).eps
         dxx, dyy = right - 2 * here + left + epsilon, below - 2 * here + above + epsilon
-        return _newton_step(0.5 * (right - left), 0.5 * (below - above), dxx, dxy, dyy)
+        step_x, step_y = _newton_step(0.5 * (right - left), 0.5 * (below - above), dxx, dxy, dyy)
+        inside = _inside(heatmaps, x, y)
+        edge_x, edge_y = _edge_offset(heatmaps, x, y, scores, 3 * self.sigma)
+        return step_x.where(inside, edge_x), step_y.where(inside, edge_y)
 
 
 def _newton_step(dx: Tensor, dy: Tensor, dxx: Tensor, dxy: Tensor, dyy: Tensor) -> tuple[Tensor, Tensor]:
     """Minus the inverse Hessian times the gradient; not finite where the Hessian is singular (`decode` makes it 0)."""
     determinant = dxx * dyy - dxy.square()
     return (dxy * dy - dyy * dx) / determinant, (dxy * dx - dxx * dy) / determinant
+
+
+def _inside(heatmaps: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """(B, K) whether two pixels of the map lie on every side of (x, y)."""
+    height, width = heatmaps.shape[-2:]
+    return (x > 1) & (x < width - 2) & (y > 1) & (y < height - 2)
+
+
+def _edge_offset(heatmaps: Tensor, x: Tensor, y: Tensor, scores: Tensor, limit: float) -> tuple[Tensor, Tensor]:
+    """Offsets of maxima at the border, whose Gaussian may be centred outside the map, at most `limit` pixels.
+
+    Blurring would mix in the zeros outside. The logarithm of a Gaussian is a parabola, and three pixels in a row of the
+    map itself say where its top is; no correction where they do not bend downwards or one of them is next to nothing.
+    """
+    height, width = heatmaps.shape[-2:]
+    offsets = []
+    for axis, length, position in ((0, width, x), (1, height, y)):
+        middle = position.clamp(1, length - 2)
+        places = [(middle + step, y) if axis == 0 else (x, middle + step) for step in (-1, 0, 1)]
+        values = torch.stack([_values(heatmaps, *place) for place in places], dim=-1)
+        usable = (values > 1e-3 * scores[..., None]).all(-1)
+        before, here, after = values.clamp(min=1e-10).log().unbind(-1)
+        bend = before - 2 * here + after
+        top = middle - 0.5 * (after - before) / bend
+        offsets.append((top - position).clamp(-limit, limit).where(usable & (bend < 0), 0.0))
+    return offsets[0], offsets[1]
 
 
 def _maxima(heatmaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:

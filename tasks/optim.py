@@ -15,6 +15,9 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
 
+SCHEDULES = ("cosine", "poly", "multistep", "step", "constant", "tanh", "wsd", "rsqrt")
+
+
 class OptimizerSpec(TypedDict, total=False):
     """An optimiser of timm by name (`timm.optim.list_optimizers()`), and its arguments.
 
@@ -92,6 +95,10 @@ def create_schedule(optimizer: torch.optim.Optimizer, spec: ScheduleSpec, traine
         "power": "decay_rate",
     }
     options: dict[str, Any] = {names.get(key, key): value for key, value in spec.items() if key != "name"}
+    if spec["name"] not in SCHEDULES:
+        raise ValueError(f"schedule.name: timm has no schedule {spec['name']!r}; it has {', '.join(SCHEDULES)}.")
+    if "milestones" in spec:  # timm drops the rate one update before its milestone
+        options["decay_milestones"] = [milestone + 0.5 / updates_per_epoch for milestone in spec["milestones"]]
     schedule, _ = create_scheduler_v2(
         optimizer,
         sched=spec["name"],
@@ -100,10 +107,6 @@ def create_schedule(optimizer: torch.optim.Optimizer, spec: ScheduleSpec, traine
         updates_per_epoch=updates_per_epoch,
         **options,
     )
-    if schedule is None:
-        raise ValueError(
-            f"schedule.name: timm has no schedule {spec['name']!r}; use cosine, poly, multistep, step, ..."
-        )
     return schedule
 
 

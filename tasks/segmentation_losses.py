@@ -80,9 +80,9 @@ class OhemCrossEntropy(CrossEntropy):
         errors = F.cross_entropy(logits.float(), mask, ignore_index=IGNORED, reduction="none")
         valid = mask != IGNORED
         probability = torch.where(valid, errors.detach().neg().exp(), torch.inf)
-        # Everything stays on the device, whatever the number of valid pixels: ignored ones sort to the end.
-        rank = (valid.sum() - 1).clamp(0, self.min_kept)
-        hard = probability.flatten().sort().values.gather(0, rank[None])
+        # Its largest is the one of rank min_kept, or the easiest where there are fewer; nothing waits for the device.
+        smallest = probability.flatten().topk(min(self.min_kept + 1, mask.numel()), largest=False, sorted=False).values
+        hard = torch.where(smallest.isfinite(), smallest, 0.0).amax()
         kept = valid & (probability < hard.clamp(min=self.threshold))
         weighted = torch.where(kept, errors * self.weights[mask], 0.0)
         return weighted.sum() / kept.sum().clamp(min=1)

@@ -8,6 +8,7 @@ import csv
 import json
 import math
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class SegmentationScores(Metric):
     Args:
         num_classes: K, at most 255.
         names: (K,) names of the classes; their numbers when not given.
-        boundary: Compute boundary IoU too (about five times the work).
+        boundary: Compute boundary IoU too (some ten times the work of the matrix).
 
     Raises:
         ValueError: If the number of names is not that of classes.
@@ -213,10 +214,12 @@ def _band(labels: Tensor, distance: int) -> Tensor:
     pixel is as near to another label as it is to a pixel that has another label beside it, plus one. Sums over boxes
     through running sums make the work independent of the distance.
     """
-    size = labels.shape[-2:]
-    framed = F.pad(labels.float()[:, None], (1, 1, 1, 1), value=-1.0)
-    highest, lowest = F.max_pool2d(framed, 3, 1), -F.max_pool2d(-framed, 3, 1)
-    near = (highest != lowest)[:, 0]
+    size = height, width = labels.shape[-2:]
+    centre = labels.to(torch.int16)
+    framed = F.pad(centre, (1, 1, 1, 1), value=-1)
+    near = torch.zeros_like(centre, dtype=torch.bool)
+    for down, right in product(range(3), repeat=2):
+        near |= framed[:, down : down + height, right : right + width] != centre
     for axis in (1, 2):
         place = torch.arange(size[axis - 1], device=labels.device)
         sums = F.pad(near.cumsum(axis, dtype=torch.int32), (1, 0) if axis == 2 else (0, 0, 1, 0))

@@ -1,0 +1,109 @@
+"""What all tasks share: optimiser, schedule, plain data in checkpoints, and loading them back."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import tasks
+from hrnet import HRNet
+from tasks import PoseTask
+from tasks.optim import create_optimizer, create_schedule
+from tasks.task import plain
+
+SMALL = {"variant": "w18_small_v1", "multi_scale_output": False}
+
+
+def trainer_of(steps: int, epochs: int) -> SimpleNamespace:
+    return SimpleNamespace(
+        estimated_stepping_batches=steps, num_training_batches=steps // epochs, accumulate_grad_batches=1
+    )
+
+
+def rates(spec: dict, steps: int, epochs: int) -> list[float]:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = create_schedule(optimizer, spec, trainer_of(steps, epochs))
+    found = []
+    for step in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        schedule.step_update(step + 1)
+    return found
+
+
+def test_poly_is_the_published_formula_at_every_step():
+    expected = [(1 - t / 40) ** 0.9 for t in range(40)]
+    assert rates({"name": "poly", "power": 0.9}, 40, 4) == pytest.approx(expected)
+
+
+def test_multistep_drops_at_the_start_of_its_epochs():
+    found = rates({"name": "multistep", "milestones": [2, 3]}, 40, 4)
+    assert found == pytest.approx([1.0] * 20 + [0.1] * 10 + [0.01] * 10)
+
+
+def test_warm_up_rises_linearly():
+    found = rates({"name": "cosine", "warmup_epochs": 1, "warmup_lr": 0.0}, 40, 4)
+    assert found[:10] == pytest.approx([t / 10 for t in range(10)])
+    assert found[10:] == pytest.approx([0.5 + 0.5 * math.cos(math.pi * t / 40) for t in range(10, 40)])
+
+
+def test_unknown_names_are_refused():
+    task = PoseTask(SMALL)
+    with pytest.raises(ValueError, match="no optimiser 'adamm'"):
+        create_optimizer(task, {"name": "adamm", "lr": 0.1})
+    with pytest.raises(ValueError, match="no schedule 'cosin'"):
+        rates({"name": "cosin"}, 10, 1)
+
+
+def test_parameter_groups_hold_every_parameter_once_at_its_rate():
+    task = PoseTask(SMALL)
+    spec = {"name": "adamw", "lr": 0.1, "weight_decay": 0.3, "backbone_lr_scale": 0.1}
+    optimizer = create_optimizer(task, spec)
+    seen = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(seen) == sorted(id(p) for p in task.parameters())
+    rate = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert rate[id(task.head.weight)] == (0.1, 0.3)
+    assert rate[id(task.head.bias)] == (0.1, 0.0)
+    assert rate[id(task.backbone.conv1.weight)] == pytest.approx((0.01, 0.3))
+    assert rate[id(task.backbone.bn1.weight)] == pytest.approx((0.01, 0.0))
+
+
+def test_what_is_not_plain_data_is_refused():
+    with pytest.raises(TypeError, match="plain data"):
+        plain({"x": torch.nn.Identity()})
+
+
+def checkpoint_of(task: PoseTask, path, **changes) -> None:
+    checkpoint = {
+        "task": "PoseTask",
+        "hyper_parameters": dict(task.hparams),
+        "state_dict": task.state_dict(),
+        **changes,
+    }
+    torch.save(checkpoint, path)
+
+
+def test_load_brings_back_the_same_function(tmp_path):
+    task = PoseTask(HRNet("w18_small_v1", multi_scale_output=False), 5, codec=tasks.DarkCodec(sigma=3.0)).eval()
+    checkpoint_of(task, tmp_path / "a.ckpt")
+    again = tasks.load(tmp_path / "a.ckpt")
+    image = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(again(image), task(image))
+    assert again.codec == task.codec
+    assert not again.training
+
+
+def test_load_refuses_classes_that_are_not_tasks(tmp_path):
+    task = PoseTask(SMALL)
+    hparams = {**task.hparams, "codec": {"class_path": "os.system", "init_args": {"command": "true"}}}
+    checkpoint_of(task, tmp_path / "a.ckpt", hyper_parameters=hparams)
+    with pytest.raises(ValueError, match=r"os\.system"):
+        tasks.load(tmp_path / "a.ckpt")
+
+
+def test_load_says_what_it_expected(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"checkpoints/best\.ckpt"):
+        tasks.load(tmp_path)
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    with pytest.raises(ValueError, match="weights="):
+        tasks.load(tmp_path / "foreign.ckpt")
