@@ -181,8 +181,16 @@ class BaseDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader:
         """Batches of `train`, shuffled by (seed, epoch); an incomplete last batch is dropped after a full one."""
         dataset = self.split("train")
-        sampler = TrainingSampler(dataset, *world())
+        sampler = TrainingSampler(dataset, *world(), skip=self._batches_behind() * self.batch_size)
         return self._loader(dataset, sampler, self.batch_size, drop_last=len(sampler) >= self.batch_size)
+
+    def _batches_behind(self) -> int:
+        """Batches of the running epoch that a training resumed from within an epoch has behind it."""
+        if self.trainer is None:
+            return 0
+        epochs = self.trainer.fit_loop.epoch_progress.current
+        within = epochs.processed < epochs.ready
+        return self.trainer.fit_loop.epoch_loop.batch_progress.current.completed if within else 0
 
     def val_dataloader(self) -> DataLoader:
         """Batches of `val` in order, every sample once."""

@@ -28,14 +28,22 @@ class TrainingSampler(DistributedSampler):
 
     It is a DistributedSampler, so Lightning neither replaces it nor forgets to call `set_epoch`. With several
     processes the order is padded from its start to a multiple of their number.
+
+    Args:
+        dataset: What is sampled.
+        num_replicas: Number of processes.
+        rank: Of this process.
+        skip: Samples at the start of the first epoch that a resumed training has behind it.
     """
 
-    def __init__(self, dataset: Dataset, num_replicas: int = 1, rank: int = 0) -> None:
+    def __init__(self, dataset: Dataset, num_replicas: int = 1, rank: int = 0, skip: int = 0) -> None:
         super().__init__(dataset, num_replicas, rank, seed=global_seed())
+        self.skip = skip
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.dataset))
-        for index in np.resize(order, self.total_size)[self.rank :: self.num_replicas]:
+        skip, self.skip = self.skip, 0
+        for index in np.resize(order, self.total_size)[self.rank :: self.num_replicas][skip:]:
             yield int(index), self.epoch
 
 

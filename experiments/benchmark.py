@@ -76,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> list[Result]:
             near = difflib.get_close_matches(name, BENCHMARKS, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             parser.error(f"there is no benchmark {name!r}.{hint} Benchmarks: {', '.join(BENCHMARKS)}.")
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)  # before minutes of work that it should hold
     results = run(options, console)
     if options.json is not None:
         rows = [{**asdict(result), "met": result.met} for result in results]
@@ -106,13 +108,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace, console: Console) -> list[Result]:
     """Measure the named benchmarks one after the other and print each as soon as it is there."""
-    setting = Setting(quick=options.quick, data_root=options.data_root, threads=options.threads)
+    setting = Setting(options.quick, options.data_root)
     before = torch.get_num_threads(), cv2.getNumThreads()
     results: list[Result] = []
     try:
         for name in options.names or BENCHMARKS:
             benchmark = BENCHMARKS[name]
-            use_threads(setting.threads if benchmark.networks else 1)
+            use_threads(options.threads if benchmark.networks else 1)
             rounds = options.rounds or (2 if setting.quick else benchmark.rounds)
             for comparison in benchmark.comparisons(setting):
                 found = measure(name, comparison, rounds)

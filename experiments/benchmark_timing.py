@@ -20,12 +20,10 @@ class Setting:
     Args:
         quick: Tiny sizes, which show that everything works and say nothing about speed.
         data_root: Root of CocoPose for the data benchmarks; `sample` is the embedded data.
-        threads: Of torch and OpenCV in the benchmarks that run networks.
     """
 
     quick: bool = False
     data_root: str = "sample"
-    threads: int = 2
 
 
 @dataclass(frozen=True)

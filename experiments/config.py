@@ -23,6 +23,7 @@ from datamodules.base import BaseDataModule
 from tasks.task import Task
 
 HERE = Path(__file__).parent
+SECTIONS = ("model", "data", "trainer", "wandb", "seed_everything", "runs", "checkpoint", "resume", "debug")
 
 
 class ConfigError(Exception):
@@ -97,22 +98,28 @@ def read(path: Path) -> dict[str, Any]:
             f"{path}: config: inside a file would replace sections rather than merge them; "
             "name both files on the command line instead."
         )
-    sections = ["model", "data", "trainer", "wandb", "seed_everything", "runs", "debug", "checkpoint", "resume"]
     for key in content:
-        if key not in sections:
-            near = difflib.get_close_matches(key, sections, n=1)
+        if key not in SECTIONS:
+            near = difflib.get_close_matches(key, SECTIONS, n=1)
             raise ConfigError(
-                f"{path}: there is no section {key!r}{_did_you_mean(near)}. Sections: {', '.join(sections)}."
+                f"{path}: there is no section {key!r}{_did_you_mean(near)}. Sections: {', '.join(SECTIONS)}."
             )
     return content
 
 
 def merge(base: Any, over: Any) -> Any:
-    """`over` on top of `base`: mappings merge, `key+` appends, a changed class_path and all else replace."""
+    """`over` on top of `base`: mappings merge, `key+` appends, a changed class_path and all else replace.
+
+    Where one of them names a class and the other has its arguments alone, these are the class's `init_args`.
+    """
     if not (isinstance(base, dict) and isinstance(over, dict)):
         return over
     if "class_path" in over and "class_path" in base and over["class_path"] != base["class_path"]:
         return over
+    if "class_path" in base and not {"class_path", "init_args"} & set(over):
+        over = {"init_args": over}
+    if "init_args" in over and "class_path" not in {*base, *over} and "init_args" not in base and base:
+        over = over["init_args"]
     merged = dict(base)
     for key, value in over.items():
         if key.endswith("+"):
@@ -120,6 +127,34 @@ def merge(base: Any, over: Any) -> Any:
         else:
             merged[key] = merge(merged[key], value) if key in merged else value
     return merged
+
+
+def split_flags(flags: list[str]) -> tuple[list[tuple[str, Any]], list[str]]:
+    """Flags -> (dotted key, value as YAML) in order, and those that ask for help or print the configuration.
+
+    Raises:
+        ConfigError: If a flag has no value, or a word is no flag.
+    """
+    values: list[tuple[str, Any]] = []
+    questions: list[str] = []
+    words = iter(flags)
+    for word in words:
+        key, equals, text = word.removeprefix("--").partition("=")
+        if key.split(".")[-1] in ("help", "print_config") or word == "-h":
+            questions += flags[flags.index(word) :]
+            break
+        if not word.startswith("--"):
+            raise ConfigError(
+                f"{word!r} is neither a YAML file before the flags nor a flag such as --trainer.max_epochs 10."
+            )
+        if key == "debug" and not equals:
+            text = "true"
+        elif not equals:
+            text = next(words, None)
+        if text is None:
+            raise ConfigError(f"The flag --{key} lacks a value.")
+        values.append((key, yaml.safe_load(text)))
+    return values, questions
 
 
 def parse(parser: ArgumentParser, files: list[Path], flags: list[str]) -> Namespace:
@@ -132,11 +167,19 @@ def parse(parser: ArgumentParser, files: list[Path], flags: list[str]) -> Namesp
     merged: dict[str, Any] = {}
     for _, content in contents:
         merged = merge(merged, content)
+    values, questions = split_flags(flags)
+    for key, value in values:
+        if key.split(".")[0] not in SECTIONS:
+            near = difflib.get_close_matches(key.split(".")[0], SECTIONS, n=1)
+            raise ConfigError(f"There is no flag --{key}{_did_you_mean(near)}; flags are keys of the YAML files.")
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        merged = merge(merged, value)
     for section in ("model", "data"):
-        if section not in merged and not {"--help", "-h"} & set(flags):
+        if section not in merged and not questions:
             raise ConfigError(f"No {section}: section; name an experiment, such as pose_coco.yaml.")
     try:
-        return parser.parse_args(["--config", json.dumps(merged), *flags])
+        return parser.parse_args(["--config", json.dumps(merged), *questions])
     except ArgumentError as error:
         raise ConfigError(explain(str(error), contents)) from error
 
@@ -149,11 +192,6 @@ def explain(message: str, contents: list[tuple[Path, dict[str, Any]]]) -> str:
         return _no_such_key(owner, option[1], names, contents)
     if option := re.search(r"Group 'trainer' does not accept option '(\w+)", message):
         return _no_such_key("trainer", option[1], _parameters(Trainer), contents)
-    if option := re.search(r"[Uu]nrecognized arguments: --(\S+)", message):
-        parts = option[1].split("=")[0].split(".")
-        if parts[0] == "trainer":
-            return _no_such_key("trainer", parts[-1], _parameters(Trainer), contents)
-        return f"There is no flag --{'.'.join(parts)}; flags are the YAML's keys, such as --trainer.max_epochs 10."
     if option := re.search(r"Unexpected keys: (\{.*?\})", message):
         key = sorted(ast.literal_eval(option[1]))[0]
         section = re.findall(r'Parser key "(\w+)"', message)[-1]

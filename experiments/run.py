@@ -20,25 +20,25 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks th
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
-from lightning import Trainer, seed_everything
+from lightning import LightningModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
     Callback,
     LearningRateMonitor,
     ModelCheckpoint,
-    OnExceptionCheckpoint,
     RichProgressBar,
     TQDMProgressBar,
 )
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
 import tasks
 from datamodules.base import DataError
 from experiments.config import ConfigError, find, make_parser, parse
 from experiments.cost import cost
+from experiments.loggers import make_csv_logger, make_wandb_logger
 from experiments.run_folder import environment, new_run_folder, write_json
-from experiments.wandb_logger import make_wandb_logger
 from tasks.task import Task
 
 ACTIONS = ("fit", "validate", "test", "predict")
@@ -118,6 +118,19 @@ def split_arguments(argv: list[str]) -> tuple[str, list[Path], list[str]]:
     return action, [find(name) for name in argv[:flags_at]], argv[flags_at:]
 
 
+class SaveWhenStopped(Callback):
+    """Whatever ends a training early (Ctrl-C, SIGTERM, an error), its state is kept, to go on with by --resume."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write the checkpoint; a validation that was cut short is not continued but left out."""
+        if trainer.state.fn == TrainerFn.FITTING and trainer.global_step > 0:
+            trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset()
+            trainer.save_checkpoint(self.path)
+
+
 def make_trainer(objects: Namespace, task: Task, folder: Path, name: str, config: Namespace) -> Trainer:
     """Trainer with checkpoints, learning rate monitor, progress bar and loggers, beside what the YAML asks for."""
     options = dict(objects.trainer)
@@ -135,7 +148,7 @@ def make_trainer(objects: Namespace, task: Task, folder: Path, name: str, config
             save_on_train_epoch_end=False,
         ),
         ModelCheckpoint(checkpoints, "last", enable_version_counter=False),
-        OnExceptionCheckpoint(checkpoints, "last"),
+        SaveWhenStopped(checkpoints / "last.ckpt"),
         LearningRateMonitor("step"),
     ]
     bar = options.pop("enable_progress_bar")
@@ -148,7 +161,7 @@ def make_trainer(objects: Namespace, task: Task, folder: Path, name: str, config
             bar = False
     loggers = options.pop("logger")
     loggers = loggers if isinstance(loggers, list) else [loggers] if isinstance(loggers, Logger) else []
-    loggers.append(CSVLogger(folder, name="", version=""))
+    loggers.append(make_csv_logger(folder))
     if rank_zero_only.rank == 0:
         tags = [type(task).__name__, type(objects.data).__name__]
         wandb_logger = make_wandb_logger(folder, name, tags, config.wandb or {})
@@ -165,7 +178,7 @@ def _write_start(folder: Path, parser: ArgumentParser, config: Namespace) -> Non
     stored = config.clone()
     stored.pop("config", None)
     partial = folder / "config.yaml.part"
-    partial.write_text(parser.dump(stored, skip_none=False))
+    partial.write_text(parser.dump(stored, skip_unset=False))
     partial.replace(folder / "config.yaml")
     write_json(folder / "environment.json", environment())
 

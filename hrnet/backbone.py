@@ -69,22 +69,23 @@ class ExchangeUnit(nn.Module):
         return [self._exchange(target, streams) for target in range(len(self.fuse_layers))]
 
     def _exchange(self, target: int, streams: list[Tensor]) -> Tensor:
+        # Sums go into the newest map: it is this unit's own, while a stream is still read by the other targets.
         paths = self.fuse_layers[target]
         total = streams[target]
         for source in range(target):
-            total = total + paths[source](streams[source])
+            total = paths[source](streams[source]).add_(total)
         coarser = [paths[source](streams[source]) for source in range(target + 1, len(streams))]
         if self.mode == "nearest":
             # Nearest upsampling telescopes and so moves less memory: up2(a) + up4(b) = up2(a + up2(b)).
             while len(coarser) > 1:
                 last = coarser.pop()
-                coarser[-1] = coarser[-1] + F.interpolate(last, scale_factor=2.0, mode="nearest")
+                coarser[-1].add_(F.interpolate(last, scale_factor=2.0, mode="nearest"))
             if coarser:
-                total = total + F.interpolate(coarser[0], scale_factor=2.0, mode="nearest")
+                total = F.interpolate(coarser[0], scale_factor=2.0, mode="nearest").add_(total)
         else:
             for x in coarser:
-                total = total + self._resize(x, total)
-        return F.relu(total)
+                total = self._resize(x, total).add_(total)
+        return F.relu_(total)
 
     def _resize(self, x: Tensor, like: Tensor) -> Tensor:
         return F.interpolate(x, size=like.shape[-2:], mode=self.mode, align_corners=self.align_corners)

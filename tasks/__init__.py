@@ -6,17 +6,21 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from tasks.classification import ClassificationTask
 from tasks.heatmaps import Codec, DarkCodec, MSRACodec, UDPCodec
 from tasks.optim import EMA
 from tasks.pose import PoseTask
+from tasks.segmentation import SegmentationTask
 from tasks.task import Task
 
 __all__ = [
     "EMA",
+    "ClassificationTask",
     "Codec",
     "DarkCodec",
     "MSRACodec",
     "PoseTask",
+    "SegmentationTask",
     "Task",
     "UDPCodec",
     "find_checkpoint",

@@ -154,7 +154,6 @@ class DarkCodec(Codec):
     flip_shift: ClassVar[int] = 1
 
     def offset(self, heatmaps: Tensor, x: Tensor, y: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        height, width = heatmaps.shape[-2:]
         inside = _inside(heatmaps, x, y)
         log = self._rescaled_window(heatmaps, x, y, scores, inside).clamp(min=1e-10).log()
         dx = 0.5 * (log[..., 2, 3] - log[..., 2, 1])

@@ -60,6 +60,7 @@ class Task(LightningModule):
         weights: str | None = None,
     ) -> None:
         super().__init__()
+        self.frozen = False
         self.save_hyperparameters(ignore=["backbone"], logger=False)  # collects the subclass's arguments too
         self.backbone = HRNet(**backbone) if isinstance(backbone, Mapping) else backbone
         self.save_hyperparameters(plain({"backbone": self.backbone, **self.hparams}), logger=False)
@@ -154,21 +155,23 @@ class Task(LightningModule):
 
     def setup(self, stage: str) -> None:
         self.split = "test" if stage == "test" else "val"
-        self._set_frozen(stage == "fit" and bool(self.freeze_backbone))
         datamodule = self.trainer.datamodule
         if datamodule is not None:
             self.attach(datamodule)
-        if stage == "fit" and self.weights is not None:
-            load_weights(self, self.weights, strict=False)
+        if stage == "fit":
+            if self.freeze_backbone:
+                self._freeze(True)
+            if self.weights is not None:
+                load_weights(self, self.weights, strict=False)
         self.to(memory_format=torch.channels_last)
         if self.compile_backbone:
             self.backbone.compile()
 
     def on_train_epoch_start(self) -> None:
-        frozen = self.freeze_backbone
-        self._set_frozen(frozen if isinstance(frozen, bool) else self.current_epoch < frozen)
+        if not isinstance(self.freeze_backbone, bool):
+            self._freeze(self.current_epoch < self.freeze_backbone)
 
-    def _set_frozen(self, frozen: bool) -> None:
+    def _freeze(self, frozen: bool) -> None:
         for_some_epochs = not isinstance(self.freeze_backbone, bool)
         if frozen and for_some_epochs and self.trainer.world_size > 1:
             raise ValueError(
@@ -182,7 +185,7 @@ class Task(LightningModule):
 
     def train(self, mode: bool = True) -> "Task":
         super().train(mode)
-        if mode and getattr(self, "frozen", False):
+        if mode and self.frozen:
             self.backbone.eval()  # frozen batch norm keeps its statistics
         return self
 

@@ -51,6 +51,18 @@ def test_a_file_cut_off_is_refused_by_name(tmp_path: Path, picture: np.ndarray, 
         read_image(path)
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_cut_off_file_is_refused_though_the_decoder_fills_it_with_grey(
+    tmp_path: Path, picture: np.ndarray, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(picture).save(tmp_path / f"whole.{suffix}")
+    (tmp_path / f"cut.{suffix}").write_bytes((tmp_path / f"whole.{suffix}").read_bytes()[:-40])
+    monkeypatch.setattr(cv2, "imdecode", lambda data, flags: np.full((40, 60, 3), 128, np.uint8))  # as OpenCV 4 does
+    assert read_image(tmp_path / f"whole.{suffix}").shape == (40, 60, 3)
+    with pytest.raises(DataError, match="damaged or cut off"):
+        read_image(tmp_path / f"cut.{suffix}")
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"\xff\xd8\xff\xd9", b"\x89PNG\r\n\x1a\n"])
 def test_what_is_no_image_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "odd.jpg").write_bytes(content)

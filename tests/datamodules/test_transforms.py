@@ -138,6 +138,7 @@ def test_half_body_prefers_the_upper_half_as_the_published_code_does() -> None:
     [
         (range(8), [50, 60]),  # not more than eight
         (range(9), [4, 40]),  # lower half empty: upper
+        ((*range(9), 11, 12), [4, 40]),  # two are too few for the lower half
         ((0, 1, *range(11, 17), 2), None),  # both halves have three or more
         ((0, 1, *range(10, 17)), None),
     ],

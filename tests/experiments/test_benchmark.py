@@ -206,7 +206,7 @@ def test_plain_suppression_keeps_the_best_of_double_poses():
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_benchmark_runs(name, tmp_path, capsys):
-    file = tmp_path / "results.json"
+    file = tmp_path / "new" / "results.json"
     threads = torch.get_num_threads()
     results = main([name, "--quick", "--threads", "1", "--json", str(file)])
     assert torch.get_num_threads() == threads

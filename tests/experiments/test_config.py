@@ -70,7 +70,9 @@ def test_mistakes_in_files(tmp_path, text, words):
     [
         (["--model.num_keypoint", "3"], ["PoseTask", "num_keypoints", "command line"]),
         (["--trainer.max_epoch", "3"], ["trainer", "max_epochs"]),
-        (["--modle.x", "3"], ["--modle.x"]),
+        (["--modle.x", "3"], ["--modle.x", "mean model"]),
+        (["--trainer.max_epochs"], ["--trainer.max_epochs", "lacks a value"]),
+        (["overlay.yaml"], ["overlay.yaml"]),
     ],
 )
 def test_mistakes_in_flags(flags, words):
@@ -97,3 +99,15 @@ def test_class_defaults_do_not_leak_into_another_class(tmp_path):
     config = parse(make_parser(), [POSE, mine, other], [])
     assert config.model.init_args.codec.init_args.sigma == 2.0
     assert config.model.init_args.optimizer == {"name": "adamw", "lr": 0.1, "weight_decay": 0.3}
+
+
+def test_null_on_the_command_line_is_none():
+    config = parse(make_parser(), [POSE], ["--model.backbone.weights", "null", "--model.schedule=null"])
+    assert config.model.init_args.backbone.init_args.weights is None
+    assert config.model.init_args.schedule is None
+
+
+def test_flags_append_to_lists():
+    stop = "{class_path: EarlyStopping, init_args: {monitor: val/AP}}"
+    config = parse(make_parser(), [POSE], ["--trainer.callbacks+", stop, "--trainer.callbacks+", stop])
+    assert len(config.trainer.callbacks) == 2

@@ -107,3 +107,15 @@ def test_load_says_what_it_expected(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
     with pytest.raises(ValueError, match="weights="):
         tasks.load(tmp_path / "foreign.ckpt")
+
+
+def test_backbone_thaws_after_its_epochs():
+    task = PoseTask(SMALL, freeze_backbone=2)
+    task._trainer = SimpleNamespace(world_size=1, current_epoch=0)
+    for epoch, frozen in ((0, True), (1, True), (2, False)):
+        task._trainer.current_epoch = epoch
+        task.on_train_epoch_start()
+        task.train()
+        assert task.backbone.bn1.training is not frozen
+        assert all(parameter.requires_grad is not frozen for parameter in task.backbone.parameters())
+        assert task.head.weight.requires_grad

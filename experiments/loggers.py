@@ -1,5 +1,6 @@
-"""The W&B logger of a run: online where there are a key and a network, else offline; it never waits for either."""
+"""The loggers of a run: a CSV file always, and W&B, online where there are a key and a network, else offline."""
 
+import csv
 import os
 import socket
 from collections.abc import Mapping
@@ -7,8 +8,27 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+import torch
 import wandb
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+
+
+def make_csv_logger(folder: Path) -> CSVLogger:
+    """Logger of `metrics.csv` in the run folder; of a resumed run it keeps what was written up to the checkpoint."""
+    path, checkpoint = folder / "metrics.csv", folder / "checkpoints" / "last.ckpt"
+    rows: list[dict[str, str]] = []
+    if path.is_file() and checkpoint.is_file():
+        steps = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+        with path.open() as lines:
+            rows = [row for row in csv.DictReader(lines) if int(row["step"]) < steps]
+        path.rename(folder / "metrics_before_resume.csv")
+    logger = CSVLogger(folder, name="", version="")
+    for row in rows:
+        logger.log_metrics(
+            {key: float(value) for key, value in row.items() if value and key != "step"}, int(row["step"])
+        )
+    logger.save()
+    return logger
 
 
 def make_wandb_logger(folder: Path, experiment: str, tags: list[str], spec: Mapping[str, Any]) -> WandbLogger | None:

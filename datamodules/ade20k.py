@@ -1,0 +1,70 @@
+"""ADE20K, the 150 classes of the scene parsing benchmark (Zhou et al. 2017): 20,210 train, 2,000 val images.
+
+data = ADE20K("data/ADEChallengeData2016", image_size=(520, 520))
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from datamodules.base import Split
+from datamodules.image_masks import Evaluation
+from datamodules.masks import IGNORED, IndexMasks, lookup, voc_palette
+from datamodules.sample_layouts import sample_ade20k
+from datamodules.segmentation import Pairs, SegmentationData, match_files
+
+NAMES = """wall|building|sky|floor|tree|ceiling|road|bed|windowpane|grass|cabinet|sidewalk|person|earth|door|table|
+mountain|plant|curtain|chair|car|water|painting|sofa|shelf|house|sea|mirror|rug|field|armchair|seat|fence|desk|rock|
+wardrobe|lamp|bathtub|railing|cushion|base|box|column|signboard|chest of drawers|counter|sand|sink|skyscraper|
+fireplace|refrigerator|grandstand|path|stairs|runway|case|pool table|pillow|screen door|stairway|river|bridge|bookcase|
+blind|coffee table|toilet|flower|book|hill|bench|countertop|stove|palm|kitchen island|computer|swivel chair|boat|bar|
+arcade machine|hovel|bus|towel|light|truck|tower|chandelier|awning|streetlight|booth|television receiver|airplane|
+dirt track|apparel|pole|land|bannister|escalator|ottoman|bottle|buffet|poster|stage|van|ship|fountain|conveyer belt|
+canopy|washer|plaything|swimming pool|stool|barrel|basket|waterfall|tent|bag|minibike|cradle|oven|ball|food|step|tank|
+trade name|microwave|pot|animal|bicycle|lake|dishwasher|screen|blanket|sculpture|hood|sconce|vase|traffic light|tray|
+ashcan|fan|pier|crt screen|plate|monitor|bulletin board|shower|radiator|glass|clock|flag"""
+
+
+class ADE20K(SegmentationData):
+    """Scene parsing: mask id 0 is ignored, ids 1 to 150 are the classes 0 to 149.
+
+    Evaluated with the short side at 520, as published for both heads; predictions are resized to the masks.
+
+    Args:
+        root: Folder with images/ and annotations/, or `sample`.
+        image_size: (height, width) of the training crop, pixels.
+        scale: Lowest and highest random scale; (0.5, 1.6) as published for the plain head, (0.5, 2.1) for OCR.
+        evaluation: See `SegmentationData`.
+        **kwargs: Loaders: see `SegmentationData`.
+    """
+
+    layout: ClassVar[str] = """\
+    images/{training,validation}/ADE_train_00000001.jpg ...        (or train/image, val/image)
+    annotations/{training,validation}/ADE_train_00000001.png ...   (or train/label, val/label)"""
+    source: ClassVar[str] = "http://sceneparsing.csail.mit.edu (ADEChallengeData2016.zip)."
+    class_names: ClassVar[list[str]] = NAMES.replace("\n", "").split("|")
+    palette: ClassVar[list[tuple[int, int, int]]] = voc_palette(151)[1:]
+    label_flip_pairs: ClassVar[list[tuple[int, int]]] = []
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        image_size: tuple[int, int] = (520, 520),
+        scale: tuple[float, float] = (0.5, 1.6),
+        evaluation: Evaluation = "short",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, image_size=image_size, scale=scale, evaluation=evaluation, **kwargs)
+
+    @classmethod
+    def sample_root(cls) -> Path:
+        """Render the embedded stand-ins if they are absent, and return their folder."""
+        return sample_ade20k()
+
+    def pairs(self, split: Split) -> Pairs:
+        """Images, masks and reader of a split."""
+        official = {"train": "training", "val": "validation"}[split]
+        images = self._existing("image", f"images/{official}", f"{split}/image")
+        masks = self._existing("mask", f"annotations/{official}", f"{split}/label")
+        table = lookup({0: IGNORED, **{label + 1: label for label in range(150)}, 255: IGNORED}, 150)
+        return *match_files(images, masks), IndexMasks(table, self.class_names)

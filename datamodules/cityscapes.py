@@ -1,0 +1,98 @@
+"""Cityscapes, 19 classes of street scenes (Cordts et al. 2016; TPAMI 2020, Table 3): 2975 train, 500 val images.
+
+data = Cityscapes("data/cityscapes", image_size=(512, 1024))
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from datamodules.base import DataError, Split
+from datamodules.masks import IGNORED, IndexMasks, lookup
+from datamodules.sample_layouts import sample_cityscapes
+from datamodules.segmentation import Pairs, SegmentationData
+
+# Id in *_labelIds.png, name, (r, g, b); the position is the train id. All other ids are void.
+CLASSES = (
+    (7, "road", (128, 64, 128)), (8, "sidewalk", (244, 35, 232)), (11, "building", (70, 70, 70)),
+    (12, "wall", (102, 102, 156)), (13, "fence", (190, 153, 153)), (17, "pole", (153, 153, 153)),
+    (19, "traffic light", (250, 170, 30)), (20, "traffic sign", (220, 220, 0)), (21, "vegetation", (107, 142, 35)),
+    (22, "terrain", (152, 251, 152)), (23, "sky", (70, 130, 180)), (24, "person", (220, 20, 60)),
+    (25, "rider", (255, 0, 0)), (26, "car", (0, 0, 142)), (27, "truck", (0, 0, 70)), (28, "bus", (0, 60, 100)),
+    (31, "train", (0, 80, 100)), (32, "motorcycle", (0, 0, 230)), (33, "bicycle", (119, 11, 32)),
+)  # fmt: skip
+NUM_IDS = 34
+_IDS, _TRAIN_IDS = "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
+
+
+class Cityscapes(SegmentationData):
+    """Fine annotations, mapped from the 34 ids to the 19 train ids on reading; ready *_labelTrainIds.png do too.
+
+    Evaluated at the original 1024 x 2048 pixels. `test` is `val`, since the test labels are not public.
+
+    Args:
+        root: Folder with leftImg8bit/ and gtFine/, or `sample`.
+        image_size: (height, width) of the training crop, pixels.
+        base_scale: See `SegmentationData`; 2 is 2048 for the published crops.
+        train_folders: Folders to train on; [train, val] for the runs that are sent to the test server.
+        **kwargs: Scale, evaluation, loaders: see `SegmentationData`.
+    """
+
+    layout: ClassVar[str] = """\
+    leftImg8bit/{train,val}/<city>/<city>_000000_000019_leftImg8bit.png
+    gtFine/{train,val}/<city>/<city>_000000_000019_gtFine_labelIds.png      (or ..._labelTrainIds.png)"""
+    source: ClassVar[str] = (
+        "https://www.cityscapes-dataset.com (leftImg8bit_trainvaltest, gtFine_trainvaltest)."
+    )
+    class_names: ClassVar[list[str]] = [name for _, name, _ in CLASSES]
+    palette: ClassVar[list[tuple[int, int, int]]] = [colour for _, _, colour in CLASSES]
+    label_flip_pairs: ClassVar[list[tuple[int, int]]] = []
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        image_size: tuple[int, int] = (512, 1024),
+        base_scale: float = 2.0,
+        train_folders: Sequence[str] = ("train",),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, image_size=image_size, base_scale=base_scale, **kwargs)
+        self.train_folders = tuple(train_folders)
+
+    @classmethod
+    def sample_root(cls) -> Path:
+        """Render the embedded stand-ins if they are absent, and return their folder."""
+        return sample_cityscapes()
+
+    def pairs(self, split: Split) -> Pairs:
+        """Images, masks and reader of a split."""
+        images: list[Path] = []
+        for folder in self.train_folders if split == "train" else (split,):
+            images += sorted(self._existing("image", f"leftImg8bit/{folder}").glob("*/*_leftImg8bit.png"))
+        if not images:
+            raise DataError(f"{self.folder}/leftImg8bit has no */*_leftImg8bit.png for `{split}`:\n{self.layout}")
+        missing: dict[str, list[Path]] = {}
+        for ending in (_IDS, _TRAIN_IDS):
+            masks = [self._mask(image, ending) for image in images]
+            missing[ending] = [mask for mask in masks if not mask.is_file()]
+            if not missing[ending]:
+                table = IDS_TO_CLASSES if ending == _IDS else TRAIN_IDS_TO_CLASSES
+                return images, masks, IndexMasks(table, self.class_names)
+        ending = min(missing, key=lambda ending: len(missing[ending]))
+        raise DataError(
+            f"{len(missing[ending])} of {len(images)} Cityscapes images have no mask, the first is "
+            f"{missing[ending][0]}: fetch gtFine from {self.source}"
+        )
+
+    def _mask(self, image: Path, ending: str) -> Path:
+        folder = self.folder / "gtFine" / image.parent.parent.name / image.parent.name
+        return folder / (image.name.removesuffix("_leftImg8bit.png") + ending)
+
+
+# The licence plate's id -1 is 255 in a PNG.
+IDS_TO_CLASSES = lookup(
+    {**dict.fromkeys([*range(NUM_IDS), 255], IGNORED), **{row[0]: label for label, row in enumerate(CLASSES)}},
+    len(CLASSES),
+)
+TRAIN_IDS_TO_CLASSES = lookup({**{label: label for label in range(len(CLASSES))}, 255: IGNORED}, len(CLASSES))

@@ -1,0 +1,174 @@
+"""What all segmentation data sets share: scale, crop and evaluation size, loaders, and pairing images with masks.
+
+A data set is a `SegmentationData` that says which files are a split's and what their ids mean (`pairs`).
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, DistributedSampler
+
+from datamodules.base import BaseDataModule, BaseDataset, DataError, Split
+from datamodules.image_masks import Evaluation, ImageMasks
+from datamodules.photometric import Photometric
+
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
+Pairs = tuple[list[Path], list[Path], Callable[[Path], np.ndarray]]
+
+
+class SegmentationData(BaseDataModule):
+    """Images with a class for every pixel.
+
+    Samples that are evaluated come one a batch where the images of the split differ in size, or their masks do.
+    Missing folders, files without a partner and, in evaluation, masks of another size are found at the start; ids that
+    are no class, and masks of another size in training, when the file is read.
+
+    Args:
+        root: Folder of the data set, or `sample` for the embedded data.
+        image_size: (height, width) of the training crop, pixels.
+        batch_size: Samples a batch and process.
+        num_workers: Loader processes; None takes one per available core, at most 8.
+        overfit: Train and evaluate on the first so many training samples, without augmentation.
+        base_scale: Longer side of a training image at scale 1, in lengths of the crop's longer side: 2 on Cityscapes,
+            whose images are 2048 wide and crops 1024.
+        scale: Lowest and highest random scale, in steps of 0.1.
+        evaluation: Size of the images that are evaluated: `original`; `long` or `short` side brought to `base_scale`
+            crop lengths; or `stretch` to `image_size`. Masks keep their size: predictions are resized to them.
+        photometric: albumentations transforms of the training crops, such as [{name: ColorJitter, p: 0.5}]; the
+            published runs have none.
+    """
+
+    class_names: list[str]
+    palette: list[tuple[int, int, int]]
+    label_flip_pairs: list[tuple[int, int]]
+    stretched = False
+    """Whether training too begins with stretching the image to `image_size`."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        image_size: tuple[int, int],
+        batch_size: int = 8,
+        num_workers: int | None = None,
+        overfit: int | None = None,
+        base_scale: float = 1.0,
+        scale: tuple[float, float] = (0.5, 2.1),
+        evaluation: Evaluation = "original",
+        photometric: list[dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__(root, image_size=image_size, batch_size=batch_size, num_workers=num_workers, overfit=overfit)
+        if base_scale <= 0 or not 0 < scale[0] <= scale[1]:
+            raise DataError(
+                f"base_scale {base_scale} and scale {tuple(scale)} must be positive, the lowest scale first."
+            )
+        self.base_scale, self.scale, self.evaluation = base_scale, tuple(scale), evaluation
+        self.photometric = None if not photometric else Photometric(photometric)
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the masks have."""
+        return len(self.class_names)
+
+    @abstractmethod
+    def pairs(self, split: Split) -> Pairs:
+        """Images of a split, their masks, and the reader of the masks."""
+
+    def dataset(self, split: Split) -> ImageMasks:
+        """Pair and check the files of `split`; raises DataError where they are not as expected."""
+        from datamodules.random_crop import RandomCrop  # albumentations takes half a second to import
+
+        images, masks, read_labels = self.pairs(split)
+        base_size = max(1, round(self.base_scale * max(self.image_size)))
+        options = {"image_size": self.image_size, "base_size": base_size, "evaluation": self.evaluation}
+        if split == "train":
+            options["augmentation"] = RandomCrop(
+                self.image_size,
+                base_size,
+                self.scale,
+                stretch=self.stretched,
+                flip_pairs=self.label_flip_pairs,
+                draw=not self.overfit,
+            )
+            options["photometric"] = None if self.overfit else self.photometric
+        return ImageMasks(images, masks, read_labels=read_labels, **options)
+
+    def _loader(
+        self, dataset: BaseDataset, sampler: DistributedSampler, batch_size: int, *, drop_last: bool = False
+    ) -> DataLoader:
+        alone = isinstance(dataset, ImageMasks) and dataset.sizes_vary
+        return super()._loader(dataset, sampler, 1 if alone else batch_size, drop_last=drop_last)
+
+    def _existing(self, what: str, *names: str) -> Path:
+        """The first of the folders below root that exists."""
+        for name in names:
+            if (self.folder / name).is_dir():
+                return self.folder / name
+        raise DataError(
+            f"{type(self).__name__} found no {what} folder {' or '.join(names)} in {self.folder}. Expected there:\n"
+            f"{self.layout}\nThe data come from {self.source}"
+        )
+
+
+def match_files(
+    images: Path, masks: Path, stems: Sequence[str] | None = None, *, mask_suffix: str = ""
+) -> tuple[list[Path], list[Path]]:
+    """Images and the masks of the same name, sorted by name; folders within are searched too.
+
+    Args:
+        images: Folder of the images.
+        masks: Folder of the masks; they may have another ending (PNG, MATLAB's .mat).
+        stems: Names without ending that belong to the split; None takes all images.
+        mask_suffix: What mask names have more than image names, before the ending.
+
+    Raises:
+        DataError: No images, an image or mask is missing, or two files have one name.
+    """
+    found, labels = _by_stem(images, SUFFIXES), _by_stem(masks, SUFFIXES | {".mat"})
+    names = sorted(found) if stems is None else list(stems)
+    if not names:
+        raise DataError(f"{images} has no images ({', '.join(sorted(SUFFIXES))}): correct the folder, or fill it.")
+    _refuse_missing([name for name in names if name not in found], len(names), "image", images)
+    _refuse_missing([name for name in names if name + mask_suffix not in labels], len(names), "mask", masks)
+    return [found[name] for name in names], [labels[name + mask_suffix] for name in names]
+
+
+def read_stems(path: Path) -> list[str]:
+    """Names of a split file, one a line: the first column, without the ending of an image.
+
+    Raises:
+        DataError: The file is absent or empty.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise DataError(f"The split file {path} cannot be read ({error.strerror}): fetch or correct it.") from error
+    names = [Path(line.split()[0]) for line in lines if line.strip()]
+    if not names:
+        raise DataError(f"The split file {path} is empty: expected the name of an image in every line.")
+    return [(name.with_suffix("") if name.suffix.lower() in SUFFIXES else name).as_posix() for name in names]
+
+
+def _by_stem(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder}: correct its name, or put the files there.")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+            stem = path.relative_to(folder).with_suffix("").as_posix()
+            if stem in files:
+                raise DataError(f"{files[stem]} and {path} have one name: remove or rename one of them.")
+            files[stem] = path
+    return files
+
+
+def _refuse_missing(missing: list[str], count: int, kind: str, folder: Path) -> None:
+    if missing:
+        shown = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
+        raise DataError(
+            f"{folder} lacks the {kind} of {len(missing)} of {count} names ({shown}): put the files there, or take the "
+            "names out of the split."
+        )

@@ -1,0 +1,242 @@
+"""How the losses of a joint run are weighed against each other: fixed, by uncertainty, by progress, or by gradients.
+
+A step hands over each task's loss and the inner products of the tasks' gradients at the last shared stage, and gets a
+factor for each task's gradient: `factors = balancing(losses, gram)`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Required, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+
+class BalancingSpec(TypedDict, total=False):
+    """A method by name (fixed, uncertainty, dwa, geometric, gradnorm, pcgrad) and its arguments."""
+
+    name: Required[str]
+    temperature: float
+    alpha: float
+    lr: float
+    every: int
+
+
+class Balancing(nn.Module):
+    """Constant weights; base of the methods.
+
+    Args:
+        names: Tasks.
+        weights: Constant factor of each task's loss, 1 where not given; the methods act on the losses so weighted.
+    """
+
+    needs_all = False
+    """Whether a step must have a loss of every task."""
+    needs_gradients = False
+    """Whether a step must have the inner products of the gradients."""
+
+    def __init__(self, names: Sequence[str], weights: dict[str, float] | None = None) -> None:
+        super().__init__()
+        self.names = list(names)
+        constant = torch.tensor([float((weights or {}).get(name, 1.0)) for name in names])
+        self.register_buffer("constant", constant, persistent=False)
+
+    def forward(self, losses: Tensor, gram: Tensor | None = None) -> Tensor:
+        """Losses (T,), nan for a task that the step lacks, and inner products (T, T) -> factors (T,), heads'.
+
+        Both arguments are of the raw losses, detached.
+        """
+        return self.constant
+
+    def shared(self, factors: Tensor, gram: Tensor | None) -> Tensor:
+        """Factors of the gradients at the shared parameters; those of the heads unless a method distinguishes."""
+        return factors
+
+    def penalty(self, losses: Tensor) -> Tensor | None:
+        """What is minimised beside, with gradients only to the method's own parameters."""
+        return None
+
+    def end_epoch(self) -> None:
+        """Called after each training epoch."""
+
+
+class Uncertainty(Balancing):
+    """Homoscedastic uncertainty (Kendall et al., CVPR 2018): sum of L / (2 s^2) + log s with a learned s a task.
+
+    The regression form serves all tasks; for a fixed loss it is least where s^2 = L. Learned is log s^2.
+    """
+
+    def __init__(self, names: Sequence[str], weights: dict[str, float] | None = None) -> None:
+        super().__init__(names, weights)
+        self.log_variance = nn.Parameter(torch.zeros(len(names)))
+
+    def forward(self, losses: Tensor, gram: Tensor | None = None) -> Tensor:
+        """Half the inverse variances."""
+        return self.constant * torch.exp(-self.log_variance.detach()) / 2
+
+    def penalty(self, losses: Tensor) -> Tensor:
+        """The whole sum; the losses are constants in it."""
+        here = ~losses.isnan()
+        weighted = (self.constant * losses)[here]
+        log_variance = self.log_variance[here]
+        return (weighted * torch.exp(-log_variance) + log_variance).sum() / 2
+
+
+class DynamicWeightAverage(Balancing):
+    """Dynamic weight average (Liu et al., CVPR 2019): a task whose loss fell less over the last epochs weighs more.
+
+    Args:
+        temperature: 2 in the paper; the higher the more equal.
+    """
+
+    def __init__(
+        self, names: Sequence[str], weights: dict[str, float] | None = None, *, temperature: float = 2.0
+    ) -> None:
+        super().__init__(names, weights)
+        if temperature <= 0:
+            raise ValueError(f"The temperature of dwa must be positive, got {temperature}.")
+        self.temperature = temperature
+        self.register_buffer("total", torch.zeros(len(names)))
+        self.register_buffer("steps", torch.zeros(len(names)))
+        self.register_buffer("means", torch.full((2, len(names)), torch.nan))  # of the last two epochs, older first
+
+    def forward(self, losses: Tensor, gram: Tensor | None = None) -> Tensor:
+        """T * softmax of the ratios of the last two epochs' mean losses; equal for the first two epochs."""
+        here = ~losses.isnan()
+        self.total += torch.where(here, losses, 0.0)
+        self.steps += here
+        ratios = self.means[1] / self.means[0]
+        if not ratios.isfinite().all():
+            return self.constant
+        return self.constant * len(self.names) * torch.softmax(ratios / self.temperature, 0)
+
+    def end_epoch(self) -> None:
+        """Take the epoch's means, over all processes."""
+        sums = torch.stack([self.total, self.steps])
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(sums)
+        self.means.copy_(torch.stack([self.means[1], sums[0] / sums[1]]))
+        self.total.zero_()
+        self.steps.zero_()
+
+
+class Geometric(Balancing):
+    """Geometric loss (Chennupati et al., CVPR workshops 2019): the T-th root of the product of the losses.
+
+    Its gradient is the sum of grad L_i * root / (T * L_i), so the unit of a loss does not matter.
+    """
+
+    needs_all = True
+
+    def forward(self, losses: Tensor, gram: Tensor | None = None) -> Tensor:
+        """root / (T * L_i); a constant weight acts as an exponent."""
+        share = self.constant / self.constant.sum()
+        positive = losses.clamp(min=torch.finfo(losses.dtype).tiny)
+        return share * torch.exp((share * positive.log()).sum()) / positive
+
+
+class GradNorm(Balancing):
+    """GradNorm (Chen et al., ICML 2018): weights follow until every task's gradient has the norm its pace asks for.
+
+    The wanted norm is the mean norm times (relative inverse training rate) ** alpha; the weights take plain gradient
+    steps on the sum of absolute differences and then sum to the number of tasks again.
+
+    Args:
+        alpha: Strength of the pull towards a common pace; 1.5 in the paper for unlike tasks, 0 for equal norms.
+        lr: Of the weights' own steps; 0.025 in the paper.
+        every: Move the weights at every so many steps.
+    """
+
+    needs_all = True
+    needs_gradients = True
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        weights: dict[str, float] | None = None,
+        *,
+        alpha: float = 1.5,
+        lr: float = 0.025,
+        every: int = 1,
+    ) -> None:
+        super().__init__(names, weights)
+        self.alpha, self.lr, self.every = alpha, lr, max(1, every)
+        self.register_buffer("moving", torch.ones(len(names)))
+        self.register_buffer("first", torch.full((len(names),), torch.nan))
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+
+    def forward(self, losses: Tensor, gram: Tensor | None = None) -> Tensor:
+        """The weights after this step's move."""
+        if self.first.isnan().any():
+            self.first.copy_(losses)
+        if gram is not None and self.step % self.every == 0:
+            norms = self.constant * gram.diag().clamp(min=0).sqrt()
+            pace = losses / self.first
+            target = (self.moving * norms).mean() * (pace / pace.mean()) ** self.alpha
+            slope = torch.sign(self.moving * norms - target) * norms
+            moved = (self.moving - self.lr * slope).clamp(min=1e-3)  # a weight that reached zero would stay there
+            self.moving.copy_(moved * len(self.names) / moved.sum())
+        self.step += 1
+        return self.constant * self.moving
+
+
+class PCGrad(Balancing):
+    """PCGrad (Yu et al., NeurIPS 2020): a gradient that opposes another loses its part along that other.
+
+    Conflicts are judged at the last shared stage; the combination found there is used at all shared parameters, since
+    it is linear in the tasks' gradients. The others are visited in random order, drawn from the step's number.
+    """
+
+    needs_gradients = True
+
+    def __init__(self, names: Sequence[str], weights: dict[str, float] | None = None) -> None:
+        super().__init__(names, weights)
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+
+    def shared(self, factors: Tensor, gram: Tensor | None) -> Tensor:
+        """Sum over i of the coefficients of task i's projected gradient in terms of all gradients."""
+        if gram is None:
+            return factors
+        generator = torch.Generator().manual_seed(int(self.step))
+        self.step += 1
+        products = (factors[:, None] * gram * factors).double().cpu()
+        total = torch.zeros(len(factors), dtype=torch.double)
+        for i in range(len(factors)):
+            mine = torch.zeros_like(total)
+            mine[i] = 1.0
+            for j in torch.randperm(len(factors), generator=generator).tolist():
+                along = mine @ products[:, j]
+                if j != i and along < 0:
+                    mine[j] -= along / products[j, j]
+            total += mine
+        return factors * total.to(factors)
+
+
+METHODS: dict[str, type[Balancing]] = {
+    "fixed": Balancing,
+    "uncertainty": Uncertainty,
+    "dwa": DynamicWeightAverage,
+    "geometric": Geometric,
+    "gradnorm": GradNorm,
+    "pcgrad": PCGrad,
+}
+
+
+def make_balancing(
+    spec: str | BalancingSpec, names: Sequence[str], weights: dict[str, float] | None = None
+) -> Balancing:
+    """The method that `spec` names, for these tasks.
+
+    Raises:
+        ValueError: If there is no such method, it lacks an argument, or a weight is not positive or of no task.
+    """
+    options: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
+    name = options.pop("name")
+    if name not in METHODS:
+        raise ValueError(f"balancing: there is no method {name!r}; choose one of {', '.join(METHODS)}.")
+    unknown = sorted(set(weights or {}) - set(names))
+    if unknown or any(weight <= 0 for weight in (weights or {}).values()):
+        raise ValueError(f"task_weights {weights} should give positive numbers to some of {', '.join(names)}.")
+    try:
+        return METHODS[name](names, weights, **options)
+    except TypeError as error:
+        raise ValueError(f"balancing: the method {name!r} does not take {', '.join(options)}: {error}.") from error
