@@ -7,6 +7,7 @@ from datamodules.coco_pose import CocoPose
 from datamodules.folder_segmentation import FolderSegmentation
 from datamodules.image_folder import ImageFolder, ImageNet
 from datamodules.lip import LIP
+from datamodules.multitask import MultiTaskDataModule
 from datamodules.pascal_context import PascalContext
 from datamodules.skeleton import Skeleton
 from datamodules.transforms import PersonAugmentation
@@ -21,6 +22,7 @@ __all__ = [
     "FolderSegmentation",
     "ImageFolder",
     "ImageNet",
+    "MultiTaskDataModule",
     "PascalContext",
     "PersonAugmentation",
     "Skeleton",

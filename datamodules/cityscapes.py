@@ -41,9 +41,7 @@ class Cityscapes(SegmentationData):
     layout: ClassVar[str] = """\
     leftImg8bit/{train,val}/<city>/<city>_000000_000019_leftImg8bit.png
     gtFine/{train,val}/<city>/<city>_000000_000019_gtFine_labelIds.png      (or ..._labelTrainIds.png)"""
-    source: ClassVar[str] = (
-        "https://www.cityscapes-dataset.com (leftImg8bit_trainvaltest, gtFine_trainvaltest)."
-    )
+    source: ClassVar[str] = "https://www.cityscapes-dataset.com (leftImg8bit_trainvaltest, gtFine_trainvaltest)."
     class_names: ClassVar[list[str]] = [name for _, name, _ in CLASSES]
     palette: ClassVar[list[tuple[int, int, int]]] = [colour for _, _, colour in CLASSES]
     label_flip_pairs: ClassVar[list[tuple[int, int]]] = []

@@ -53,7 +53,7 @@ class TrainingView:
         image = self._crop(image=image)["image"]
         if self._augment is not None:
             with _global_draws(int(rng.integers(2**31))):
-                image = np.asarray(self._augment(Image.fromarray(image)))
+                image = np.array(self._augment(Image.fromarray(image)))
         if self._erase is not None:
             self._erase.set_random_seed(int(rng.integers(2**31)))
             image = self._erase(image=image)["image"]
@@ -182,8 +182,7 @@ class ImageFolder(BaseDataModule):
         if split == "train" and not self.overfit:
             view = TrainingView(self.image_size, self.rand_augment, self.random_erasing)
         sizes = {"image_size": self.image_size, "crop_ratio": self.crop_ratio}
-        dataset = LabelledImages(folder, np.array(files), labels, view=view, **sizes)
-        return dataset
+        return LabelledImages(folder, np.array(files), labels, view=view, **sizes)
 
     def _split_folder(self, split: str) -> Path:
         for name in (split, f"images/{split}"):
@@ -253,7 +252,7 @@ def centre_crop(image: np.ndarray, size: tuple[int, int], ratio: float) -> np.nd
     factor = max(wanted / ratio / side for wanted, side in zip(size, image.shape[:2], strict=True))
     height, width = (max(wanted, round(factor * side)) for wanted, side in zip(size, image.shape[:2], strict=True))
     # Pillow's bilinear filter widens when it shrinks, as in the published evaluation; OpenCV's would alias.
-    image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    image = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
     top, left = round((height - size[0]) / 2), round((width - size[1]) / 2)
     return image[top : top + size[0], left : left + size[1]]
 

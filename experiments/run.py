@@ -19,6 +19,7 @@ from typing import Any
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks the network at import otherwise
 
 import torch
+import wandb
 from jsonargparse import ArgumentParser, Namespace
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -70,10 +71,14 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     trainer = make_trainer(objects, objects.model, folder, name, config)
     if rank_zero_only.rank == 0:
         _write_start(folder, parser, config)
-    if action == "fit":
-        _fit(trainer, objects, folder, folder / "checkpoints" / "last.ckpt" if resume else config.checkpoint)
-    else:
-        getattr(trainer, action)(objects.model, objects.data, ckpt_path=config.checkpoint, weights_only=True)
+    try:
+        if action == "fit":
+            _fit(trainer, objects, folder, folder / "checkpoints" / "last.ckpt" if resume else config.checkpoint)
+        else:
+            checkpoint = config.checkpoint and tasks.find_checkpoint(config.checkpoint)
+            getattr(trainer, action)(objects.model, objects.data, ckpt_path=checkpoint, weights_only=True)
+    finally:
+        wandb.finish()  # a second run in the same process, in a notebook, is a run of its own
     _say(f"run folder: {folder}")
     return trainer
 

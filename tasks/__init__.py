@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from tasks.classification import ClassificationTask
 from tasks.heatmaps import Codec, DarkCodec, MSRACodec, UDPCodec
+from tasks.multitask import MultiTask
 from tasks.optim import EMA
 from tasks.pose import PoseTask
 from tasks.segmentation import SegmentationTask
@@ -19,6 +20,7 @@ __all__ = [
     "Codec",
     "DarkCodec",
     "MSRACodec",
+    "MultiTask",
     "PoseTask",
     "SegmentationTask",
     "Task",

@@ -62,7 +62,7 @@ class Task(LightningModule):
         super().__init__()
         self.frozen = False
         self.save_hyperparameters(ignore=["backbone"], logger=False)  # collects the subclass's arguments too
-        self.backbone = HRNet(**backbone) if isinstance(backbone, Mapping) else backbone
+        self.backbone = built(backbone)
         self.save_hyperparameters(plain({"backbone": self.backbone, **self.hparams}), logger=False)
         self.optimizer_spec: OptimizerSpec = optimizer or {"name": "adam", "lr": 1e-3}
         self.schedule_spec = schedule
@@ -124,12 +124,20 @@ class Task(LightningModule):
         """(B, 3, H, W) uint8 RGB -> float, zero mean and unit deviation over ImageNet."""
         return (image.to(self.mean.dtype) - self.mean) / self.std
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def outputs(self, batch: Batch) -> Any:
+        """Outputs of `forward` for a batch from the loader."""
+        return self(self.normalize(batch["image"]))
+
+    def training_losses(self, batch: Batch) -> Losses:
+        """Losses of a training batch from the loader."""
         images, batch = self.mix(self.normalize(batch["image"]), batch)
-        return self._log_losses("train", self.losses(self.training_outputs(images), batch), batch)
+        return self.losses(self.training_outputs(images), batch)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._log_losses("train", self.training_losses(batch), batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        outputs = self(self.normalize(batch["image"]))
+        outputs = self.outputs(batch)
         self._log_losses(self.split, self.losses(outputs, batch), batch)
         predictions = self.predict(outputs, batch)
         self.update(predictions, batch)
@@ -140,7 +148,7 @@ class Task(LightningModule):
     test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Predictions:
-        return self.predict(self(self.normalize(batch["image"])), batch)
+        return self.predict(self.outputs(batch), batch)
 
     def _log_losses(self, stage: str, losses: Losses, batch: Batch) -> Tensor:
         total = torch.stack(list(losses.values())).sum()
@@ -223,6 +231,14 @@ class Task(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["task"] = type(self).__name__  # with hyper_parameters, all that tasks.load needs
+
+
+def built(backbone: HRNet | Mapping[str, Any]) -> HRNet:
+    """The HRNet, made here if only its arguments are given.
+
+    Not within a constructor: `save_hyperparameters` would take that one's arguments for the HRNet's own.
+    """
+    return HRNet(**backbone) if isinstance(backbone, Mapping) else backbone
 
 
 def plain(value: Any) -> Any:

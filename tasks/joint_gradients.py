@@ -1,0 +1,70 @@
+"""Gradients of several losses, taken one after the other so that only one graph is alive, then combined.
+
+The step returns a scalar whose backward pass delivers the combination, so Lightning's own loop (clipping, accumulation,
+mixed precision, distribution) goes on as with any loss.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+Gradients = list[Tensor | None]
+
+
+class _Carry(torch.autograd.Function):
+    """Passes a value through and gives each parameter the gradient that was computed before."""
+
+    @staticmethod
+    def forward(ctx, gradients: Gradients, value: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, slope: Tensor) -> tuple:
+        return None, slope, *(None if g is None else slope.to(g.dtype) * g for g in ctx.gradients)
+
+
+def carry(value: Tensor, parameters: Sequence[Tensor], gradients: Gradients) -> Tensor:
+    """`value` (scalar), whose backward pass gives `parameters` these gradients beside its own."""
+    return _Carry.apply(gradients, value, *parameters)
+
+
+def gradients_of(loss: Tensor, parameters: Sequence[Tensor], scale: float = 1.0) -> Gradients:
+    """Gradient of a scalar at each parameter, None where it does not depend on it; frees the graph.
+
+    Args:
+        loss: Scalar.
+        parameters: Leaves.
+        scale: The loss is multiplied by it and the gradients are divided by it, against underflow in float16.
+    """
+    with torch.autocast(loss.device.type, enabled=False):
+        found = torch.autograd.grad(loss * scale, parameters, allow_unused=True)
+    return list(found) if scale == 1 else [None if g is None else g / scale for g in found]
+
+
+def gram_matrix(gradients: Sequence[Gradients]) -> Tensor:
+    """Inner products (T, T) of T gradients, float32; missing entries count as zero."""
+    products = torch.zeros(len(gradients), len(gradients))
+    for i, first in enumerate(gradients):
+        for j, second in enumerate(gradients[: i + 1]):
+            pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
+            if pairs:
+                inner = torch.stack([(a.float() * b.float()).sum() for a, b in pairs]).sum()
+                products = products.to(inner.device)
+                products[i, j] = products[j, i] = inner
+    return products
+
+
+def combined(gradients: Iterable[Gradients], factors: Iterable[Sequence[Tensor]]) -> Gradients:
+    """Sum over tasks of factor times gradient.
+
+    Args:
+        gradients: Of each task, one a parameter.
+        factors: Of each task, one a parameter.
+    """
+    total: Gradients = []
+    for column, weights in zip(zip(*gradients, strict=True), zip(*factors, strict=True), strict=True):
+        terms = [g * w.to(g.dtype) for g, w in zip(column, weights, strict=True) if g is not None]
+        total.append(sum(terms[1:], terms[0]) if terms else None)
+    return total
