@@ -128,6 +128,8 @@ class BaseDataModule(LightningDataModule, ABC):
         super().__init__()
         if min(image_size) < 1 or batch_size < 1:
             raise DataError(f"image_size {image_size} and batch_size {batch_size} must be positive: correct them.")
+        if overfit is not None and overfit < 1:
+            raise DataError(f"overfit is a number of samples, at least 1, or null for none; it is {overfit}.")
         self.root = root
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.batch_size = batch_size

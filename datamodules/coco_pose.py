@@ -131,9 +131,9 @@ class CocoPose(BaseDataModule):
     def ground_truth(self, split: Split) -> dict[str, list]:
         """The COCO dict of a split for the metric, crowds and unlabelled persons included, all in category 1."""
         if self.overfit is not None:
-            persons = set(self.split("train").dataset.instance_ids[: self.overfit].tolist())
-            truth = self._read("train").to_coco(self.skeleton)
-            return truth | {"annotations": [person for person in truth["annotations"] if person["id"] in persons]}
+            annotations = self._read("train")
+            truth = annotations.to_coco(self.skeleton)
+            return truth | {"annotations": [truth["annotations"][row] for row in annotations.usable()[: self.overfit]]}
         split = self.test_split if split == "test" else split
         annotations = self._evaluated.get(split) or self._read(split)
         return annotations.to_coco(self.skeleton)

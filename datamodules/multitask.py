@@ -122,8 +122,7 @@ class MultiTaskDataModule(BaseDataModule):
         """Training batches that each part gives in an epoch, on each process."""
         processes, _ = world()
         own = {
-            name: max(1, len(part.split("train")) // (processes * part.batch_size))
-            for name, part in self.parts.items()
+            name: max(1, len(part.split("train")) // (processes * part.batch_size)) for name, part in self.parts.items()
         }
         if self.policy == "all":
             return dict.fromkeys(own, self.epoch_length or max(own.values()))
@@ -253,7 +252,8 @@ class OneByOne:
 
     def __init__(self, loaders: dict[str, DataLoader], order: StepOrder) -> None:
         self.loaders, self.order = loaders, order
-        self.sampler = self  # Lightning calls `set_epoch` of what it finds by this name
+        self.sampler = self  # Lightning looks for both names, and calls `set_epoch` of the first
+        self.batch_sampler = None
 
     def __len__(self) -> int:
         return len(self.order)

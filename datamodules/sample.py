@@ -21,7 +21,7 @@ from datamodules.sample_people import PART_NAMES, PART_OF_SURFACE, SURFACES, Per
 from datamodules.sample_scenes import develop, draw_background, draw_obstacle, draw_seat, draw_shadow
 from datamodules.skeleton import Skeleton
 
-VERSION = 4  # a change of the pictures or labels must raise it, or folders rendered earlier stay in use
+VERSION = 5  # a change of the pictures or labels must raise it, or folders rendered earlier stay in use
 _SEED = 1
 _FIRST_VAL_ID = 100_001
 

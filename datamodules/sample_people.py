@@ -195,24 +195,23 @@ class Person:
             canvas.fill(self.hull(("nose", 0.0115)), 0.86 * look.skin, owner)
 
     def visibility(self, owner: Array, number: int) -> Array:
-        """What the picture shows of each key point: (17,) of 0 outside, 1 hidden, 2 visible.
+        """What the picture shows of each key point: (17,) of 0 not labelled, 1 hidden, 2 visible.
 
         owner: (H, W) of the finished canvas. A key point is hidden by another person, by furniture or by a part of its
-        own body that is not one of the limbs meeting there.
+        own body that is not one of the limbs meeting there. Not labelled are points outside the picture, and nose and
+        eyes of a face turned away, which COCO's annotators leave out as well.
         """
         height, width = owner.shape
         flags = np.zeros(len(KEYPOINTS), np.int64)
         for k, name in enumerate(KEYPOINTS):
             column, row = np.round(self.points[name][:2]).astype(int)
-            if 0 <= column < width and 0 <= row < height:
+            turned_away = name.split("_")[-1] in ("nose", "eye") and self.points[name][2] < self.points["head"][2]
+            if 0 <= column < width and 0 <= row < height and not turned_away:
                 flags[k] = 2 if self._shows(name, int(owner[row, column]), number) else 1
         return flags
 
     def _shows(self, name: str, top: int, number: int) -> bool:
         joint, side = name.split("_")[-1], int(name.startswith("r_"))
-        z = self.points[name][2]
-        if joint in ("nose", "eye") and z < self.points["head"][2]:
-            return False
         if top == 0:
             return True
         if top == FURNITURE or top // SURFACES != number:
@@ -221,7 +220,7 @@ class Person:
         if surface in _TRUNK.get(joint, ()):
             # A joint on the trunk is seen through its skin from the front or back, not through the whole body.
             middle = self.points["pelvis" if joint == "hip" else "neck"][2]
-            return bool(z > middle - 0.05 * self.height)
+            return bool(self.points[name][2] > middle - 0.05 * self.height)
         return surface in [own + (side if own >= EARS else 0) for own in _OWN_SURFACES[joint]]
 
 

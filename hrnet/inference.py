@@ -50,7 +50,7 @@ def _rewrite_backbone(hrnet: HRNet) -> None:
 def _rewrite_head(part: nn.Module) -> None:
     for name, child in list(part.named_children()):
         if isinstance(child, (ConvBN, BasicBlock, Bottleneck)):
-            setattr(part, name, _fused(child))
+            setattr(part, name, _fused(child, overwrite=False))
     if isinstance(part, nn.Sequential):
         for first, second in list(pairwise(part._modules)):
             conv, layer = part._modules[first], part._modules[second]
@@ -60,11 +60,12 @@ def _rewrite_head(part: nn.Module) -> None:
                 setattr(owner, name, nn.Identity())
 
 
-def _fused(part: nn.Module) -> nn.Module:
+def _fused(part: nn.Module, overwrite: bool = True) -> nn.Module:
+    """Whatever `part` becomes; inside the backbone a block's input has no other reader, so it may be overwritten."""
     if isinstance(part, ConvBN):
         return FusedConv(_folded(part), relu=len(part) == 3)
     if isinstance(part, (BasicBlock, Bottleneck)):
-        return FusedBlock(part)
+        return FusedBlock(part, overwrite)
     if isinstance(part, ExchangeUnit):
         return RegroupedExchangeUnit(part)
     for name, child in list(part.named_children()):
@@ -77,9 +78,9 @@ def _folded(layer: ConvBN) -> nn.Conv2d:
 
 
 class FusedConv(nn.Module):
-    """`relu(conv(x) + add)` in one pass over the map where the processor's library (oneDNN) can, else in three.
+    """`relu(conv(x) + add)`, in one pass over the map where the processor's library (oneDNN) can, else in three.
 
-    There the weights are also kept in the library's own order, or it would reorder them at every call, which at batch
+    The sum is written into `add`: fresh memory costs a processor more than the sum. The weights are also kept in the library's own order, or it would reorder them at every call, which at batch
     1 costs as much as the small convolutions themselves. Compiled and exported models take the plain operations.
 
     Args:
@@ -95,10 +96,10 @@ class FusedConv(nn.Module):
         self._packed: Tensor | None = None
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
-        """(B, in, H, W) and nothing or (B, out, H', W') -> (B, out, H', W')."""
+        """(B, in, H, W), and perhaps what to add, (B, out, H', W'), which is overwritten -> (B, out, H', W')."""
         if torch.compiler.is_compiling() or not _has_onednn(x):
             y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
-            y = y if add is None else y.add_(add)
+            y = y if add is None else add.add_(y)
             return y.relu_() if self.relu else y
         if self._packed is None:
             reorder = torch.ops.mkldnn._reorder_convolution_weight
@@ -107,8 +108,8 @@ class FusedConv(nn.Module):
         geometry = (self._packed, self.bias, self.padding, self.stride, [1, 1], 1)
         if add is None:
             return torch.ops.mkldnn._convolution_pointwise(x, *geometry, "relu" if self.relu else "none", [], "")
-        then = "relu" if self.relu else None
-        return torch.ops.mkldnn._convolution_pointwise.binary(x, add, *geometry, "add", 1.0, then, [], "")
+        add, then = add.contiguous(memory_format=torch.channels_last), "relu" if self.relu else None
+        return torch.ops.mkldnn._convolution_pointwise_.binary(add, x, *geometry, "add", 1.0, then, [], "")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._packed = None  # another device, type or memory order: pack anew
@@ -124,20 +125,27 @@ def _has_onednn(x: Tensor) -> bool:
 
 
 class FusedBlock(nn.Module):
-    """A BasicBlock or Bottleneck whose every step is one FusedConv: (B, in, H, W) -> (B, out, H, W)."""
+    """A BasicBlock or Bottleneck whose every step is one FusedConv: (B, in, H, W) -> (B, out, H, W).
 
-    def __init__(self, block: BasicBlock | Bottleneck) -> None:
+    Args:
+        block: In eval mode, not folded yet.
+        overwrite: Whether the sum over an identity shortcut may be written into the input.
+    """
+
+    def __init__(self, block: BasicBlock | Bottleneck, overwrite: bool) -> None:
         super().__init__()
         names = ("1", "2", "3") if isinstance(block, Bottleneck) else ("1", "2")
         pairs = [(block.get_submodule(f"conv{i}"), block.get_submodule(f"bn{i}")) for i in names]
         self.convs = nn.ModuleList(FusedConv(fuse_conv_bn_eval(conv, norm), relu=True) for conv, norm in pairs)
         self.shortcut = _fused(block.downsample) if isinstance(block, Bottleneck) else nn.Identity()
+        self.overwrite = overwrite
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x
-        for conv in self.convs[:-1]:
+        *before, last = self.convs
+        y, add = x, self.shortcut(x)
+        for conv in before:
             y = conv(y)
-        return self.convs[-1](y, add=self.shortcut(x))
+        return last(y, add=add.clone() if add is x and not self.overwrite else add)
 
 
 class RegroupedExchangeUnit(nn.Module):
@@ -147,7 +155,7 @@ class RegroupedExchangeUnit(nn.Module):
       are the first 3x3 convolutions of the paths towards coarser streams.
     - Nearest upsampling telescopes, up2(a) + up4(b) + up8(c) = up2(a + up2(b + up2(c))), and acts on each channel
       alone: what rises from one stream to the next is upsampled once, for all the streams it goes to.
-    - The streams are this unit's own, so sums are made in place.
+    - The streams have no other reader, so sums are made in place.
     """
 
     def __init__(self, unit: ExchangeUnit) -> None:
@@ -165,7 +173,7 @@ class RegroupedExchangeUnit(nn.Module):
         self.sink_widths = [[conv.out_channels for conv in convs] for convs in first]
 
     def forward(self, streams: list[Tensor]) -> list[Tensor]:
-        """List of (B, C_i, H_i, W_i) -> list of the same shapes, `outputs` long."""
+        """List of (B, C_i, H_i, W_i), which are overwritten -> list of the same shapes, `outputs` long."""
         streams = [branch(x) for branch, x in zip(self.branches, streams, strict=True)]
         risen = [conv(x) for conv, x in zip(self.rise, streams[1:], strict=True)]
         sunk = [conv(x) for conv, x in zip(self.sink, streams, strict=False)]
@@ -178,11 +186,15 @@ class RegroupedExchangeUnit(nn.Module):
         return [total.relu_() for total in totals]
 
     def _add_sunk(self, totals: list[Tensor], sunk: list[Tensor]) -> None:
-        for source, (x, widths, paths) in enumerate(zip(sunk, self.sink_widths, self.sink_on, strict=True)):
-            nearest, *further = x.split(widths, dim=1)
+        for source, (merged, widths, paths) in enumerate(zip(sunk, self.sink_widths, self.sink_on, strict=True)):
+            nearest, *further = merged.split(widths, dim=1)
             totals[source + 1].add_(nearest)
             for target, (part, path) in enumerate(zip(further, paths, strict=True), source + 2):
-                totals[target].add_(path(F.relu(part)))
+                *before, last = path
+                x = F.relu(part)
+                for conv in before:
+                    x = conv(x)
+                totals[target] = last(x, add=totals[target])
 
     def _add_risen_telescoped(self, totals: list[Tensor], risen: list[Tensor]) -> None:
         for source in range(len(risen), 0, -1):

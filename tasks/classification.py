@@ -121,7 +121,7 @@ class ClassificationTask(Task):
         names = self._names()
         counts = self.confusion.compute().cpu()
         print_tables(class_table(names, {"images": counts.sum(1), "accuracy": self._per_class()}))
-        save_picture(folder / f"{self.split}_confusion.png", draw_confusion(counts, names))
+        save_picture(draw_confusion(counts, names), folder / f"{self.split}_confusion.png")
         lines = [
             ",".join(["truth", *names]),
             *(f"{n},{','.join(map(str, r.tolist()))}" for n, r in zip(names, counts, strict=True)),

@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 
 from datamodules import DataError, ImageFolder, ImageNet
 from datamodules import sample_layouts as layouts
-from datamodules.image_folder import TrainingView, centre_crop
+from datamodules.labelled_images import TrainingView, centre_crop
 from datamodules.sample import sample_coco
 
 

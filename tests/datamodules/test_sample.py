@@ -164,7 +164,8 @@ def test_left_and_right_follow_from_the_view(root: Path) -> None:
         leftward = shoulders[0, 0] > shoulders[1, 0]
         if (points[:3, 2] == 2).all():
             front.append(leftward and points[1, 0] > points[2, 0])
-        elif (points[:3, 2] == 1).all() and abs(shoulders[0, 0] - shoulders[1, 0]) > 0.2 * annotation["bbox"][2]:
+        turned_away = not points[:3, 2].any() and points[3:5, 2].all()
+        if turned_away and abs(shoulders[0, 0] - shoulders[1, 0]) > 0.2 * annotation["bbox"][2]:
             back.append(not leftward)
     assert len(front) > 50
     assert len(back) > 10

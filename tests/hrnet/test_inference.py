@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hrnet import ClassificationHead, HRNet, KeypointHead, OCRHead, SegmentationHead
+from hrnet.blocks import BasicBlock, Bottleneck
 from hrnet.inference import for_inference
 
 TOLERANCE = 1e-4
@@ -109,6 +110,16 @@ def test_the_original_stays_as_it_was() -> None:
     assert not any(p.requires_grad for p in fast.parameters())
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("block", [BasicBlock(16), Bottleneck(16, 4), Bottleneck(16, 8)])
+def test_blocks_of_a_head_leave_the_streams_to_other_heads(block: nn.Module) -> None:
+    fast = for_inference(nn.Sequential(block.eval()))
+    x = images(1, 16, 8, 8).contiguous(memory_format=torch.channels_last)
+    given = x.clone()
+    with torch.inference_mode():
+        assert_same([fast(x)], [block(given)])
+    assert torch.equal(x, given)
 
 
 def test_wrong_sizes_are_still_refused() -> None:

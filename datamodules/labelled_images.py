@@ -1,0 +1,119 @@
+"""One image and its class a sample, seen as in the published recipe (TPAMI 2020, appendix) or with RandAugment.
+
+A DataModule such as `image_folder.py` fills it with file names.
+"""
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from datamodules.base import BaseDataset, DataError
+from datamodules.images import read_image
+
+IMAGENET_MEAN = (124, 116, 104)  # what RandAugment fills with
+
+
+class TrainingView:
+    """Random resized crop and mirror, then optionally RandAugment and random erasing.
+
+    Args:
+        image_size: (height, width) of the result, pixels.
+        rand_augment: timm's description of RandAugment, such as rand-m9-mstd0.5.
+        random_erasing: Probability that a rectangle of 2 to 33 % becomes noise.
+    """
+
+    def __init__(self, image_size: tuple[int, int], rand_augment: str | None, random_erasing: float) -> None:
+        import albumentations as A  # half a second
+
+        self._crop = A.Compose([A.RandomResizedCrop(image_size, area_for_downscale="image"), A.HorizontalFlip()])
+        self._erase = A.Compose([A.Erasing(fill="random", p=random_erasing)]) if random_erasing else None
+        self._augment = None
+        if rand_augment is not None:
+            from timm.data.auto_augment import rand_augment_transform
+
+            hparams = {"translate_const": int(0.45 * min(image_size)), "img_mean": IMAGENET_MEAN}
+            try:
+                self._augment = rand_augment_transform(rand_augment, hparams)
+            except (AssertionError, KeyError, ValueError) as error:
+                raise DataError(
+                    f"timm does not understand rand_augment {rand_augment!r} ({error}): write rand-m9-mstd0.5, say."
+                ) from error
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """(H, W, 3) uint8 -> the same of `image_size`."""
+        self._crop.set_random_seed(int(rng.integers(2**31)))
+        image = self._crop(image=image)["image"]
+        if self._augment is not None:
+            with _global_draws(int(rng.integers(2**31))):
+                image = np.array(self._augment(Image.fromarray(image)))
+        if self._erase is not None:
+            self._erase.set_random_seed(int(rng.integers(2**31)))
+            image = self._erase(image=image)["image"]
+        return image
+
+
+class LabelledImages(BaseDataset):
+    """N images of C classes.
+
+    Args:
+        folder: Folder that has a folder for each class.
+        files: (N,) file names below it, as bytes, in order of the classes.
+        labels: (N,) classes.
+        image_size: (height, width) of the images, pixels.
+        crop_ratio: Share of the resized image that the evaluated centre crop covers.
+        view: Augmentation; None takes the centre crop.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        files: np.ndarray,
+        labels: np.ndarray,
+        *,
+        image_size: tuple[int, int],
+        crop_ratio: float,
+        view: TrainingView | None,
+    ) -> None:
+        self.folder, self.files, self.labels = str(folder), files, labels
+        self.image_size, self.crop_ratio, self.view = image_size, crop_ratio, view
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """One image and its class, in the keys of the batch table."""
+        image = read_image(os.path.join(self.folder, os.fsdecode(self.files[index])))
+        image = centre_crop(image, self.image_size, self.crop_ratio) if self.view is None else self.view(image, rng)
+        return {"image": np.ascontiguousarray(image), "image_id": index, "label": self.labels[index]}
+
+
+def centre_crop(image: np.ndarray, size: tuple[int, int], ratio: float) -> np.ndarray:
+    """Resize with anti-aliasing so that `size` (height, width) is `ratio` of the tighter side, and cut the middle.
+
+    Image (H, W, 3) uint8 -> (height, width, 3) uint8.
+    """
+    factor = max(wanted / ratio / side for wanted, side in zip(size, image.shape[:2], strict=True))
+    height, width = (max(wanted, round(factor * side)) for wanted, side in zip(size, image.shape[:2], strict=True))
+    # Pillow's bilinear filter widens when it shrinks, as in the published evaluation; OpenCV's would alias.
+    image = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    top, left = round((height - size[0]) / 2), round((width - size[1]) / 2)
+    return image[top : top + size[0], left : left + size[1]]
+
+
+@contextmanager
+def _global_draws(seed: int) -> Iterator[None]:
+    """Seed the global generators, from which timm draws, and put them back afterwards."""
+    before = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])

@@ -1,0 +1,87 @@
+"""What a joint run amounts to in one number: its score, and its mean change against single-task runs (delta-m).
+
+Delta-m is that of Maninis et al. (CVPR 2019) and Vandenhende et al. (TPAMI 2021), as a fraction, positive if sharing
+helped.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.table import Table
+
+from tasks.draw import print_tables
+from tasks.task import Task
+
+Metrics = Mapping[str, Mapping[str, float]]
+
+
+def joint_score(tasks: Mapping[str, Task], found: Metrics) -> float:
+    """Mean of the tasks' monitored metrics, m or 1 / (1 + m) if small is good; nan where none is defined.
+
+    Raises:
+        ValueError: If a task does not compute what it monitors.
+    """
+    values = {name: _monitored(name, task, found[name]) for name, task in tasks.items()}
+    parts = [value if tasks[name].mode == "max" else 1 / (1 + value) for name, value in values.items()]
+    defined = [part for part in parts if not math.isnan(part)]
+    return sum(defined) / len(defined) if defined else math.nan
+
+
+def relative_change(tasks: Mapping[str, Task], found: Metrics, baselines: Mapping[str, float]) -> dict[str, float]:
+    """(m - b) / b of each task with a baseline b, turned so that more is better."""
+    changes = {}
+    for name, baseline in baselines.items():
+        sign = 1 if tasks[name].mode == "max" else -1
+        changes[name] = sign * (_monitored(name, tasks[name], found[name]) - baseline) / abs(baseline)
+    return changes
+
+
+def read_baselines(tasks: Mapping[str, Task], baselines: Mapping[str, str | float]) -> dict[str, float]:
+    """Value of each task's monitored metric in the run folder that is named, or the value itself.
+
+    Raises:
+        ValueError: If a folder has no such value, or one is 0.
+    """
+    values = {}
+    for name, source in baselines.items():
+        values[name] = source if isinstance(source, float | int) else _best_of(Path(source), tasks[name].monitor)
+        if values[name] == 0:
+            raise ValueError(f"The baseline of {name} is 0, against which no relative change is defined: leave it out.")
+    return values
+
+
+def print_delta(tasks: Mapping[str, Task], found: Metrics, baselines: Mapping[str, float]) -> None:
+    """One row a task and the mean."""
+    table = Table(title="joint run against single-task runs")
+    for column in ("task", "metric", "alone", "joint", "change"):
+        table.add_column(column, justify="left" if column in ("task", "metric") else "right")
+    changes = relative_change(tasks, found, baselines)
+    for name, change in changes.items():
+        joint = _monitored(name, tasks[name], found[name])
+        metric = tasks[name].monitor.split("/", 1)[1]
+        table.add_row(name, metric, f"{baselines[name]:.4f}", f"{joint:.4f}", f"{100 * change:+.1f} %")
+    table.add_row("delta-m", "", "", "", f"{100 * sum(changes.values()) / len(changes):+.1f} %")
+    print_tables(table)
+
+
+def _monitored(name: str, task: Task, metrics: Mapping[str, float]) -> float:
+    metric = task.monitor.split("/", 1)[1]
+    if metric not in metrics:
+        raise ValueError(
+            f"Task {name!r} monitors {task.monitor} and computes {', '.join(metrics) or 'nothing'}: set `monitor` of "
+            f"{type(task).__name__} to one of these."
+        )
+    return metrics[metric]
+
+
+def _best_of(folder: Path, monitor: str) -> float:
+    path = folder / "summary.json"
+    if not path.is_file():
+        raise ValueError(f"The baseline {folder} has no summary.json: name the folder of a finished run, or a number.")
+    summary = json.loads(path.read_text())
+    for metrics in (summary["best"], summary["last"]):
+        if monitor in metrics:
+            return float(metrics[monitor])
+    raise ValueError(f"{path} has no {monitor}: is it a run of this task?")

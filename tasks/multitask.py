@@ -1,0 +1,365 @@
+"""MultiTask: several tasks on one backbone, trained together. A task made of tasks, each the class of a single-task run.
+
+batch {task: its batch} --each task's own forward, losses, predict, metric--> names with the task's name before them
+
+task = MultiTask(HRNet("w32"), {"pose": PoseTask, "parts": partial(SegmentationTask, num_classes=20)})
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning import LightningDataModule
+from lightning.pytorch import __version__ as lightning_version
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, nn
+
+from hrnet import HRNet, load_weights
+from tasks.balancing import BalancingSpec, make_balancing
+from tasks.joint_gradients import Gradients, carry, combined, gradients_of, gram_matrix
+from tasks.joint_score import joint_score, print_delta, read_baselines, relative_change
+from tasks.task import Batch, Losses, Predictions, Task, built, plain
+from tasks.task_norms import TaskNorms
+
+JOINT_OPTIONS = ("optimizer", "schedule", "freeze_backbone", "compile")
+
+
+class MultiTask(Task):
+    """Tasks that share a backbone.
+
+    A step takes the tasks that its batch has, one after the other, so that memory is that of the largest; whether that
+    is all of them or one is the DataModule's `policy`. `val/score`, the mean of the tasks' own monitored metrics, is
+    what checkpoints go by; a metric m that is best when small counts as 1 / (1 + m).
+
+    Args:
+        backbone: The HRNet, with all four streams unless every task does with the finest.
+        tasks: Name of each task -> what makes it of the backbone. In YAML {class_path, init_args} without backbone;
+            `weights` there loads that task's head only. Optimiser and schedule belong to the joint run.
+        balancing: fixed, uncertainty, dwa, geometric, gradnorm or pcgrad, or {name, arguments}; see tasks.balancing.
+        task_weights: Constant factor of a task's loss, 1 where not given.
+        batch_norm: "shared" statistics of the backbone, or "per_task"; scales and shifts are shared in either case.
+        gradient_every: Log norms and cosines of the tasks' gradients at the last shared stage every so many steps.
+        baselines: Task -> run folder of a single-task run, or its value of that task's monitored metric: the mean
+            relative change against them is logged as `val/delta_m` (Vandenhende et al., TPAMI 2021), as a fraction.
+
+    Raises:
+        ValueError: If a name is no identifier, a task needs streams that the backbone does not give, has options that
+            belong to the joint run or has no data, or the balancing does not fit.
+    """
+
+    monitor = "val/score"
+    mode = "max"
+
+    def __init__(
+        self,
+        backbone: HRNet,
+        tasks: dict[str, Callable[[HRNet], Task]],
+        *,
+        balancing: str | BalancingSpec = "fixed",
+        task_weights: dict[str, float] | None = None,
+        batch_norm: Literal["shared", "per_task"] = "shared",
+        gradient_every: int = 50,
+        baselines: dict[str, str | float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        backbone = built(backbone)
+        made = _make_tasks(backbone, tasks)
+        tasks = _specs(made)  # what the base stores in checkpoints
+        super().__init__(backbone, **kwargs)
+        self.tasks = nn.ModuleDict(made)
+        self.balancing = make_balancing(balancing, list(made), task_weights)
+        if batch_norm not in ("shared", "per_task"):
+            raise ValueError(f'batch_norm is "shared" or "per_task", not {batch_norm!r}.')
+        self.norms = nn.ModuleDict({name: TaskNorms(backbone) for name in made} if batch_norm == "per_task" else {})
+        self.gradient_every = gradient_every
+        self.baselines = baselines or {}
+        if unknown := sorted(set(self.baselines) - set(made)):
+            raise ValueError(f"baselines has {', '.join(unknown)}; the tasks are {', '.join(made)}.")
+        self.baseline_values: dict[str, float] = {}
+
+    # ---- the four methods, task by task
+
+    def forward(self, images: Tensor) -> dict[str, Any]:
+        """Normalised images (B, 3, H, W) -> outputs of every task; with shared batch norm the backbone runs once."""
+        if self.norms:
+            return {name: self._run(name, task, images) for name, task in self._items()}
+        with _computed_once(self.backbone, images):
+            return {name: task(images) for name, task in self._items()}
+
+    def outputs(self, batch: Batch) -> dict[str, Any]:
+        """Each task's outputs for its own batch."""
+        return {name: self._run(name, self.tasks[name].outputs, part) for name, part in batch.items()}
+
+    def losses(self, outputs: dict[str, Any], batch: Batch) -> Losses:
+        """{"pose/heatmap": ...}, unweighted."""
+        return {
+            f"{name}/{term}": value
+            for name in outputs
+            for term, value in self.tasks[name].losses(outputs[name], batch[name]).items()
+        }
+
+    def predict(self, outputs: dict[str, Any], batch: Batch) -> dict[str, Predictions]:
+        """Each task's predictions."""
+        return {name: self._run(name, self.tasks[name].predict, outputs[name], batch[name]) for name in outputs}
+
+    def update(self, predictions: dict[str, Predictions], batch: Batch) -> None:
+        """Hand each task its predictions."""
+        for name, found in predictions.items():
+            self.tasks[name].update(found, batch[name])
+
+    def compute(self) -> dict[str, float]:
+        """{"pose/AP": ...}, the score, and delta_m where every task has a baseline."""
+        found = {name: task.compute() for name, task in self._items()}
+        metrics = {f"{name}/{metric}": value for name, values in found.items() for metric, value in values.items()}
+        metrics["score"] = joint_score(dict(self._items()), found)
+        if len(self.baseline_values) == len(self.tasks):
+            changes = relative_change(dict(self._items()), found, self.baseline_values)
+            metrics["delta_m"] = sum(changes.values()) / len(changes)
+        return metrics
+
+    def reset(self) -> None:
+        """Forget what the tasks have seen."""
+        for _, task in self._items():
+            task.partial = self.partial
+            task.reset()
+
+    def attach(self, datamodule: LightningDataModule) -> None:
+        """Give each task its own DataModule."""
+        try:
+            data = datamodule.tasks
+        except AttributeError:
+            raise ValueError(
+                f"MultiTask needs data for each of {', '.join(self.tasks)}, and {type(datamodule).__name__} is for one "
+                "task: put it under its task's name into a MultiTaskDataModule."
+            ) from None
+        if set(data) != set(self.tasks):
+            raise ValueError(
+                f"The tasks are {', '.join(self.tasks)} and the data are for {', '.join(data)}: every task needs a "
+                "DataModule of the same name in data.init_args.data, and every DataModule a task."
+            )
+        for name, task in self._items():
+            task.split = self.split
+            try:
+                task.attach(data[name])
+            except ValueError as error:
+                raise ValueError(f"Task {name!r}: {error}") from error
+        self.hparams["tasks"] = _specs(dict(self._items()))
+
+    def draw(self, outputs: dict, predictions: dict, batch: Batch, count: int) -> dict[str, Tensor]:
+        """Pictures of every task."""
+        pictures = {}
+        for name in outputs:
+            drawn = self.tasks[name].draw(outputs[name], predictions[name], batch[name], count)
+            pictures |= {f"{name}/{title}": picture for title, picture in drawn.items()}
+        return pictures
+
+    def report(self, folder: Path) -> None:
+        """Each task's report in a folder of its own; the comparison with the baselines."""
+        for name, task in self._items():
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            task.report(folder / name)
+        if self.baseline_values:
+            found = {name: task.compute() for name, task in self._items()}
+            print_delta(dict(self._items()), found, self.baseline_values)
+
+    # ---- one step
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One task after the other; the loss that is returned delivers the combined gradient."""
+        names, scale = list(self.tasks), self._loss_scale()
+        if self.balancing.needs_all and len(batch) < len(names):
+            raise ValueError(
+                f"The balancing {type(self.balancing).__name__} needs every task in every step and this one has "
+                f"{', '.join(batch)}: set data.init_args.policy to all, or choose another balancing."
+            )
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        losses = torch.full((len(names),), torch.nan, device=self.device)
+        gradients: list[Gradients] = [[None] * len(parameters) for _ in names]
+        for i, name in enumerate(names):
+            if name in batch:
+                terms = self._run(name, self.tasks[name].training_losses, batch[name])
+                loss = torch.stack(list(terms.values())).sum()
+                gradients[i] = gradients_of(loss, parameters, scale)
+                losses[i] = loss.detach()
+                self.log_dict({f"train/{name}/{term}": value.detach() for term, value in terms.items()})
+        return self._combine(parameters, losses, gradients)
+
+    def _combine(self, parameters: list[nn.Parameter], losses: Tensor, gradients: list[Gradients]) -> Tensor:
+        logged = self.gradient_every > 0 and self.global_step % self.gradient_every == 0
+        gram = self._gram(parameters, gradients) if logged or self.balancing.needs_gradients else None
+        factors = self.balancing(losses, gram)
+        shared = self.balancing.shared(factors, gram)
+        in_backbone = {id(parameter) for parameter in self.backbone.parameters()}
+        is_shared = [id(parameter) in in_backbone for parameter in parameters]
+        weights = [[s if inside else f for inside in is_shared] for s, f in zip(shared, factors, strict=True)]
+        penalty = self.balancing.penalty(losses)
+        total = (factors * losses).nansum() if penalty is None else penalty
+        self._log_step(losses, factors, total.detach(), gram if logged else None)
+        return carry(total, parameters, combined(gradients, weights))
+
+    def _gram(self, parameters: list[nn.Parameter], gradients: list[Gradients]) -> Tensor:
+        last = {id(parameter) for parameter in self.backbone.stage4.parameters()}
+        columns = [k for k, parameter in enumerate(parameters) if id(parameter) in last]
+        return gram_matrix([[row[k] for k in columns] for row in gradients]).to(self.device)
+
+    def _log_step(self, losses: Tensor, factors: Tensor, total: Tensor, gram: Tensor | None) -> None:
+        self.log("train/loss", total, prog_bar=True, batch_size=1)
+        names, here = list(self.tasks), ~losses.isnan()
+        values = {}
+        for i in here.nonzero().flatten().tolist():
+            values |= {f"{names[i]}/loss": losses[i], f"{names[i]}/weighted_loss": factors[i] * losses[i]}
+            values[f"{names[i]}/weight"] = factors[i]
+            if gram is not None:
+                values[f"{names[i]}/gradient_norm"] = gram[i, i].sqrt()
+                for j in here[:i].nonzero().flatten().tolist():
+                    size = (gram[i, i] * gram[j, j]).sqrt().clamp(min=torch.finfo(gram.dtype).tiny)
+                    values[f"gradient_cosine/{names[j]}_{names[i]}"] = gram[i, j] / size
+        epoch = {f"train/{name}": value for name, value in values.items()}
+        self.log_dict(epoch, on_step=False, on_epoch=True, batch_size=1)
+
+    def _log_losses(self, stage: str, losses: Losses, batch: Batch) -> Tensor:
+        """In evaluation: means over each task's own samples."""
+        for term, value in losses.items():
+            size = len(batch[term.split("/")[0]]["image"])
+            self.log(f"{stage}/{term}", value.detach(), on_epoch=True, sync_dist=True, batch_size=size)
+        return torch.stack(list(losses.values())).sum()
+
+    def _run(self, name: str, function: Callable, *arguments: Any) -> Any:
+        """The function's result, with the task's own batch-norm statistics if there are any."""
+        with self.norms[name].in_use(self.backbone) if name in self.norms else nullcontext():
+            return function(*arguments)
+
+    def _loss_scale(self) -> float:
+        plugin = self.trainer.precision_plugin
+        scaler = plugin.scaler if isinstance(plugin, MixedPrecision) else None
+        return 1.0 if scaler is None else scaler.get_scale()
+
+    def _items(self) -> Iterator[tuple[str, Task]]:
+        return iter(self.tasks.items())
+
+    # ---- Lightning hooks
+
+    def setup(self, stage: str) -> None:
+        """Weights of the heads, statistics, baselines, beside what every task does."""
+        before = {name: copy.deepcopy(norms) for name, norms in self.norms.items()}
+        super().setup(stage)
+        self.baseline_values = read_baselines(dict(self._items()), self.baselines)
+        if stage != "fit":
+            return
+        for name, task in self._items():
+            self._load_head(task)
+            if name in before and self.weights is not None and _equal(before[name], self.norms[name]):
+                self.norms[name].copy_from(self.backbone)  # the weights were of a task without statistics of its own
+        _say(f"val/score is the mean of {', '.join(_described(name, task) for name, task in self._items())}")
+
+    def _load_head(self, task: Task) -> None:
+        if task.weights is None:
+            return
+        kept = copy.deepcopy(self.backbone.state_dict())
+        task._modules["backbone"] = self.backbone
+        load_weights(task, task.weights, strict=False)
+        del task._modules["backbone"]
+        self.backbone.load_state_dict(kept)
+
+    def on_train_epoch_end(self) -> None:
+        """Tell the balancing."""
+        self.balancing.end_epoch()
+
+    # ---- one task alone
+
+    def single(self, name: str) -> Task:
+        """A copy of one task with a backbone of its own, which predicts what the task predicts here.
+
+        Raises:
+            ValueError: If there is no such task.
+        """
+        if name not in self.tasks:
+            raise ValueError(f"There is no task {name!r} in this checkpoint; it has {', '.join(self.tasks)}.")
+        task = copy.deepcopy(self.tasks[name])
+        backbone = task.__dict__.pop("backbone")
+        task.backbone = backbone
+        if name in self.norms:
+            self.norms[name].copy_to(backbone)
+        return task
+
+
+def save_task(task: Task, path: str | Path) -> None:
+    """Write a task as a checkpoint that `tasks.load`, `weights:` and `--checkpoint` take."""
+    checkpoint = {
+        "state_dict": task.state_dict(),
+        "hyper_parameters": plain(dict(task.hparams)),
+        "pytorch-lightning_version": lightning_version,
+        "epoch": 0,
+        "global_step": 0,
+    }
+    task.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, path)
+
+
+def _make_tasks(backbone: HRNet, tasks: dict[str, Callable[[HRNet], Task]]) -> dict[str, Task]:
+    """Build the tasks, and take the backbone out of their registers: it is saved, moved and trained once, by its owner.
+
+    Each still has it as `.backbone`.
+    """
+    if not tasks:
+        raise ValueError("MultiTask needs at least one task: give tasks, such as {pose: {class_path: PoseTask}}.")
+    made: dict[str, Task] = {}
+    for name, make in tasks.items():
+        if not name.isidentifier() or name in dir(nn.ModuleDict):
+            raise ValueError(f"The task's name {name!r} is part of many keys: use letters, digits and underscores.")
+        try:
+            task = make(backbone)
+        except ValueError as error:
+            raise ValueError(f"Task {name!r}: {error}") from error
+        given = [option for option in JOINT_OPTIONS if task.hparams[option] not in (None, False)]
+        if given:
+            raise ValueError(
+                f"Task {name!r} sets {', '.join(given)}, which only the joint run has: move to model.init_args."
+            )
+        del task._modules["backbone"]
+        task.__dict__["backbone"] = backbone
+        made[name] = task
+    return made
+
+
+def _specs(tasks: dict[str, Task]) -> dict[str, Any]:
+    """What makes these tasks, as plain data."""
+    return {
+        name: {
+            "class_path": type(task).__name__,
+            "init_args": {key: value for key, value in plain(dict(task.hparams)).items() if key != "backbone"},
+        }
+        for name, task in tasks.items()
+    }
+
+
+@contextmanager
+def _computed_once(backbone: HRNet, images: Tensor) -> Iterator[None]:
+    """Context in which `backbone(images)` gives streams that were computed once; other images are computed as ever."""
+    streams = backbone(images)
+    # A compiled call would be compiled anew for every new forward.
+    compiled, backbone._compiled_call_impl = backbone._compiled_call_impl, None
+    backbone.forward = lambda x: streams if x is images else type(backbone).forward(backbone, x)
+    try:
+        yield
+    finally:
+        del backbone.forward
+        backbone._compiled_call_impl = compiled
+
+
+def _equal(first: nn.Module, second: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first.buffers(), second.buffers(), strict=True))
+
+
+def _described(name: str, task: Task) -> str:
+    metric = f"{name}/{task.monitor.split('/', 1)[1]}"
+    return metric if task.mode == "max" else f"1 / (1 + {metric})"
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,166 @@
+"""Each method against figures worked out by hand, and the gradients of a toy network against plain autograd."""
+
+import math
+
+import pytest
+import torch
+
+from tasks.balancing import METHODS, make_balancing
+from tasks.joint_gradients import carry, combined, gradients_of, gram_matrix
+
+NAMES = ["a", "b"]
+LOSSES = torch.tensor([4.0, 1.0])
+
+
+def gram_of(*gradients: list[float]) -> torch.Tensor:
+    rows = torch.tensor(gradients)
+    return rows @ rows.T
+
+
+def test_fixed_gives_the_weights():
+    balancing = make_balancing("fixed", NAMES, {"b": 3.0})
+    torch.testing.assert_close(balancing(LOSSES), torch.tensor([1.0, 3.0]))
+
+
+def test_uncertainty_settles_where_the_variance_is_the_loss():
+    balancing = make_balancing("uncertainty", NAMES)
+    torch.testing.assert_close(balancing(LOSSES), torch.tensor([0.5, 0.5]))
+    optimizer = torch.optim.SGD(balancing.parameters(), lr=0.5)
+    for _ in range(200):
+        optimizer.zero_grad()
+        balancing.penalty(LOSSES).backward()
+        optimizer.step()
+    torch.testing.assert_close(balancing.log_variance.exp(), LOSSES, rtol=1e-4, atol=0)
+    # At the optimum: L / (2 L) + log(L) / 2 for each, and factors 1 / (2 L).
+    assert balancing.penalty(LOSSES).item() == pytest.approx(1 + math.log(4) / 2)
+    torch.testing.assert_close(balancing(LOSSES), torch.tensor([1 / 8, 1 / 2]), rtol=1e-4, atol=0)
+
+
+def test_uncertainty_leaves_out_what_a_step_lacks():
+    balancing = make_balancing("uncertainty", NAMES)
+    balancing.penalty(torch.tensor([math.nan, 3.0])).backward()
+    torch.testing.assert_close(balancing.log_variance.grad, torch.tensor([0.0, (1 - 3.0) / 2]))
+
+
+def test_dynamic_weight_average_follows_the_last_two_epochs():
+    balancing = make_balancing({"name": "dwa", "temperature": 2.0}, NAMES)
+    for epoch in ([[8.0, 1.0], [12.0, 1.0]], [[5.0, 1.0], [5.0, 1.0]]):  # means 10 then 5; 1 then 1
+        for losses in epoch:
+            torch.testing.assert_close(balancing(torch.tensor(losses)), torch.ones(2))
+        balancing.end_epoch()
+    a, b = math.exp(0.5 / 2), math.exp(1.0 / 2)
+    torch.testing.assert_close(balancing(LOSSES), torch.tensor([2 * a / (a + b), 2 * b / (a + b)]))
+
+
+def test_geometric_is_the_gradient_of_the_root_of_the_product():
+    losses = LOSSES.clone().requires_grad_()
+    (losses.prod() ** 0.5).backward()  # 2; its slopes are 2 / (2 * 4) and 2 / (2 * 1)
+    torch.testing.assert_close(make_balancing("geometric", NAMES)(LOSSES), torch.tensor([0.25, 1.0]))
+    torch.testing.assert_close(losses.grad, torch.tensor([0.25, 1.0]))
+
+
+def test_gradnorm_makes_one_step_as_worked_out():
+    balancing = make_balancing({"name": "gradnorm", "alpha": 1.0, "lr": 0.1}, NAMES)
+    gram = gram_of([3.0, 0.0], [0.0, 1.0])
+    # First step: paces are equal, wanted norm is 2. Slopes +3 and -1: 1 - 0.3 and 1 + 0.1, then brought to sum 2.
+    torch.testing.assert_close(balancing(LOSSES, gram), torch.tensor([0.7, 1.1]) * 2 / 1.8)
+
+
+def test_gradnorm_without_pace_ends_with_equal_norms():
+    balancing = make_balancing({"name": "gradnorm", "alpha": 0.0, "lr": 0.01}, NAMES)
+    gram = gram_of([3.0, 0.0], [0.0, 1.0])
+    for _ in range(300):
+        weights = balancing(LOSSES, gram)
+    torch.testing.assert_close(weights, torch.tensor([0.5, 1.5]), rtol=0.05, atol=0)
+
+
+def test_gradnorm_gives_more_to_the_task_that_lags():
+    balancing = make_balancing({"name": "gradnorm", "alpha": 1.5, "lr": 0.01}, NAMES)
+    gram = gram_of([1.0, 0.0], [0.0, 1.0])
+    balancing(torch.tensor([1.0, 1.0]), gram)
+    for _ in range(20):
+        weights = balancing(torch.tensor([0.9, 0.1]), gram)
+    assert weights[0] > 1.1 > 0.9 > weights[1]
+
+
+def pcgrad_by_hand(gradients: torch.Tensor, order: list[list[int]]) -> torch.Tensor:
+    """Algorithm 1 of the paper, on the vectors themselves."""
+    total = torch.zeros_like(gradients[0])
+    for i, others in enumerate(order):
+        mine = gradients[i].clone()
+        for j in others:
+            if j != i and mine @ gradients[j] < 0:
+                mine -= (mine @ gradients[j]) / (gradients[j] @ gradients[j]) * gradients[j]
+        total += mine
+    return total
+
+
+def test_pcgrad_projects_opposing_gradients():
+    gradients = torch.tensor([[1.0, 0.0], [-1.0, 1.0]])
+    factors = make_balancing("pcgrad", NAMES).shared(torch.ones(2), gradients @ gradients.T)
+    # (1, 0) loses its part along (-1, 1): (1/2, 1/2). (-1, 1) loses its part along (1, 0): (0, 1).
+    torch.testing.assert_close(factors @ gradients, torch.tensor([0.5, 1.5]))
+
+
+def test_pcgrad_leaves_agreeing_gradients_alone_and_weighs_first():
+    balancing = make_balancing("pcgrad", NAMES, {"a": 2.0})
+    gram = gram_of([1.0, 0.0], [1.0, 1.0])
+    torch.testing.assert_close(balancing.shared(balancing(LOSSES, gram), gram), torch.tensor([2.0, 1.0]))
+
+
+def test_pcgrad_of_three_is_the_published_algorithm():
+    gradients = torch.tensor([[1.0, 0.2, 0.0], [-1.0, 0.5, 0.3], [0.1, -1.0, -0.4]])
+    balancing = make_balancing("pcgrad", ["a", "b", "c"])
+    for step in range(4):
+        generator = torch.Generator().manual_seed(step)
+        order = [torch.randperm(3, generator=generator).tolist() for _ in range(3)]
+        factors = balancing.shared(torch.ones(3), gradients @ gradients.T)
+        torch.testing.assert_close(factors @ gradients, pcgrad_by_hand(gradients, order), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_state_goes_through_a_checkpoint(name):
+    first, second = make_balancing(name, NAMES), make_balancing(name, NAMES)
+    gram = gram_of([3.0, 0.0], [-1.0, 1.0])
+    for _ in range(3):
+        first.shared(first(LOSSES, gram), gram)
+        first.end_epoch()
+    second.load_state_dict(first.state_dict())
+    results = [b.shared(b(LOSSES * 0.5, gram), gram) for b in (first, second)]
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize(
+    ("spec", "weights", "words"),
+    [
+        ("uncertain", None, "no method 'uncertain'"),
+        ({"name": "dwa", "alpha": 1.0}, None, "'dwa' does not take alpha"),
+        ({"name": "dwa", "temperature": 0.0}, None, "must be positive"),
+        ("fixed", {"c": 1.0}, "some of a, b"),
+        ("fixed", {"a": -1.0}, "positive"),
+    ],
+)
+def test_mistakes_are_named(spec, weights, words):
+    with pytest.raises(ValueError, match=words):
+        make_balancing(spec, NAMES, weights)
+
+
+def test_carried_gradients_are_those_of_the_weighted_sum():
+    torch.manual_seed(0)
+    shared, head, idle = (torch.randn(3, 3, requires_grad=True) for _ in range(3))
+    x = torch.randn(2, 3)
+
+    def losses() -> list[torch.Tensor]:
+        return [(x @ shared).square().mean(), (x @ shared @ head).abs().mean()]
+
+    parameters = [shared, head, idle]
+    gradients = [gradients_of(loss, parameters, scale) for loss, scale in zip(losses(), (1.0, 1024.0), strict=True)]
+    factors = torch.tensor([2.0, 0.5])
+    value = carry(torch.tensor(7.0), parameters, combined(gradients, [[f] * 3 for f in factors]))
+    (value * 3).backward()  # as accumulation and mixed precision scale it
+    assert value.item() == 7
+    assert idle.grad is None
+    expected = torch.autograd.grad(3 * (2 * losses()[0] + 0.5 * losses()[1]), [shared, head])
+    torch.testing.assert_close([shared.grad, head.grad], list(expected))
+    flat = [torch.cat([torch.zeros(9) if g is None else g.flatten() for g in row]) for row in gradients]
+    torch.testing.assert_close(gram_matrix(gradients), torch.stack(flat) @ torch.stack(flat).T)
