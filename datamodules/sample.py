@@ -21,7 +21,7 @@ from datamodules.sample_people import PART_NAMES, PART_OF_SURFACE, SURFACES, Per
 from datamodules.sample_scenes import develop, draw_background, draw_obstacle, draw_seat, draw_shadow
 from datamodules.skeleton import Skeleton
 
-VERSION = 5  # a change of the pictures or labels must raise it, or folders rendered earlier stay in use
+VERSION = 6  # a change of the pictures or labels must raise it, or folders rendered earlier stay in use
 _SEED = 1
 _FIRST_VAL_ID = 100_001
 
@@ -64,7 +64,7 @@ def render_scene(image_id: int) -> Scene:
             floor = max(person.points["l_heel"][1], person.points["r_heel"][1])
             draw_seat(rng, canvas, person.points["pelvis"][:2], floor, person.height)
         person.draw(canvas, number)
-    if rng.random() < 0.15:
+    if rng.random() < 0.08:
         draw_obstacle(rng, canvas, height, width)
     image, owner = canvas.finish()
     return Scene(develop(rng, image), people, owner)
@@ -79,7 +79,7 @@ def _people(rng: np.random.Generator, height: int, width: int) -> list[Person]:
         person = sample_person(rng, height * size * (1.1 - 0.1 * wanted))
         person = _placed(rng, person, height, width)
         seen = ((person.keypoints >= 0) & (person.keypoints < (width, height))).all(axis=1).sum()
-        if seen >= 8 and all(_overlap(person, other) < 0.4 for other in people):
+        if seen >= 8 and all(_overlap(person, other) < 0.25 for other in people):
             people.append(person)
         if len(people) == wanted or (people and attempt > 8):
             break

@@ -68,9 +68,9 @@ def train(setting: Setting) -> Iterator[Comparison]:
     ours.train().to(memory_format=torch.channels_last)
     images = torch.rand(BATCH, 3, *size)
     targets = torch.rand(BATCH, KEYPOINTS, size[0] // 4, size[1] // 4)
-    gradients = [_gradient(deepcopy(network), images, targets) for network in (theirs, ours)]
+    gradients = [_gradient(network, images[:2], targets[:2]) for network in (theirs, ours)]
     difference = ((gradients[0] - gradients[1]).norm() / gradients[0].norm()).item()
-    require(f"gradients of our network and timm's differ by {difference:.1e} of their size", difference < 1e-2)
+    require(f"gradients of our network and timm's differ by {difference:.1e} of their size", difference < 1e-6)
     yield Comparison(
         f"training step {size[0]}x{size[1]}, batch {BATCH}",
         "images",
@@ -114,7 +114,9 @@ def _forward(network: nn.Module, images: Tensor) -> Callable[[], Tensor]:
 
 
 def _gradient(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    functional.mse_loss(network(images), targets).backward()
+    """Of the first convolution, in float64: in float32 rounding, through ReLUs, moves it by some per cent."""
+    network = deepcopy(network).double()
+    functional.mse_loss(network(images.double()), targets.double()).backward()
     return network.backbone.conv1.weight.grad
 
 

@@ -80,8 +80,9 @@ def _folded(layer: ConvBN) -> nn.Conv2d:
 class FusedConv(nn.Module):
     """`relu(conv(x) + add)`, in one pass over the map where the processor's library (oneDNN) can, else in three.
 
-    The sum is written into `add`: fresh memory costs a processor more than the sum. The weights are also kept in the library's own order, or it would reorder them at every call, which at batch
-    1 costs as much as the small convolutions themselves. Compiled and exported models take the plain operations.
+    The sum is written into `add`: fresh memory costs a processor more than the sum. The weights are also kept in the
+    library's own order, or it would reorder them at every call, which at batch 1 costs as much as a small convolution
+    itself. Compiled and exported models take the plain operations.
 
     Args:
         conv: With a bias.

@@ -1,4 +1,4 @@
-"""MultiTask: several tasks on one backbone, trained together. A task made of tasks, each the class of a single-task run.
+"""MultiTask: several tasks on one backbone, trained together. It is a task made of tasks.
 
 batch {task: its batch} --each task's own forward, losses, predict, metric--> names with the task's name before them
 
@@ -7,7 +7,7 @@ task = MultiTask(HRNet("w32"), {"pose": PoseTask, "parts": partial(SegmentationT
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,10 +22,9 @@ from hrnet import HRNet, load_weights
 from tasks.balancing import BalancingSpec, make_balancing
 from tasks.joint_gradients import Gradients, carry, combined, gradients_of, gram_matrix
 from tasks.joint_score import joint_score, print_delta, read_baselines, relative_change
+from tasks.shared_backbone import computed_once, make_tasks, specs_of
 from tasks.task import Batch, Losses, Predictions, Task, built, plain
 from tasks.task_norms import TaskNorms
-
-JOINT_OPTIONS = ("optimizer", "schedule", "freeze_backbone", "compile")
 
 
 class MultiTask(Task):
@@ -67,8 +66,8 @@ class MultiTask(Task):
         **kwargs: Any,
     ) -> None:
         backbone = built(backbone)
-        made = _make_tasks(backbone, tasks)
-        tasks = _specs(made)  # what the base stores in checkpoints
+        made = make_tasks(backbone, tasks)
+        tasks = specs_of(made)  # what the base stores in checkpoints
         super().__init__(backbone, **kwargs)
         self.tasks = nn.ModuleDict(made)
         self.balancing = make_balancing(balancing, list(made), task_weights)
@@ -87,7 +86,7 @@ class MultiTask(Task):
         """Normalised images (B, 3, H, W) -> outputs of every task; with shared batch norm the backbone runs once."""
         if self.norms:
             return {name: self._run(name, task, images) for name, task in self._items()}
-        with _computed_once(self.backbone, images):
+        with computed_once(self.backbone, images):
             return {name: task(images) for name, task in self._items()}
 
     def outputs(self, batch: Batch) -> dict[str, Any]:
@@ -147,7 +146,7 @@ class MultiTask(Task):
                 task.attach(data[name])
             except ValueError as error:
                 raise ValueError(f"Task {name!r}: {error}") from error
-        self.hparams["tasks"] = _specs(dict(self._items()))
+        self.hparams["tasks"] = specs_of(dict(self._items()))
 
     def draw(self, outputs: dict, predictions: dict, batch: Batch, count: int) -> dict[str, Tensor]:
         """Pictures of every task."""
@@ -298,57 +297,6 @@ def save_task(task: Task, path: str | Path) -> None:
     }
     task.on_save_checkpoint(checkpoint)
     torch.save(checkpoint, path)
-
-
-def _make_tasks(backbone: HRNet, tasks: dict[str, Callable[[HRNet], Task]]) -> dict[str, Task]:
-    """Build the tasks, and take the backbone out of their registers: it is saved, moved and trained once, by its owner.
-
-    Each still has it as `.backbone`.
-    """
-    if not tasks:
-        raise ValueError("MultiTask needs at least one task: give tasks, such as {pose: {class_path: PoseTask}}.")
-    made: dict[str, Task] = {}
-    for name, make in tasks.items():
-        if not name.isidentifier() or name in dir(nn.ModuleDict):
-            raise ValueError(f"The task's name {name!r} is part of many keys: use letters, digits and underscores.")
-        try:
-            task = make(backbone)
-        except ValueError as error:
-            raise ValueError(f"Task {name!r}: {error}") from error
-        given = [option for option in JOINT_OPTIONS if task.hparams[option] not in (None, False)]
-        if given:
-            raise ValueError(
-                f"Task {name!r} sets {', '.join(given)}, which only the joint run has: move to model.init_args."
-            )
-        del task._modules["backbone"]
-        task.__dict__["backbone"] = backbone
-        made[name] = task
-    return made
-
-
-def _specs(tasks: dict[str, Task]) -> dict[str, Any]:
-    """What makes these tasks, as plain data."""
-    return {
-        name: {
-            "class_path": type(task).__name__,
-            "init_args": {key: value for key, value in plain(dict(task.hparams)).items() if key != "backbone"},
-        }
-        for name, task in tasks.items()
-    }
-
-
-@contextmanager
-def _computed_once(backbone: HRNet, images: Tensor) -> Iterator[None]:
-    """Context in which `backbone(images)` gives streams that were computed once; other images are computed as ever."""
-    streams = backbone(images)
-    # A compiled call would be compiled anew for every new forward.
-    compiled, backbone._compiled_call_impl = backbone._compiled_call_impl, None
-    backbone.forward = lambda x: streams if x is images else type(backbone).forward(backbone, x)
-    try:
-        yield
-    finally:
-        del backbone.forward
-        backbone._compiled_call_impl = compiled
 
 
 def _equal(first: nn.Module, second: nn.Module) -> bool:

@@ -4,10 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+torch.set_num_threads(1)  # the test processes share the cores
 
 ROOT = Path(__file__).parents[1]
 

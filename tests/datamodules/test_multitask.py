@@ -143,9 +143,7 @@ class Listener(LightningModule):
 
 
 def quiet_trainer(**options) -> Trainer:
-    return Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, **options
-    )
+    return Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, **options)
 
 
 @pytest.mark.parametrize("action", ["validate", "test", "predict"])
