@@ -184,6 +184,8 @@ class BaseDataModule(LightningDataModule, ABC):
         """Batches of `train`, shuffled by (seed, epoch); an incomplete last batch is dropped after a full one."""
         dataset = self.split("train")
         sampler = TrainingSampler(dataset, *world(), skip=self._batches_behind() * self.batch_size)
+        if self.trainer is not None:  # workers fetch ahead before Lightning says which epoch a resumed training is in
+            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         return self._loader(dataset, sampler, self.batch_size, drop_last=len(sampler) >= self.batch_size)
 
     def _batches_behind(self) -> int:

@@ -30,6 +30,20 @@ class ConfigError(Exception):
     """A user's mistake in a YAML file or a flag."""
 
 
+class UniqueKeys(yaml.SafeLoader):
+    """Plain YAML that does not let the second of two equal keys replace the first in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping, unless a key comes twice."""
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {twice[0]!r} stands twice in one mapping", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
 class WandbSpec(TypedDict, total=False):
     """Of `wandb.init`; `mode` is online, offline or disabled: online where there is a key, else offline."""
 
@@ -88,7 +102,7 @@ def read(path: Path) -> dict[str, Any]:
         ConfigError: If it is no YAML mapping, or has an unknown section.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), UniqueKeys)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks the network at import otherwise
-# On a CPU the loader's processes share the cores with OpenMP's threads, which by default wait by spinning: a step then
-# takes many times as long. Read when torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads of OpenMP spin while they wait for each other. Where loader processes or other programs use the same cores, a
+# step then takes many times as long; spinning briefly costs nothing on an idle machine. Read when torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import torch
 import wandb

@@ -330,7 +330,7 @@ def _translate(state: State, own: State, name: str) -> tuple[Layout, State, list
     parameters = {n for n, x in own.items() if isinstance(x, nn.Parameter) and not n.startswith("backbone.")}
     layout = _layout(rest, split, parameters)
     if layout is OURS:
-        others = _of_this_task(rest, parameters)
+        others = _of_this_task(rest, parameters, own)
         # Of another task only buffers can be shared, such as the normalisation of images.
         return layout, found | {n: x for n, x in others.items() if n in own or others.keys() & parameters}, []
     renamed = {k: layout.head[start] + k.removeprefix(start) for k in rest if (start := _start(k, layout))}
@@ -374,15 +374,22 @@ def _start(key: str, layout: Layout) -> str | None:
     return next((start for start in layout.head if key.startswith(f"{start}.")), None)
 
 
-def _of_this_task(rest: State, parameters: set[str]) -> State:
+def _of_this_task(rest: State, parameters: set[str], own: State) -> State:
     """The tensors of our checkpoint as this task names them: its own, or those of `tasks.<name>` of a joint run."""
-    if rest.keys() & parameters:
+    if rest.keys() & parameters or not parameters:
         return rest
-    for name in {k.split(".")[1] for k in rest if k.startswith("tasks.")}:
+    fitting = {}
+    for name in dict.fromkeys(k.split(".")[1] for k in rest if k.startswith("tasks.")):
         part = {k.removeprefix(f"tasks.{name}."): x for k, x in rest.items() if k.startswith(f"tasks.{name}.")}
-        if parameters and parameters <= part.keys():
-            return {k: x for k, x in part.items() if not k.startswith("backbone.")}
-    return rest
+        if parameters <= part.keys():
+            fitting[name] = {k: x for k, x in part.items() if not k.startswith("backbone.")}
+    same = {n: part for n, part in fitting.items() if all(part[k].shape == own[k].shape for k in parameters)}
+    if len(same) > 1:
+        raise ValueError(
+            f"This joint checkpoint has several heads that fit: {', '.join(same)}. Split off the one that is meant: "
+            "python -m experiments.split RUN TASK OUT.ckpt."
+        )
+    return next(iter((same or fitting).values()), rest)
 
 
 # Values.

@@ -55,6 +55,7 @@ def test_a_limit_of_one_batch_is_one_batch_not_all(tmp_path):
         ("model: {class_path: PoesTask}", ["PoesTask", "mean PoseTask"]),
         ("config: other.yaml", ["command line"]),
         ("trainer: [", ["mine.yaml", "not valid YAML"]),
+        ("trainer: {max_epochs: 1, max_epochs: 2}", ["mine.yaml", "max_epochs", "twice"]),
         ("- a", ["mine.yaml", "mapping"]),
     ],
 )
