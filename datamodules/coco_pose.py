@@ -69,9 +69,7 @@ class CocoPose(BaseDataModule):
         box_padding: float = 1.25,
         overfit: int | None = None,
     ) -> None:
-        super().__init__(
-            root, image_size=image_size, batch_size=batch_size, num_workers=num_workers, overfit=overfit
-        )
+        super().__init__(root, image_size=image_size, batch_size=batch_size, num_workers=num_workers, overfit=overfit)
         self.skeleton = Skeleton.load(skeleton)
         self.num_keypoints = self.skeleton.num_keypoints
         self.annotations = {split: f"annotations/person_keypoints_{split}2017.json" for split in ("train", "val")}

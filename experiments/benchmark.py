@@ -1,7 +1,7 @@
 """How large and how fast: the table of published networks, and ratios of speed to the plain way or to other libraries.
 
     python -m experiments.benchmark --table               # parameters and multiply-adds beside the published figures
-    python -m experiments.benchmark                       # all benchmarks, about 15 minutes on two cores
+    python -m experiments.benchmark                       # all benchmarks, some five minutes on two cores
     python -m experiments.benchmark train data_train --data-root data/coco
     python -m experiments.benchmark --quick               # tiny sizes: does it work?
 

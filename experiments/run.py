@@ -33,7 +33,7 @@ from lightning.pytorch.callbacks import (
     RichProgressBar,
     TQDMProgressBar,
 )
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -67,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     folder = Path(resume) if resume else new_run_folder(config.runs, name)
     config.resume = None
     _say(f"run folder: {folder}")
+    _show_weight_reports()
     seed_everything(config.seed_everything, workers=True, verbose=False)
     if resume or config.checkpoint:
         _forget_weights(config)  # the checkpoint has them
@@ -113,6 +114,10 @@ def _fit(trainer: Trainer, objects: Namespace, folder: Path, checkpoint: Path | 
         summary["best_epoch"] = torch.load(best, map_location="cpu", weights_only=True, mmap=True)["epoch"]
     if trainer.is_global_zero:
         write_json(folder / "summary.json", summary)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                best_values = {f"best/{name}": value for name, value in summary["best"].items()}
+                logger.experiment.summary.update(best_values | {"best/epoch": summary["best_epoch"]})
 
 
 def _finite(metrics: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -189,6 +194,14 @@ def _write_start(folder: Path, parser: ArgumentParser, config: Namespace) -> Non
     partial.write_text(parser.dump(stored, skip_unset=False))
     partial.replace(folder / "config.yaml")
     write_json(folder / "environment.json", environment())
+
+
+def _show_weight_reports() -> None:
+    """What `hrnet.load_weights` logs belongs to the run's output."""
+    logger = logging.getLogger("hrnet")
+    logger.setLevel(logging.INFO)
+    if not logger.handlers:
+        logger.addHandler(logging.StreamHandler(sys.stdout))
 
 
 def _forget_weights(config: Namespace) -> None:

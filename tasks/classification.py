@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from hrnet import ClassificationHead, HRNet
-from tasks.draw import class_table, draw_confusion, draw_labels, print_tables, save_picture
+from tasks.draw import class_table, draw_confusion, draw_labels, print_tables
 from tasks.task import Batch, Losses, Task
 
 
@@ -117,16 +117,25 @@ class ClassificationTask(Task):
         self.hparams["class_names"] = self.class_names
 
     def report(self, folder: Path) -> None:
-        """Print the accuracy of each class; write the confusion matrix."""
-        names = self._names()
-        counts = self.confusion.compute().cpu()
-        print_tables(class_table(names, {"images": counts.sum(1), "accuracy": self._per_class()}))
-        save_picture(draw_confusion(counts, names), folder / f"{self.split}_confusion.png")
-        lines = [
-            ",".join(["truth", *names]),
-            *(f"{n},{','.join(map(str, r.tolist()))}" for n, r in zip(names, counts, strict=True)),
+        """Print the accuracy of each class."""
+        print_tables(class_table(self.tables()["classes"]))
+
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """Images and accuracy of each class, and how many of them were taken for which."""
+        names, counts, accuracy = self._names(), self.confusion.compute().cpu(), self._per_class()
+        images = counts.sum(1).tolist()
+        classes = [
+            {"name": n, "images": i, "accuracy": a} for n, i, a in zip(names, images, accuracy.tolist(), strict=True)
         ]
-        (folder / f"{self.split}_confusion.csv").write_text("\n".join(lines) + "\n")
+        confusion = [
+            {"truth": name} | dict(zip(names, row, strict=True))
+            for name, row in zip(names, counts.tolist(), strict=True)
+        ]
+        return {"classes": classes, "confusion": confusion}
+
+    def figures(self) -> dict[str, Tensor]:
+        """The confusion matrix."""
+        return {"confusion": draw_confusion(self.confusion.compute().cpu(), self._names())}
 
     def draw(self, outputs: Tensor, predictions: dict[str, Tensor], batch: Batch, count: int) -> dict[str, Tensor]:
         """Images with the true class and the most likely ones."""

@@ -3,6 +3,7 @@
 Images are (3, H, W) uint8 RGB, in and out, so that W&B, notebooks and files share the same functions.
 """
 
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,18 @@ def log_pictures(pictures: dict[str, Tensor], trainer: Trainer, split: str) -> N
                 logger.log_image(f"{split}/{name}", [picture.permute(1, 2, 0).numpy()])
             elif isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(f"{split}/{name}", picture, trainer.global_step)
+
+
+def log_tables(tables: Mapping[str, list[dict[str, Any]]], trainer: Trainer, folder: Path, split: str) -> None:
+    """Write each table, a dict a row, as CSV into `folder`, and to W&B if it is used."""
+    for name, rows in tables.items():
+        columns, data = list(rows[0]), [list(row.values()) for row in rows]
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f"{split}_{name.replace('/', '_')}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([columns, *data])
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_table(f"{split}/{name}", columns=columns, data=data)
 
 
 def print_tables(*tables: Table) -> None:
@@ -226,12 +239,6 @@ def draw_confusion(matrix: Tensor, names: Sequence[str]) -> Tensor:
     return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3]).permute(2, 0, 1).contiguous()
 
 
-def save_picture(picture: Tensor, path: Path) -> None:
-    """Write (3, H, W) uint8 as PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_png(picture, str(path))
-
-
 # Classification
 
 
@@ -247,10 +254,10 @@ def draw_labels(images: Tensor, captions: Sequence[Sequence[str]], side: int = 2
     return grid([[torch.cat(pair, dim=1) for pair in zip(pictures, strips, strict=True)]])
 
 
-def class_table(names: Sequence[str], columns: Mapping[str, Tensor]) -> Table:
-    """A row a class; the columns are (K,) counts or shares, nan shown as n/a."""
-    table = Table("class", *columns)
-    for i, name in enumerate(names):
-        values = [column[i].item() for column in columns.values()]
-        table.add_row(name, *("n/a" if v != v else f"{v:.3f}" if isinstance(v, float) else str(v) for v in values))
+def class_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A row a dict, all of the same keys; nan is shown as n/a."""
+    table = Table(*rows[0])
+    for row in rows:
+        values = row.values()
+        table.add_row(*("n/a" if v != v else f"{v:.3f}" if isinstance(v, float) else str(v) for v in values))
     return table

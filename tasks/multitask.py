@@ -165,6 +165,14 @@ class MultiTask(Task):
             found = {name: task.compute() for name, task in self._items()}
             print_delta(dict(self._items()), found, self.baseline_values)
 
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """Each task's tables under its name."""
+        return {f"{name}/{key}": rows for name, task in self._items() for key, rows in task.tables().items()}
+
+    def figures(self) -> dict[str, Tensor]:
+        """Each task's pictures under its name."""
+        return {f"{name}/{key}": picture for name, task in self._items() for key, picture in task.figures().items()}
+
     # ---- one step
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -124,6 +124,10 @@ class PoseTask(Task):
         print_tables(metric.table(), metric.keypoint_table())
         metric.save(folder / f"{self.split}_keypoints.json")
 
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """How well each key point is found."""
+        return {"keypoints": self._require_metric().per_keypoint()}
+
     def draw(self, outputs: Tensor, predictions: dict[str, Tensor], batch: Batch, count: int) -> dict[str, Tensor]:
         """Crops with predicted and true skeletons, and the heatmaps over them."""
         if self.skeleton is None:

@@ -12,7 +12,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from hrnet import HRNet, OCRHead, SegmentationHead
-from tasks.draw import class_colours, draw_confusion, draw_segmentation, print_tables, save_picture
+from tasks.draw import class_colours, draw_confusion, draw_segmentation, print_tables
 from tasks.metrics.confusion import SegmentationScores
 from tasks.segmentation_losses import CrossEntropy, OhemCrossEntropy
 from tasks.sliding import SlidingWindow
@@ -171,13 +171,18 @@ class SegmentationTask(Task):
             self.hparams[name] = getattr(self, name)
         self.metric = SegmentationScores(self.num_classes, self.class_names, boundary=self.boundary_iou).to(self.device)
 
-    def report(self, folder: Path | None) -> None:
-        """Print overall and per-class tables; write the confusion matrix as JSON, CSV and picture."""
-        if folder is None:
-            return
+    def report(self, folder: Path) -> None:
+        """Print overall and per-class tables; write the confusion matrix as JSON and CSV."""
         print_tables(self.metric.table(), self.metric.class_table())
         self.metric.save(folder / f"{self.split}_confusion.json")
-        save_picture(draw_confusion(self.metric.confusion, self.metric.names), folder / f"{self.split}_confusion.png")
+
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """IoU, accuracy and precision of each class."""
+        return {"classes": self.metric.per_class()}
+
+    def figures(self) -> dict[str, Tensor]:
+        """The confusion matrix."""
+        return {"confusion": draw_confusion(self.metric.confusion, self.metric.names)}
 
     def draw(self, outputs: Tensor, predictions: dict[str, Tensor], batch: Batch, count: int) -> dict[str, Tensor]:
         """Images with true and predicted classes over them, where they differ, and the classes' colours by name."""

@@ -20,7 +20,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch import Tensor
 
 from hrnet import HRNet, load_weights
-from tasks.draw import log_pictures
+from tasks.draw import log_pictures, log_tables
 from tasks.optim import OptimizerSpec, ScheduleSpec, create_optimizer, create_schedule
 
 Batch = dict[str, Any]
@@ -118,6 +118,14 @@ class Task(LightningModule):
     def report(self, folder: Path) -> None:
         """After an evaluation: print the tables of what `compute` found, write the predictions into `folder`."""
 
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """After an evaluation: tables by name, a dict a row (per class, per key point), for files and W&B."""
+        return {}
+
+    def figures(self) -> dict[str, Tensor]:
+        """After an evaluation: pictures of its result by name, (3, height, width) uint8 (confusion matrix)."""
+        return {}
+
     # ---- one step
 
     def normalize(self, image: Tensor) -> Tensor:
@@ -214,7 +222,10 @@ class Task(LightningModule):
             values = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
             print(f"epoch {self.current_epoch}: {values}", flush=True)
         else:
-            self.report(Path(self.trainer.default_root_dir) / "predictions")
+            folder = Path(self.trainer.default_root_dir) / "predictions"
+            self.report(folder)
+            log_tables(self.tables(), self.trainer, folder, self.split)
+            log_pictures(self.figures(), self.trainer, self.split)
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_epoch_end = on_validation_epoch_end
