@@ -194,7 +194,7 @@ class BaseDataModule(LightningDataModule, ABC):
             return 0
         epochs = self.trainer.fit_loop.epoch_progress.current
         within = epochs.processed < epochs.ready
-        return self.trainer.fit_loop.epoch_loop.batch_progress.current.completed if within else 0
+        return self.trainer.fit_loop.epoch_loop.batch_progress.current.processed if within else 0
 
     def val_dataloader(self) -> DataLoader:
         """Batches of `val` in order, every sample once."""

@@ -80,7 +80,10 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
             _fit(trainer, objects, folder, folder / "checkpoints" / "last.ckpt" if resume else config.checkpoint)
         else:
             checkpoint = config.checkpoint and tasks.find_checkpoint(config.checkpoint)
-            getattr(trainer, action)(objects.model, objects.data, ckpt_path=checkpoint, weights_only=True)
+            found = getattr(trainer, action)(objects.model, objects.data, ckpt_path=checkpoint, weights_only=True)
+            if action == "predict":
+                (folder / "predictions").mkdir(exist_ok=True)
+                torch.save(found, folder / "predictions" / "predict.pt")
     finally:
         wandb.finish()  # a second run in the same process, in a notebook, is a run of its own
     _say(f"run folder: {folder}")

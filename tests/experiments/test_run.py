@@ -9,10 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
+from lightning import Callback
 
 import tasks
+from datamodules import Skeleton
 from experiments import run
 from experiments.run import main
 from tests.conftest import ROOT
@@ -25,6 +29,22 @@ QUICK = ["pose_coco.yaml", "sample.yaml", "debug.yaml", "--wandb.mode", "disable
 @pytest.fixture(autouse=True)
 def in_the_repository(monkeypatch):
     monkeypatch.chdir(ROOT)  # the sample data are rendered once, into data/sample
+
+
+class StopAt(Callback):
+    """Raise after an optimiser step.
+
+    Args:
+        step: After which.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        """Stop there."""
+        if trainer.global_step == self.step:
+            raise RuntimeError("stopped on purpose")
 
 
 def folder_of(trainer) -> Path:
@@ -132,6 +152,108 @@ def test_a_users_mistake_is_one_message_and_status_2(arguments, words, tmp_path,
     assert "Traceback" not in error
     for word in words:
         assert word in error
+
+
+def coco_folder(root: Path, break_it=lambda root, annotations: None) -> Path:
+    """Four persons in four pictures, the same for train and val; `break_it` changes the val split."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        (root / f"{split}2017").mkdir(parents=True)
+        for i in range(1, 5):
+            cv2.imwrite(str(root / f"{split}2017" / f"{i}.jpg"), rng.integers(0, 255, (120, 90, 3), dtype=np.uint8))
+        names = Skeleton.load("coco").names
+        annotations = {
+            "images": [{"id": i, "file_name": f"{i}.jpg", "height": 120, "width": 90} for i in range(1, 5)],
+            "annotations": [
+                {
+                    "id": i, "image_id": i, "category_id": 1, "iscrowd": 0, "area": 4000.0, "bbox": [10, 10, 70, 100],
+                    "num_keypoints": 17, "keypoints": [30, 40, 2] * 17,
+                }
+                for i in range(1, 5)
+            ],
+            "categories": [{"id": 1, "name": "person", "keypoints": list(names), "skeleton": []}],
+        }  # fmt: skip
+        if split == "val":
+            break_it(root, annotations)
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / "annotations" / f"person_keypoints_{split}2017.json").write_text(json.dumps(annotations))
+    return root
+
+
+def truncate(root, annotations):
+    path = root / "val2017" / "2.jpg"
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def name_a_missing_image(root, annotations):
+    annotations["annotations"][0]["image_id"] = 77
+
+
+def lose_an_image(root, annotations):
+    (root / "val2017" / "3.jpg").unlink()
+
+
+def count_wrongly(root, annotations):
+    annotations["annotations"][1]["keypoints"] = [1, 2, 2] * 16
+
+
+def empty_boxes(root, annotations):
+    for person in annotations["annotations"]:
+        person["bbox"] = [10, 10, 0, 0]
+
+
+def nobody(root, annotations):
+    annotations["annotations"] = []
+
+
+def detect_elsewhere(root, annotations):
+    found = [{"image_id": 99, "category_id": 1, "bbox": [1, 1, 50, 80], "score": 0.9}]
+    (root / "found.json").write_text(json.dumps(found))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "words", "flags"),
+    [
+        (truncate, ["2.jpg"], []),
+        (truncate, ["2.jpg"], ["--data.num_workers", "1"]),
+        (name_a_missing_image, ["id 1", "image_id"], []),
+        (lose_an_image, ["3.jpg"], []),
+        (count_wrongly, ["id 2", "17"], []),
+        (empty_boxes, ["no usable person"], []),
+        (nobody, ["no usable person"], []),
+        (detect_elsewhere, ["found.json", "image"], ["--data.detections", "found.json"]),
+    ],
+)
+def test_broken_data_are_one_message_and_status_2(break_it, words, flags, tmp_path, monkeypatch, capfd):
+    root = coco_folder(tmp_path / "data", break_it)
+    arguments = [*QUICK, "--data.root", str(root), "--runs", str(tmp_path / "runs"), *flags]
+    monkeypatch.setattr(sys, "argv", ["run", *arguments])
+    assert run.command() == 2
+    error = capfd.readouterr().err
+    assert "error: " in error
+    for word in words:
+        assert word in error.split("error: ", 1)[1]
+
+
+@pytest.mark.slow
+def test_eight_real_crops_are_learned_by_heart(shared_data, tmp_path):
+    flags = ["--data.root", str(shared_data / "coco_mini"), "--runs", str(tmp_path), "--wandb.mode", "disabled"]
+    trainer = main(["pose_coco.yaml", "sample.yaml", "overfit.yaml", *flags])
+    assert trainer.callback_metrics["val/AP"] > 0.9
+
+
+def test_interrupted_within_an_epoch_goes_on_where_it_was(tmp_path):
+    flags = ["--data.batch_size", "8", "--trainer.limit_train_batches", "5", "--model.schedule", "null"]
+    flags += ["--trainer.max_epochs", "2", "--data.num_workers", "1"]
+    whole = folder_of(main([*QUICK, *flags, "--runs", str(tmp_path / "a")]))
+    stop = "{class_path: StopAt, init_args: {step: 7}}"
+    with pytest.raises(RuntimeError, match="stopped on purpose"):
+        main([*QUICK, *flags, "--trainer.callbacks+", stop, "--runs", str(tmp_path / "b")])
+    (folder,) = (tmp_path / "b" / "pose_coco").iterdir()
+    main(["--resume", str(folder), "--trainer.callbacks", "null", "--wandb.mode", "disabled"])
+    expected, found = losses(whole), losses(folder)
+    assert set(expected) - set(found) <= {6}  # the step that was cut short came before its line in the log
+    assert found == pytest.approx({step: expected[step] for step in found}, rel=1e-4)
 
 
 @pytest.mark.slow
