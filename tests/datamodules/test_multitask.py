@@ -41,7 +41,7 @@ def joint(counts: dict[str, int], **options) -> MultiTaskDataModule:
 def at(data: MultiTaskDataModule, epoch: int, completed: int = 0) -> MultiTaskDataModule:
     """As Lightning has it at the start of an epoch, or when resumed within it."""
     current = SimpleNamespace(processed=epoch, ready=epoch + (completed > 0))
-    batches = SimpleNamespace(current=SimpleNamespace(completed=completed))
+    batches = SimpleNamespace(current=SimpleNamespace(processed=completed))
     loop = SimpleNamespace(epoch_progress=SimpleNamespace(current=current))
     loop.epoch_loop = SimpleNamespace(batch_progress=batches)
     data.trainer = SimpleNamespace(fit_loop=loop)
