@@ -183,7 +183,7 @@ def sample_coco(root: Path = Path("data/sample/coco"), num_train: int = 600, num
     """
     root = Path(root)
     stamp = f"{VERSION} {num_train} {num_val}\n"
-    if _stamp(root) == stamp:
+    if read_stamp(root) == stamp:
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as temporary:
@@ -193,11 +193,11 @@ def sample_coco(root: Path = Path("data/sample/coco"), num_train: int = 600, num
         _write_split(fresh, "val", range(_FIRST_VAL_ID, _FIRST_VAL_ID + num_val))
         (fresh / "parts" / "classes.txt").write_text("\n".join(PART_NAMES) + "\n")
         (fresh / "VERSION").write_text(stamp)
-        _publish(fresh, root, Path(temporary) / "stale")
+        publish(fresh, root, Path(temporary) / "stale")
     return root
 
 
-def _stamp(root: Path) -> str | None:
+def read_stamp(root: Path) -> str | None:
     """Return what an earlier rendering in `root` says of itself, or None without one; refuse a foreign folder."""
     try:
         return (root / "VERSION").read_text()
@@ -210,15 +210,15 @@ def _stamp(root: Path) -> str | None:
         ) from None
 
 
-def _publish(fresh: Path, root: Path, stale: Path) -> None:
+def publish(fresh: Path, root: Path, stale: Path) -> None:
     """Rename `fresh` to `root`; whoever renders the same at the same time and comes second drops the copy."""
     stamp = (fresh / "VERSION").read_text()
-    if _stamp(root) == stamp:
+    if read_stamp(root) == stamp:
         return
     with contextlib.suppress(FileNotFoundError):
         os.rename(root, stale)
     try:
         os.rename(fresh, root)
     except OSError:
-        if _stamp(root) != stamp:
+        if read_stamp(root) != stamp:
             raise

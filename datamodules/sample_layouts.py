@@ -13,12 +13,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from datamodules.sample import _publish, _stamp, sample_coco
+from datamodules.sample import publish, read_stamp, sample_coco
 
-VERSION = 1  # a change of the pictures or labels must raise it
+VERSION = 2  # a change of the pictures or labels must raise it
 SAMPLE = Path("data/sample")
-NUM_IMAGES = {"train": 300, "val": 60}
-NUM_OF_CLASS = {"train": 60, "val": 15}
+NUM_IMAGES = {"train": 600, "val": 150}
+NUM_OF_CLASS = {"train": 150, "val": 40}
 
 # What the parts of `PART_NAMES` become: background, hair, face, torso, hips, arms, legs, shoes (left, right).
 FOLDER_IDS = np.arange(11, dtype=np.uint8)
@@ -93,7 +93,7 @@ def _derived(root: Path, coco: Path | None, write: Callable[[Path, Path], None])
     """`root`, written from the sample pictures when it is absent or of another version; atomic as `sample_coco`."""
     coco, root = coco or sample_coco(), Path(root)
     stamp = f"{VERSION} of {(coco / 'VERSION').read_text()}"
-    if _stamp(root) == stamp:
+    if read_stamp(root) == stamp:
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as temporary:
@@ -101,7 +101,7 @@ def _derived(root: Path, coco: Path | None, write: Callable[[Path, Path], None])
         fresh.mkdir()
         write(coco, fresh)
         (fresh / "VERSION").write_text(stamp)
-        _publish(fresh, root, Path(temporary) / "stale")
+        publish(fresh, root, Path(temporary) / "stale")
     return root
 
 
@@ -115,7 +115,7 @@ def _pictures(
     stems: str = "",
     size: tuple[int, int] | None = None,
 ) -> Path:
-    """Whole pictures at half their size, or at `size`, and masks of the `ids` of the parts."""
+    """Whole pictures as they are, or at `size`, and masks of the `ids` of the parts."""
 
     def write(coco: Path, fresh: Path) -> None:
         for split, official in (("train", "training"), ("val", "validation")):
@@ -123,7 +123,7 @@ def _pictures(
             files = sorted((coco / f"{split}2017").glob("*.jpg"))[: NUM_IMAGES[split]]
             for number, file in enumerate(files):
                 image, parts = _read(coco, split, file.stem)
-                height, width = size or (parts.shape[0] // 2, parts.shape[1] // 2)
+                height, width = size or parts.shape
                 words = {"split": split, "official": official, "name": file.stem, "number": number}
                 area = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
                 _write(fresh / images.format(**words), area)
