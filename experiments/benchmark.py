@@ -28,7 +28,7 @@ from rich.table import Table
 from datamodules.base import DataError
 from experiments.benchmark_data import data_eval, data_train
 from experiments.benchmark_evaluation import decode, evaluation, oks_suppression
-from experiments.benchmark_networks import inference, train
+from experiments.benchmark_networks import inference, joint, segmentation, train
 from experiments.benchmark_table import markdown_table, rich_table
 from experiments.benchmark_timing import Benchmark, Result, Setting, measure, use_threads
 from experiments.run_folder import environment, write_json
@@ -38,6 +38,8 @@ BENCHMARKS: dict[str, Benchmark] = {
         "images/s of pose HRNet-W32 256x192, batch 8 and 1, against timm", 7, inference, networks=True
     ),
     "train": Benchmark("a training step of the same, batch 8, against timm", 5, train, networks=True),
+    "segmentation": Benchmark("the head at 512x1024 against its published order", 9, segmentation, networks=True),
+    "joint": Benchmark("one backbone for three tasks against three networks", 5, joint, networks=True),
     "data_train": Benchmark("training samples/s of CocoPose against the plain recipe, one thread", 9, data_train),
     "data_eval": Benchmark("evaluation samples/s of the same", 9, data_eval),
     "decode": Benchmark("heatmaps to key points, MSRA and DARK, against a loop over joints", 15, decode),

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from experiments.benchmark_timing import Comparison, Setting, Variant, require
-from hrnet import HRNet
+from hrnet import HRNet, HRNetV2, SegmentationHead
 from hrnet.inference import for_inference
-from tasks.pose import PoseTask
+from tasks import ClassificationTask, MultiTask, PoseTask, SegmentationTask
 
 BATCH = 8
 KEYPOINTS = 17
@@ -79,6 +79,67 @@ def train(setting: Setting) -> Iterator[Comparison]:
             Variant("timm, NCHW", _step(theirs, images, targets)),
             Variant("ours, channels_last", _step(ours, images, targets), 1.0),
         ),
+    )
+
+
+def segmentation(setting: Setting) -> Iterator[Comparison]:
+    """The segmentation head at 512x1024: mixed after concatenation as published, and each stream at its own size."""
+    height, width = (64, 128) if setting.quick else (512, 1024)
+    for variant in ("w18_small_v1",) if setting.quick else ("w18", "w48"):
+        torch.manual_seed(0)
+        channels = HRNet(variant).channels
+        head = SegmentationHead(channels, 19).eval().to(memory_format=torch.channels_last)
+        streams = [
+            torch.rand(1, c, height // stride, width // stride).to(memory_format=torch.channels_last)
+            for c, stride in zip(channels, (4, 8, 16, 32), strict=True)
+        ]
+
+        def published(head: SegmentationHead = head, streams: list[Tensor] = streams) -> Tensor:
+            with torch.inference_mode():
+                return nn.Sequential.forward(head, HRNetV2()(streams))
+
+        def ours(head: SegmentationHead = head, streams: list[Tensor] = streams) -> Tensor:
+            with torch.inference_mode():
+                return head(streams)
+
+        expected = published()
+        difference = ((ours() - expected).abs().max() / expected.abs().max()).item()
+        require(f"logits of the two heads differ by {difference:.1e} of their size", difference < 1e-4)
+        yield Comparison(
+            f"segmentation head {variant}, {height}x{width}",
+            "images",
+            1,
+            (Variant("after concatenation", published), Variant("per stream", ours, 1.0)),
+        )
+
+
+def joint(setting: Setting) -> Iterator[Comparison]:
+    """Pose, segmentation and classes of the same images: three networks, and three heads on one backbone."""
+    variant, size, batch = ("w18_small_v1", (64, 64), 1) if setting.quick else ("w32", (256, 192), 4)
+    torch.manual_seed(0)
+    backbone = {"variant": variant, "upsample": "bilinear"}
+    heads = {
+        "pose": lambda b: PoseTask(b, KEYPOINTS),
+        "segmentation": lambda b: SegmentationTask(b, 19),
+        "classification": lambda b: ClassificationTask(b, 1000),
+    }
+    together = MultiTask(HRNet(**backbone), heads).eval().to(memory_format=torch.channels_last)
+    single = {name: together.single(name).eval().to(memory_format=torch.channels_last) for name in heads}
+    images = torch.rand(batch, 3, *size)
+
+    def separate() -> dict[str, Tensor]:
+        with torch.inference_mode():
+            return {name: network(images) for name, network in single.items()}
+
+    expected, found = separate(), _forward(together, images)()
+    for name in heads:
+        difference = ((found[name] - expected[name]).abs().max() / expected[name].abs().max()).item()
+        require(f"outputs of {name} differ by {difference:.1e} of their size", difference < 1e-3)
+    yield Comparison(
+        f"three tasks {size[0]}x{size[1]}, batch {batch}",
+        "images",
+        batch,
+        (Variant("three networks", separate), Variant("one backbone", _forward(together, images), 2.0)),
     )
 
 

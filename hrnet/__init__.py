@@ -2,6 +2,7 @@
 
 from hrnet.backbone import HRNet
 from hrnet.heads import ClassificationHead, KeypointHead, OCRHead, SegmentationHead
+from hrnet.inference import for_inference
 from hrnet.representations import HRNetV1, HRNetV2, HRNetV2p
 from hrnet.variants import VARIANTS, Variant
 from hrnet.weights import WeightReport, load_weights
@@ -18,5 +19,6 @@ __all__ = [
     "SegmentationHead",
     "Variant",
     "WeightReport",
+    "for_inference",
     "load_weights",
 ]
