@@ -368,7 +368,8 @@ def test_a_run_learns_reports_and_comes_back_from_its_checkpoint(tmp_path: Path)
     assert content["metrics"]["mIoU"] == pytest.approx(metrics["val/mIoU"])
     assert [row["name"] for row in content["per_class"]] == ["dark", "bright"]
     assert sum(map(sum, content["matrix"])) == 8 * 62 * 64
-    assert (tmp_path / "predictions" / "val_confusion.png").is_file()
+    assert (tmp_path / "pictures" / "val_confusion_evaluated.png").is_file()
+    assert (tmp_path / "predictions" / "val_classes.csv").is_file()
 
     trainer.save_checkpoint(tmp_path / "task.ckpt")
     loaded = tasks.load(tmp_path / "task.ckpt")
