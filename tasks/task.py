@@ -149,9 +149,12 @@ class Task(LightningModule):
         self._log_losses(self.split, self.losses(outputs, batch), batch)
         predictions = self.predict(outputs, batch)
         self.update(predictions, batch)
-        if batch_idx == 0 and self.trainer.is_global_zero and not self.trainer.sanity_checking:
+        # A fixed set of eight: of the first batch, or of the first eight where images of many sizes come one by one.
+        batches = 8 if "image" in batch and len(batch["image"]) == 1 else 1
+        if batch_idx < batches and self.trainer.is_global_zero and not self.trainer.sanity_checking:
             pictures = self.draw(outputs, predictions, batch, count=8)
-            log_pictures(pictures, self.trainer, self.split)
+            numbered = {f"{batch_idx}_{name}" if batch_idx else name: picture for name, picture in pictures.items()}
+            log_pictures(numbered, self.trainer, self.split)
 
     test_step = validation_step
 
