@@ -249,6 +249,7 @@ def command() -> int:
     """`main` with exit status: 0 on success, 2 with one message for a user's mistake."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between torch and Lightning
     try:
         main()
     except Exception as error:
