@@ -109,7 +109,7 @@ def segmentation(setting: Setting) -> Iterator[Comparison]:
             f"segmentation head {variant}, {height}x{width}",
             "images",
             1,
-            (Variant("after concatenation", published), Variant("per stream", ours, 1.0)),
+            (Variant("after concatenation", published), Variant("per stream", ours)),
         )
 
 
