@@ -134,7 +134,18 @@ def test_frozen_backbone_does_not_move(tmp_path):
     ("arguments", "words"),
     [
         (["pose_cocoo.yaml"], ["did you mean pose_coco.yaml"]),
-        (["pose_coco.yaml", "--data.root", "nowhere", "--model.backbone.weights", "null"], ["nowhere", "annotations/"]),
+        (
+            [
+                "pose_coco.yaml",
+                "--data.root",
+                "nowhere",
+                "--model.backbone.weights",
+                "null",
+                "--wandb.mode",
+                "disabled",
+            ],
+            ["nowhere", "annotations/"],
+        ),
         ([*QUICK, "--model.backbone.variant", "w19"], ["w19", "w18"]),
         ([*QUICK, "--model.num_keypoints", "16"], ["model.init_args.num_keypoints", "17"]),
         ([*QUICK, "--model.weights", "missing.pth"], ["missing.pth"]),
