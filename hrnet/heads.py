@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hrnet.blocks import Bottleneck, ConvBN
-from hrnet.representations import HRNetV2, mix
+from hrnet.representations import HRNetV2, fits_in_cache, mix, mixed_strips
 
 
 class KeypointHead(nn.Conv2d):
@@ -31,7 +31,8 @@ class SegmentationHead(nn.Sequential):
     """Streams -> class scores at stride 4: 1x1 convolution over HRNetV2, batch norm, ReLU, 1x1 convolution.
 
     Also the head of facial landmarks, with one heatmap a landmark. The first convolution is applied to each stream at
-    its own size, which is equal by linearity and spares the map of all channels.
+    its own size, which is equal by linearity; evaluated, large maps are finished strip by strip, so that no map of all
+    channels at stride 4 exists.
 
     Args:
         channels: Channels of the streams, `HRNet.channels`.
@@ -48,7 +49,13 @@ class SegmentationHead(nn.Sequential):
 
     def forward(self, streams: list[Tensor]) -> Tensor:
         """List of (B, C_i, H/2^(i+2), W/2^(i+2)) -> raw scores (B, num_classes, H/4, W/4)."""
-        mixed = mix(self[0], streams, self.align_corners)
+        whole = self.training or torch.compiler.is_compiling()  # batch statistics; a compiler fuses by itself
+        if whole or fits_in_cache(self[0], streams[0]):
+            return self._classify(mix(self[0], streams, self.align_corners))
+        strips = mixed_strips(self[0], streams, self.align_corners)
+        return torch.cat([self._classify(strip) for strip in strips], dim=2)
+
+    def _classify(self, mixed: Tensor) -> Tensor:
         return self[3](self[2](self[1](mixed)))
 
 

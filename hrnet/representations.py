@@ -5,10 +5,14 @@ V2p: V2 reduced to 256 channels and average-pooled into a pyramid (detection)
 """
 
 from collections import OrderedDict
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+STRIP_BYTES = 8 * 2**20  # of a strip that `mixed_strips` makes; about what a processor's caches hold
+MIN_ROWS = 8  # fewer rows would read the coarse streams' rows too often
 
 
 class HRNetV1(nn.Module):
@@ -76,3 +80,43 @@ def mix(conv: nn.Conv2d, streams: list[Tensor], align_corners: bool) -> Tensor:
         small = F.conv2d(x, weight)
         total = total + F.interpolate(small, size=total.shape[-2:], mode="bilinear", align_corners=align_corners)
     return total
+
+
+def mixed_strips(conv: nn.Conv2d, streams: list[Tensor], align_corners: bool) -> Iterator[Tensor]:
+    """`mix` in strips of rows, from top to bottom, each (B, out, rows, W/4) and small enough for a processor's cache.
+
+    Bilinear upsampling is one matrix for the rows and one for the columns. The columns are upsampled first, on the few
+    rows that a coarse stream has; its rows are then added to the finest stream's by a product with the strip's part of
+    the row matrix. The whole map at stride 4, which costs more time in memory than in arithmetic, never exists.
+    """
+    weights = conv.weight.split([x.shape[1] for x in streams], dim=1)
+    finest = streams[0]
+    height, width = finest.shape[-2:]
+    coarse = []
+    for x, weight in zip(streams[1:], weights[1:], strict=True):
+        rows = x.shape[-2]
+        wide = F.interpolate(F.conv2d(x, weight), size=(rows, width), mode="bilinear", align_corners=align_corners)
+        identity = torch.eye(rows, device="cpu").view(1, rows, rows, 1)  # read below, without waiting for a GPU
+        matrix = F.interpolate(identity, size=(height, 1), mode="bilinear", align_corners=align_corners)
+        coarse.append((wide.permute(0, 2, 3, 1).flatten(2), matrix[0, :, :, 0].T))  # (B, rows, W * out), (H, rows)
+    step = max(MIN_ROWS, STRIP_BYTES * height // mixed_bytes(conv, finest))
+    for top in range(0, height, step):
+        strip = F.conv2d(finest[:, :, top : top + step], weights[0], conv.bias).permute(0, 2, 3, 1)
+        total = strip.flatten(2)
+        for wide, matrix in coarse:
+            part = matrix[top : top + step]
+            used = part.any(dim=0).nonzero()
+            first, last = int(used[0]), int(used[-1]) + 1
+            part = part[:, first:last].to(wide).expand(len(wide), -1, -1)
+            total = torch.baddbmm(total, part, wide[:, first:last])
+        yield total.view(strip.shape).permute(0, 3, 1, 2)
+
+
+def fits_in_cache(conv: nn.Conv2d, finest: Tensor) -> bool:
+    """Whether the map that `mix` makes is no larger than a strip."""
+    return mixed_bytes(conv, finest) <= STRIP_BYTES
+
+
+def mixed_bytes(conv: nn.Conv2d, finest: Tensor) -> int:
+    """Size of what `mix` makes of streams with this finest one."""
+    return conv.out_channels * finest[:, 0].numel() * finest.element_size()

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hrnet import VARIANTS, ClassificationHead, HRNet, KeypointHead, OCRHead, SegmentationHead
+from hrnet import VARIANTS, ClassificationHead, HRNet, HRNetV2, KeypointHead, OCRHead, SegmentationHead, representations
+from hrnet.representations import mixed_strips
 
 # Parameters of the published ImageNet networks (official READMEs: 13.2M, 15.6M, 21.3M, ...).
 CLASSIFICATION = {
@@ -218,3 +219,20 @@ def test_classification_head_without_classes_gives_features() -> None:
 def test_classification_head_names_what_it_needs() -> None:
     with pytest.raises(ValueError, match=r"four streams.*\[32\].*multi_scale_output=True"):
         ClassificationHead([32])
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("size", [(119, 119), (130, 64)])
+def test_strips_are_the_published_head(size: tuple[int, int], align_corners: bool, monkeypatch) -> None:
+    """Of sizes that are no multiple of one another, in strips of eight rows with a remainder."""
+    monkeypatch.setattr(representations, "STRIP_BYTES", 1)
+    head = SegmentationHead(CHANNELS, 5, align_corners=align_corners).eval()
+    randomise(head)
+    streams = random_streams(size)
+    expected = nn.Sequential.forward(head, HRNetV2(align_corners)(streams))
+    strips = list(mixed_strips(head[0], streams, align_corners))
+    assert [strip.shape[2] for strip in strips] == [*[8] * (size[0] // 8), size[0] % 8]
+    found = head(streams)
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+    gradients = [torch.autograd.grad(y.square().sum(), head[0].weight)[0] for y in (found, expected)]
+    assert (gradients[0] - gradients[1]).abs().max() < 1e-4 * gradients[1].abs().max()
