@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class BalancingSpec(TypedDict, total=False):
-    """A method by name (fixed, uncertainty, dwa, geometric, gradnorm, pcgrad) and its arguments."""
+    """A method by name, one of the keys of METHODS at the end of this file, and its arguments."""
 
     name: Required[str]
     temperature: float
@@ -179,36 +179,107 @@ class GradNorm(Balancing):
         return self.constant * self.moving
 
 
-class PCGrad(Balancing):
-    """PCGrad (Yu et al., NeurIPS 2020): a gradient that opposes another loses its part along that other.
+class GradientMethod(Balancing):
+    """Base of the methods that combine the gradients at the shared parameters by coefficients of their inner products.
 
-    Conflicts are judged at the last shared stage; the combination found there is used at all shared parameters, since
-    it is linear in the tasks' gradients. The others are visited in random order, drawn from the step's number.
+    The products are those at the last shared stage; the coefficients are used at all shared parameters. Heads keep
+    their own gradients.
+
+    Args:
+        every: Find the coefficients anew at every so many steps, and use them in between.
     """
 
     needs_gradients = True
 
-    def __init__(self, names: Sequence[str], weights: dict[str, float] | None = None) -> None:
+    def __init__(self, names: Sequence[str], weights: dict[str, float] | None = None, *, every: int = 1) -> None:
         super().__init__(names, weights)
+        self.every = max(1, every)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
+        self.register_buffer("coefficients", torch.ones(len(names)))
 
     def shared(self, factors: Tensor, gram: Tensor | None) -> Tensor:
+        """Factors times coefficients; a task that the step lacks is left out by its missing gradient."""
+        if gram is not None:
+            if self.step % self.every == 0:
+                products = (factors[:, None] * gram * factors).double().cpu()
+                self.coefficients.copy_(self.combine(products))
+            self.step += 1
+        return factors * self.coefficients
+
+    def combine(self, products: Tensor) -> Tensor:
+        """Inner products (T, T) of the weighted gradients, float64 -> coefficients (T,)."""
+        raise NotImplementedError
+
+
+class PCGrad(GradientMethod):
+    """PCGrad (Yu et al., NeurIPS 2020): a gradient that opposes another loses its part along that other.
+
+    The others are visited in random order, drawn from the step's number.
+    """
+
+    def combine(self, products: Tensor) -> Tensor:
         """Sum over i of the coefficients of task i's projected gradient in terms of all gradients."""
-        if gram is None:
-            return factors
         generator = torch.Generator().manual_seed(int(self.step))
-        self.step += 1
-        products = (factors[:, None] * gram * factors).double().cpu()
-        total = torch.zeros(len(factors), dtype=torch.double)
-        for i in range(len(factors)):
+        total = torch.zeros(len(products), dtype=torch.double)
+        for i in range(len(products)):
             mine = torch.zeros_like(total)
             mine[i] = 1.0
-            for j in torch.randperm(len(factors), generator=generator).tolist():
+            for j in torch.randperm(len(products), generator=generator).tolist():
                 along = mine @ products[:, j]
                 if j != i and along < 0:
                     mine[j] -= along / products[j, j]
             total += mine
-        return factors * total.to(factors)
+        return total
+
+
+class TorchJD(GradientMethod):
+    """A weighting of the library torchjd (the extra `balancing`), scaled to sum to the number of tasks.
+
+    Subclasses name it. Every step must have every task.
+    """
+
+    needs_all = True
+    weighting: str
+
+    def __init__(self, names: Sequence[str], weights: dict[str, float] | None = None, *, every: int = 1) -> None:
+        super().__init__(names, weights, every=every)
+        try:
+            from torchjd import aggregation
+
+            self.weigh = getattr(aggregation, self.weighting)()
+        except ImportError as error:
+            raise ValueError(
+                f"The balancing {type(self).__name__} is that of torchjd: install it by pip install '.[balancing]'."
+            ) from error
+
+    def combine(self, products: Tensor) -> Tensor:
+        """What torchjd makes of the products."""
+        found = self.weigh(products)
+        return found * len(found) / found.sum()
+
+
+class MGDA(TorchJD):
+    """Multiple gradient descent (Sener and Koltun, NeurIPS 2018): the shortest convex combination."""
+
+    weighting = "MGDAWeighting"
+
+
+class UPGrad(TorchJD):
+    """UPGrad (Quinton and Rey, 2024): each gradient projected so that it opposes none, then summed."""
+
+    weighting = "UPGradWeighting"
+
+
+class IMTLG(TorchJD):
+    """IMTL-G (Liu et al., ICLR 2021): the combination with equal projections on all gradients."""
+
+    weighting = "IMTLGWeighting"
+
+
+class AlignedMTL(TorchJD):
+    """Aligned-MTL (Senushkin et al., CVPR 2023): gradients made orthogonal and of one size first."""
+
+    weighting = "AlignedMTLWeighting"
 
 
 METHODS: dict[str, type[Balancing]] = {
@@ -218,6 +289,10 @@ METHODS: dict[str, type[Balancing]] = {
     "geometric": Geometric,
     "gradnorm": GradNorm,
     "pcgrad": PCGrad,
+    "mgda": MGDA,
+    "upgrad": UPGrad,
+    "imtl_g": IMTLG,
+    "aligned_mtl": AlignedMTL,
 }
 
 

@@ -38,7 +38,8 @@ class MultiTask(Task):
         backbone: The HRNet, with all four streams unless every task does with the finest.
         tasks: Name of each task -> what makes it of the backbone. In YAML {class_path, init_args} without backbone;
             `weights` there loads that task's head only. Optimiser and schedule belong to the joint run.
-        balancing: fixed, uncertainty, dwa, geometric, gradnorm or pcgrad, or {name, arguments}; see tasks.balancing.
+        balancing: fixed, uncertainty, dwa, geometric, gradnorm, pcgrad, or torchjd's mgda, upgrad, imtl_g, aligned_mtl;
+            or {name, arguments}; see tasks.balancing.
         task_weights: Constant factor of a task's loss, 1 where not given.
         batch_norm: "shared" statistics of the backbone, or "per_task"; scales and shifts are shared in either case.
         gradient_every: Log norms and cosines of the tasks' gradients at the last shared stage every so many steps.

@@ -4,6 +4,7 @@ optimizer: {name: sgd, lr: 0.01, momentum: 0.9, weight_decay: 5.0e-4}     # timm
 schedule: {name: poly, power: 0.9, warmup_epochs: 1}                      # stepped after each optimiser step
 """
 
+from collections.abc import Mapping
 from typing import Any, Required, TypedDict
 
 import torch
@@ -20,8 +21,10 @@ SCHEDULES = ("cosine", "poly", "multistep", "step", "constant", "tanh", "wsd", "
 class OptimizerSpec(TypedDict, total=False):
     """An optimiser of timm by name (`timm.optim.list_optimizers()`), and its arguments.
 
-    `backbone_lr_scale` multiplies the learning rate of the backbone; `decay_norm_and_bias` says whether weight decay
-    acts on batch norm and biases too (the official segmentation recipe does).
+    `lr_scales` multiplies the learning rate of the parts that it names, by the beginning of their parameters' names:
+    `{backbone: 0.1}`, or in a joint run `{tasks.pose: 2}`; the longest that fits counts. `layer_decay` multiplies that
+    of the backbone's layers by its powers: 1 at the last exchange unit, smaller towards the stem. `decay_norm_and_bias`
+    says whether weight decay acts on batch norm and biases too (the official segmentation recipe does).
     """
 
     name: Required[str]
@@ -30,7 +33,8 @@ class OptimizerSpec(TypedDict, total=False):
     momentum: float
     betas: list[float]
     eps: float
-    backbone_lr_scale: float
+    lr_scales: dict[str, float]
+    layer_decay: float
     decay_norm_and_bias: bool
 
 
@@ -52,29 +56,72 @@ class ScheduleSpec(TypedDict, total=False):
 
 
 def create_optimizer(task: nn.Module, spec: OptimizerSpec) -> torch.optim.Optimizer:
-    """Optimiser over all parameters of `task`, those of `task.backbone` at their own learning rate.
+    """Optimiser over all parameters of `task`, each at the rate of its part.
 
     Raises:
-        ValueError: If timm has no optimiser of that name.
+        ValueError: If timm has no optimiser of that name, or a name in `lr_scales` fits no parameter.
     """
     options = dict(spec)
     name = options.pop("name")
     if name not in list_optimizers():
         raise ValueError(f"optimizer.name: timm has no optimiser {name!r}; it has {', '.join(list_optimizers())}.")
-    scale = options.pop("backbone_lr_scale", 1.0)
+    scales = _rate_scales(task, options.pop("lr_scales", {}), options.pop("layer_decay", 1.0))
     decay_all = options.pop("decay_norm_and_bias", False)
     weight_decay = options.pop("weight_decay", 0.0)
-    in_backbone = {id(p) for p in task.backbone.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for parameter in task.parameters():
-        lr = spec["lr"] * (scale if id(parameter) in in_backbone else 1.0)
+    for key, parameter in task.named_parameters():
         decayed = decay_all or parameter.ndim > 1
-        groups.setdefault((lr, weight_decay if decayed else 0.0), []).append(parameter)
+        groups.setdefault((spec["lr"] * scales[key], weight_decay if decayed else 0.0), []).append(parameter)
     param_groups = [
         {"params": parameters, "lr": lr, "weight_decay": decay, "name": f"lr {lr:g} decay {decay:g}"}
         for (lr, decay), parameters in groups.items()
     ]
     return create_optimizer_v2(param_groups, opt=name, weight_decay=weight_decay, **options)
+
+
+def _rate_scales(task: nn.Module, lr_scales: Mapping[str, float], layer_decay: float) -> dict[str, float]:
+    """Name of each parameter -> factor of its learning rate."""
+    names = [name for name, _ in task.named_parameters()]
+    for part in lr_scales:
+        if not any(_is_of(name, part) for name in names):
+            known = sorted({".".join(name.split(".")[:2]) for name in names if name.startswith("tasks.")})
+            known += sorted({name.split(".")[0] for name in names})
+            raise ValueError(
+                f"optimizer.lr_scales has {part!r}, with which no parameter's name begins: name one of "
+                f"{', '.join(known)}, or a part of one such as backbone.stage4."
+            )
+    depths = _layers(task.backbone)
+    last = max(depths.values())
+    scales = {}
+    for name in names:
+        fitting = [part for part in lr_scales if _is_of(name, part)]
+        scale = lr_scales[max(fitting, key=len)] if fitting else 1.0
+        in_backbone = name.startswith("backbone.")
+        scales[name] = scale * (layer_decay ** (last - depths[name.removeprefix("backbone.")]) if in_backbone else 1.0)
+    return scales
+
+
+def _is_of(name: str, part: str) -> bool:
+    return name == part or name.startswith(part + ".")
+
+
+def _layers(backbone: nn.Module) -> dict[str, int]:
+    """Name of each parameter of HRNet -> its layer: stem 0, layer1 1, then each exchange unit with its transition."""
+    first_unit = {}
+    depth = 2
+    for stage in (2, 3, 4):
+        first_unit[stage] = depth
+        depth += len(backbone.get_submodule(f"stage{stage}"))
+    depths = {}
+    for name, _ in backbone.named_parameters():
+        part, *rest = name.split(".")
+        if part.startswith("stage"):
+            depths[name] = first_unit[int(part[5:])] + int(rest[0])
+        elif part.startswith("transition"):
+            depths[name] = first_unit[int(part[10:]) + 1]
+        else:
+            depths[name] = int(part == "layer1")
+    return depths
 
 
 def create_schedule(optimizer: torch.optim.Optimizer, spec: ScheduleSpec, trainer: Trainer) -> Scheduler:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tasks.balancing import METHODS, make_balancing
+from tasks.balancing import METHODS, TorchJD, make_balancing
 from tasks.joint_gradients import carry, combined, gradients_of, gram_matrix
 
 NAMES = ["a", "b"]
@@ -118,8 +118,37 @@ def test_pcgrad_of_three_is_the_published_algorithm():
         torch.testing.assert_close(factors @ gradients, pcgrad_by_hand(gradients, order), rtol=1e-5, atol=1e-6)
 
 
+def test_gradient_methods_keep_their_coefficients_between():
+    balancing = make_balancing({"name": "pcgrad", "every": 2}, NAMES)
+    opposing, agreeing = gram_of([1.0, 0.0], [-1.0, 1.0]), gram_of([1.0, 0.0], [1.0, 1.0])
+    first, second, third = (balancing.shared(torch.ones(2), gram) for gram in (opposing, agreeing, agreeing))
+    torch.testing.assert_close(first, second)
+    torch.testing.assert_close(third, torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # Of (2, 0) and (0, 1) the shortest convex combination is a with a * 4 = (1 - a) * 1: a = 1/5; twice that.
+        ("mgda", [0.4, 1.6]),
+        # Neither opposes the other, so UPGrad is their mean.
+        ("upgrad", [1.0, 1.0]),
+        # Equal projections on both directions: a * 2 = (1 - a) * 1.
+        ("imtl_g", [2 / 3, 4 / 3]),
+        # Orthogonal already, so both are shrunk to the smaller one's size: a / b = 1/2.
+        ("aligned_mtl", [2 / 3, 4 / 3]),
+    ],
+)
+def test_torchjd_methods_on_orthogonal_gradients(name, expected):
+    pytest.importorskip("torchjd", reason="the extra `balancing` is not installed")
+    factors = make_balancing(name, NAMES).shared(torch.ones(2), gram_of([2.0, 0.0], [0.0, 1.0]))
+    torch.testing.assert_close(factors, torch.tensor(expected), rtol=2e-3, atol=2e-3)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_state_goes_through_a_checkpoint(name):
+    if issubclass(METHODS[name], TorchJD):
+        pytest.importorskip("torchjd", reason="the extra `balancing` is not installed")
     first, second = make_balancing(name, NAMES), make_balancing(name, NAMES)
     gram = gram_of([3.0, 0.0], [-1.0, 1.0])
     for _ in range(3):

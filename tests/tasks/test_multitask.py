@@ -141,7 +141,7 @@ def test_backbone_is_one_object_with_each_parameter_once(three):
     single = [PoseTask(SMALL), SegmentationTask(SMALL, 5), ClassificationTask(SMALL, 7)]
     heads = sum(p.numel() for task in single for p in task.head.parameters())
     assert sum(p.numel() for p in three.parameters()) == heads + sum(p.numel() for p in three.backbone.parameters())
-    optimizer = create_optimizer(three, {"name": "adam", "lr": 0.1, "backbone_lr_scale": 0.1})
+    optimizer = create_optimizer(three, {"name": "adam", "lr": 0.1, "lr_scales": {"backbone": 0.1}})
     held = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(held) == sorted({id(p) for p in three.parameters()})
     rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}

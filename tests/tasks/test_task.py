@@ -57,7 +57,7 @@ def test_unknown_names_are_refused():
 
 def test_parameter_groups_hold_every_parameter_once_at_its_rate():
     task = PoseTask(SMALL)
-    spec = {"name": "adamw", "lr": 0.1, "weight_decay": 0.3, "backbone_lr_scale": 0.1}
+    spec = {"name": "adamw", "lr": 0.1, "weight_decay": 0.3, "lr_scales": {"backbone": 0.1}}
     optimizer = create_optimizer(task, spec)
     seen = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(seen) == sorted(id(p) for p in task.parameters())
@@ -66,6 +66,32 @@ def test_parameter_groups_hold_every_parameter_once_at_its_rate():
     assert rate[id(task.head.bias)] == (0.1, 0.0)
     assert rate[id(task.backbone.conv1.weight)] == pytest.approx((0.01, 0.3))
     assert rate[id(task.backbone.bn1.weight)] == pytest.approx((0.01, 0.0))
+
+
+def test_layers_decay_towards_the_stem_and_parts_have_rates_of_their_own():
+    task = PoseTask({"variant": "w32", "multi_scale_output": False})
+    spec = {"name": "sgd", "lr": 1.0, "layer_decay": 0.5, "lr_scales": {"backbone": 0.1, "backbone.stage3.3": 0.2}}
+    optimizer = create_optimizer(task, spec | {"lr_scales": spec["lr_scales"] | {"head": 3.0}})
+    names = {id(p): name for name, p in task.named_parameters()}
+    rate = {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    # Layers from the end: three units of stage 4, four of stage 3, one of stage 2, layer1, stem.
+    for name, expected in {
+        "head.weight": 3.0,
+        "backbone.stage4.2.branches.0.0.conv1.weight": 0.1,
+        "backbone.transition3.3.0.0.weight": 0.1 * 0.5**2,
+        "backbone.stage3.3.branches.0.0.conv1.weight": 0.2 * 0.5**3,
+        "backbone.stage3.0.branches.0.0.bn1.bias": 0.1 * 0.5**6,
+        "backbone.stage2.0.branches.1.3.conv2.weight": 0.1 * 0.5**7,
+        "backbone.transition1.0.0.weight": 0.1 * 0.5**7,
+        "backbone.layer1.0.conv1.weight": 0.1 * 0.5**8,
+        "backbone.conv2.weight": 0.1 * 0.5**9,
+    }.items():
+        assert rate[name] == pytest.approx(expected), name
+
+
+def test_a_part_that_is_none_is_named():
+    with pytest.raises(ValueError, match=r"'heads'.*backbone, head"):
+        create_optimizer(PoseTask(SMALL), {"name": "sgd", "lr": 1.0, "lr_scales": {"heads": 2.0}})
 
 
 def test_what_is_not_plain_data_is_refused():
