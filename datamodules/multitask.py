@@ -134,6 +134,11 @@ class MultiTaskDataModule(BaseDataModule):
         }[self.policy]
         return apportion(shares, self.epoch_length or sum(own.values()))
 
+    def preview(self, count: int) -> dict[str, Any]:
+        """{task: a batch of so many of its training samples}."""
+        batches = {name: part.preview(count) for name, part in self.parts.items()}
+        return {name: batches[part] for name, part in self.sources.items()}
+
     def train_dataloader(self) -> CombinedLoader:
         """Batches as the class says; `counts` says how many."""
         counts = self.counts()

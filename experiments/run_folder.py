@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import uuid
@@ -50,6 +51,14 @@ def environment() -> dict[str, Any]:
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "git": {"revision": _git("rev-parse", "HEAD"), "changed": (_git("status", "--porcelain") or "").splitlines()},
     }
+
+
+def peak_memory() -> int:
+    """Bytes: the most that tensors have taken on the GPU; without one, the most that this process has taken."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # macOS counts bytes, Linux kilobytes
 
 
 def _git(*arguments: str) -> str | None:

@@ -116,9 +116,30 @@ class ClassificationTask(Task):
         self.class_names = list(datamodule.class_names)
         self.hparams["class_names"] = self.class_names
 
+    def scores(self, predictions: dict[str, Tensor], batch: Batch) -> dict[str, Tensor | list]:
+        """Whether the most likely class is the true one, 1 or 0, and how sure the network was."""
+        names = self._names()
+        confidence, guesses = predictions["probabilities"].float().max(1)
+        return {
+            "sample": batch["image_id"],
+            "score": (guesses == batch["label"]).float(),
+            "label": [names[i] for i in batch["label"].tolist()],
+            "prediction": [names[i] for i in guesses.tolist()],
+            "confidence": confidence,
+        }
+
+    def check(self, batch: Batch) -> None:
+        """There is more than one class."""
+        super().check(batch)
+        if len(batch["label"]) > 1 and len(batch["label"].unique()) == 1:
+            raise ValueError(
+                f"{len(batch['label'])} training images, spread over the data set, are all of one class, "
+                f"{self._names()[int(batch['label'][0])]}: are the other classes' folders empty?"
+            )
+
     def report(self, folder: Path) -> None:
-        """Print the accuracy of each class."""
-        print_tables(class_table(self.tables()["classes"]))
+        """Print the accuracy of each class that has images."""
+        print_tables(class_table([row for row in self.tables()["classes"] if row["images"]]))
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
         """Images and accuracy of each class, and how many of them were taken for which."""

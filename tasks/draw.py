@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
+import wandb
 from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
@@ -101,15 +102,36 @@ def log_pictures(pictures: dict[str, Tensor], trainer: Trainer, split: str) -> N
 
 
 def log_tables(tables: Mapping[str, list[dict[str, Any]]], trainer: Trainer, folder: Path, split: str) -> None:
-    """Write each table, a dict a row, as CSV into `folder`, and to W&B if it is used."""
+    """Write each table, a dict a row, as CSV into `folder`, and to W&B if it is used.
+
+    A (3, H, W) uint8 value is a picture: a file in `pictures/`, whose name stands in the CSV.
+    """
     for name, rows in tables.items():
+        stem = f"{split}_{name.replace('/', '_')}"
         columns, data = list(rows[0]), [list(row.values()) for row in rows]
+        files = [
+            [_picture_file(value, f"{stem}_{number:02d}", trainer) for value in row] for number, row in enumerate(data)
+        ]
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{split}_{name.replace('/', '_')}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([columns, *data])
+        with (folder / f"{stem}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([columns, *files])
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_table(f"{split}/{name}", columns=columns, data=data)
+                shown = [[_wandb_value(value) for value in row] for row in data]
+                logger.log_table(f"{split}/{name}", columns=columns, data=shown)
+
+
+def _picture_file(value: Any, stem: str, trainer: Trainer) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    path = Path(trainer.default_root_dir) / "pictures" / f"{stem}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_png(value, str(path), compression_level=3)
+    return f"pictures/{path.name}"
+
+
+def _wandb_value(value: Any) -> Any:
+    return wandb.Image(value.permute(1, 2, 0).numpy()) if isinstance(value, Tensor) else value
 
 
 def print_tables(*tables: Table) -> None:

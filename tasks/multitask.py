@@ -126,6 +126,7 @@ class MultiTask(Task):
         for _, task in self._items():
             task.partial = self.partial
             task.reset()
+            task.samples.reset()
 
     def attach(self, datamodule: LightningDataModule) -> None:
         """Give each task its own DataModule."""
@@ -149,6 +150,14 @@ class MultiTask(Task):
                 raise ValueError(f"Task {name!r}: {error}") from error
         self.hparams["tasks"] = specs_of(dict(self._items()))
 
+    def check(self, batch: Batch) -> None:
+        """Each task's samples."""
+        for name, part in batch.items():
+            try:
+                self.tasks[name].check(part)
+            except ValueError as error:
+                raise ValueError(f"Task {name!r}: {error}") from error
+
     def draw(self, outputs: dict, predictions: dict, batch: Batch, count: int) -> dict[str, Tensor]:
         """Pictures of every task."""
         pictures = {}
@@ -156,6 +165,15 @@ class MultiTask(Task):
             drawn = self.tasks[name].draw(outputs[name], predictions[name], batch[name], count)
             pictures |= {f"{name}/{title}": picture for title, picture in drawn.items()}
         return pictures
+
+    def collect(self, outputs: dict, predictions: dict, batch: Batch) -> None:
+        """Each task's scores."""
+        for name in outputs:
+            self.tasks[name].collect(outputs[name], predictions[name], batch[name])
+
+    def sample_tables(self) -> dict[str, list[dict[str, Any]]]:
+        """Each task's tables under its name."""
+        return {f"{name}/{key}": rows for name, task in self._items() for key, rows in task.sample_tables().items()}
 
     def report(self, folder: Path) -> None:
         """Each task's report in a folder of its own; the comparison with the baselines."""

@@ -118,6 +118,44 @@ class PoseTask(Task):
             datamodule.ground_truth(self.split), self.skeleton["sigmas"], self.skeleton["names"]
         )
 
+    def scores(self, predictions: dict[str, Tensor], batch: Batch) -> dict[str, Tensor | list]:
+        """OKS of each annotated person with the pose found in its own box; nan for boxes of a detector."""
+        matrix, offset = batch["to_image"][:, :, :2], batch["to_image"][:, None, :, 2]
+        truth = batch["keypoints"].to(matrix) @ matrix.mT + offset
+        similarity = self._require_metric().similarity(
+            batch["instance_id"], truth, batch["visible"], predictions["keypoints"]
+        )
+        confidence = predictions["scores"].float().mean(1)
+        return {
+            "sample": batch["instance_id"],
+            "score": similarity.tolist(),
+            "image_id": batch["image_id"],
+            "confidence": confidence,
+        }
+
+    def check(self, batch: Batch) -> None:
+        """Key points are labelled, inside the crops, and come back from their heatmaps."""
+        super().check(batch)
+        keypoints, count = batch["keypoints"], len(batch["image"])
+        if not (batch["visible"] > 0).any():
+            raise ValueError(
+                f"None of {count} training crops has a labelled key point: is the visibility in the annotations 1 or 2 "
+                "(0 means not labelled)?"
+            )
+        targets, weights = self.codec.encode(keypoints, batch["visible"], tuple(batch["image"].shape[-2:]))
+        if not (weights > 0).any() or targets.max() <= 0:
+            raise ValueError(
+                f"The heatmaps of {count} training crops are all zero: no labelled key point is inside its crop. Are "
+                "key points (x, y) in pixels of the original image, and boxes [x, y, width, height]?"
+            )
+        found, _ = self.codec.decode(targets)
+        error = (found - keypoints).norm(dim=-1)[weights > 0].median().item()
+        if error > self.codec.stride:
+            raise ValueError(
+                f"Key points that are encoded and decoded again are off by {error:.1f} pixels of the crop, more than "
+                f"one pixel of the heatmap: {self.codec} does not suit crops of {tuple(batch['image'].shape[-2:])}."
+            )
+
     def report(self, folder: Path) -> None:
         """Print AP and per-key-point tables; write the detections as a COCO results file."""
         metric = self._require_metric()

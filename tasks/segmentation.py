@@ -13,8 +13,8 @@ from torch import Tensor
 
 from hrnet import HRNet, OCRHead, SegmentationHead
 from tasks.draw import class_colours, draw_confusion, draw_segmentation, print_tables
-from tasks.metrics.confusion import SegmentationScores
-from tasks.segmentation_losses import CrossEntropy, OhemCrossEntropy
+from tasks.metrics.confusion import SegmentationScores, image_iou
+from tasks.segmentation_losses import IGNORED, CrossEntropy, OhemCrossEntropy
 from tasks.sliding import SlidingWindow
 from tasks.task import Batch, Losses, Task
 
@@ -170,6 +170,23 @@ class SegmentationTask(Task):
         for name in ("class_names", "palette", "label_flip_pairs"):
             self.hparams[name] = getattr(self, name)
         self.metric = SegmentationScores(self.num_classes, self.class_names, boundary=self.boundary_iou).to(self.device)
+
+    def scores(self, predictions: dict[str, Tensor], batch: Batch) -> dict[str, Tensor | list]:
+        """mIoU of each image, over the classes that it has in truth or prediction; nan if all of it is ignored."""
+        score = image_iou(predictions["labels"], batch["mask"], self.num_classes)
+        return {"sample": batch["image_id"], "score": score}
+
+    def check(self, batch: Batch) -> None:
+        """Masks have pixels that count, of more than one class."""
+        super().check(batch)
+        found = batch["mask"].unique().tolist()
+        classes = [label for label in found if label != IGNORED]
+        advice = "look at the masks, and at id_map (python -m datamodules.check EXPERIMENT.yaml)."
+        if not classes:
+            raise ValueError(f"Every pixel of {len(batch['mask'])} training masks is ignored (255): {advice}")
+        if len(classes) == 1 and min(self.num_classes, len(batch["mask"])) > 1:
+            name = self.class_names[classes[0]] if self.class_names else classes[0]
+            raise ValueError(f"All of {len(batch['mask'])} training masks have one class alone, {name}: {advice}")
 
     def report(self, folder: Path) -> None:
         """Print overall and per-class tables; write the confusion matrix as JSON and CSV."""

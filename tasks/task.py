@@ -22,6 +22,7 @@ from torch import Tensor
 from hrnet import HRNet, load_weights
 from tasks.draw import log_pictures, log_tables
 from tasks.optim import OptimizerSpec, ScheduleSpec, create_optimizer, create_schedule
+from tasks.samples import SampleScores, one
 
 Batch = dict[str, Any]
 Losses = dict[str, Tensor]
@@ -70,6 +71,7 @@ class Task(LightningModule):
         self.compile_backbone = compile
         self.weights = weights
         self.split = "val"
+        self.samples = SampleScores()
         self.partial = False  # true while only some batches of a split are evaluated
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
@@ -103,6 +105,15 @@ class Task(LightningModule):
     def attach(self, datamodule: LightningDataModule) -> None:
         """Compare counts with the data, take names, make the metric for `self.split`."""
 
+    def check(self, batch: Batch) -> None:
+        """Look at a few training samples before training; ValueError where nothing could be learned from such."""
+        flat = batch["image"].flatten(1)
+        if (flat == flat[:, :1]).all():
+            raise ValueError(
+                f"Each of {len(flat)} training images is of one colour only: see whether the image files are those "
+                "that the annotations mean, and whether crops hit them (python -m datamodules.check EXPERIMENT.yaml)."
+            )
+
     def mix(self, images: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
         """Augmentation of a whole normalised training batch, on the device (mixup)."""
         return images, batch
@@ -113,6 +124,10 @@ class Task(LightningModule):
 
     def draw(self, outputs: Any, predictions: Predictions, batch: Batch, count: int) -> dict[str, Tensor]:
         """Pictures of the first `count` samples by name, each (3, H, W) uint8."""
+        return {}
+
+    def scores(self, predictions: Predictions, batch: Batch) -> dict[str, Tensor | list]:
+        """What each sample of a batch scored: `sample` (ids), `score` (in [0, 1]) and more; see `SampleScores`."""
         return {}
 
     def report(self, folder: Path) -> None:
@@ -149,6 +164,8 @@ class Task(LightningModule):
         self._log_losses(self.split, self.losses(outputs, batch), batch)
         predictions = self.predict(outputs, batch)
         self.update(predictions, batch)
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            self.collect(outputs, predictions, batch)
         # A fixed set of eight: of the first batch, or of the first eight where images of many sizes come one by one.
         batches = 8 if "image" in batch and len(batch["image"]) == 1 else 1
         if batch_idx < batches and self.trainer.is_global_zero and not self.trainer.sanity_checking:
@@ -157,6 +174,22 @@ class Task(LightningModule):
             log_pictures(numbered, self.trainer, self.split)
 
     test_step = validation_step
+
+    def collect(self, outputs: Any, predictions: Predictions, batch: Batch) -> None:
+        """Keep the scores of a batch of a final evaluation, and pictures of its worst samples."""
+
+        def draw(index: int) -> Tensor | None:
+            pictures = self.draw(one(outputs, index), one(predictions, index), one(batch, index), count=1)
+            return next(iter(pictures.values()), None)
+
+        columns = self.scores(predictions, batch)
+        if columns:
+            self.samples.update(columns, draw)
+
+    def sample_tables(self) -> dict[str, list[dict[str, Any]]]:
+        """What was collected, from all processes; every process calls it."""
+        self.samples.gather()
+        return self.samples.tables()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Predictions:
         return self.predict(self.outputs(batch), batch)
@@ -212,6 +245,7 @@ class Task(LightningModule):
         limit = self.trainer.limit_test_batches if self.split == "test" else self.trainer.limit_val_batches
         self.partial = self.trainer.sanity_checking or isinstance(limit, int) or limit < 1.0
         self.reset()
+        self.samples.reset()
 
     def on_validation_epoch_end(self) -> None:
         metrics = self.compute()
@@ -219,15 +253,17 @@ class Task(LightningModule):
             return
         defined = {f"{self.split}/{name}": value for name, value in metrics.items() if value == value}
         self.log_dict(defined, sync_dist=False)  # the metric has gathered all processes itself
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        tables = {} if fitting else self.sample_tables()
         if not self.trainer.is_global_zero:
             return
-        if self.trainer.state.fn == TrainerFn.FITTING:
+        if fitting:
             values = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
             print(f"epoch {self.current_epoch}: {values}", flush=True)
         else:
             folder = Path(self.trainer.default_root_dir) / "predictions"
             self.report(folder)
-            log_tables(self.tables(), self.trainer, folder, self.split)
+            log_tables(self.tables() | tables, self.trainer, folder, self.split)
             log_pictures(self.figures(), self.trainer, self.split)
 
     on_test_epoch_start = on_validation_epoch_start

@@ -110,6 +110,7 @@ class CocoKeypoints(Metric):
             for number, annotation in enumerate(ground_truth["annotations"], start=1)
             if annotation["image_id"] in known
         ]
+        self.areas = {a["id"]: float(a["area"]) for a in ground_truth["annotations"] if a["image_id"] in known}
         categories = {category["id"] for category in ground_truth["categories"]}
         if len(categories) != 1 or not categories.issuperset(person["category_id"] for person in self.persons):
             raise ValueError(
@@ -184,6 +185,25 @@ class CocoKeypoints(Metric):
         """Gather the poses of all processes."""
         self._fill_empty_states()
         super().sync(*args, **kwargs)
+
+    def similarity(self, instance_id: Tensor, truth: Tensor, visible: Tensor, keypoints: Tensor) -> NDArray[np.float64]:
+        """OKS of poses with the annotations that their boxes are of.
+
+        Args:
+            instance_id: (B,) annotation ids.
+            truth: (B, K, 2) x, y in pixels of the original image.
+            visible: (B, K), above 0 where labelled.
+            keypoints: (B, K, 2) likewise.
+
+        Returns:
+            (B,) in [0, 1]; nan without an annotation of that id, or without labelled key points.
+        """
+        area = np.array([self.areas.get(i, math.nan) for i in instance_id.tolist()])
+        squared = (keypoints.double() - truth.double()).square().sum(-1).cpu().numpy()
+        labelled = (visible > 0).cpu().numpy()
+        total = (keypoint_similarity(squared, area, self.sigmas) * labelled).sum(1)
+        count = labelled.sum(1)
+        return np.where(count > 0, total / np.maximum(count, 1), math.nan)
 
     def results(self) -> list[dict[str, Any]]:
         """COCO result dicts (image_id, category_id, keypoints: 3K numbers x, y, score; score) of the final poses."""

@@ -194,6 +194,25 @@ class SegmentationScores(Metric):
         return f"{what} has the label {label}, expected {ends}: map the data's labels to these."
 
 
+def image_iou(labels: Tensor, mask: Tensor, num_classes: int) -> Tensor:
+    """Mean IoU of each image alone, over the classes in its truth or prediction; to find the bad ones, not to report.
+
+    Args:
+        labels: (B, H, W) int, predicted classes.
+        mask: (B, H, W) int, true classes, 255 ignored.
+        num_classes: K.
+
+    Returns:
+        (B,) float64 in [0, 1]; nan where every pixel is ignored.
+    """
+    pairs = (mask.long() * num_classes + labels).flatten(1)
+    length = (IGNORED + 1) * num_classes
+    rows = torch.stack([pair.bincount(minlength=length) for pair in pairs]).view(len(pairs), -1, num_classes)
+    counts = rows[:, :num_classes].double()
+    hits = counts.diagonal(dim1=1, dim2=2)
+    return (hits / (counts.sum(1) + counts.sum(2) - hits)).nanmean(1)  # 0 / 0 where a class is absent
+
+
 def _band_counts(labels: Tensor, mask: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
     """Pixels a class, (K,) each: in the bands of truth and prediction both, in the truth's, in the prediction's."""
     ignored = mask == IGNORED
