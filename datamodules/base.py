@@ -59,6 +59,10 @@ class BaseDataset(Dataset, ABC):
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """Sample `index` as the module's table says; every random draw comes from `rng`."""
 
+    def name(self, index: int) -> str:
+        """What reports call a sample: its file, where a data set says so."""
+        return f"sample {index}"
+
     def __getitem__(self, key: int | tuple[int, ...]) -> dict[str, Any]:
         """The sample for an index, or for the (index, epoch) that the training sampler yields."""
         index, *words = key if isinstance(key, tuple) else (key,)
@@ -78,6 +82,10 @@ class First(BaseDataset):
         """The sample of the whole data set."""
         return self.dataset.sample(index, rng)
 
+    def name(self, index: int) -> str:
+        """As the whole data set calls it."""
+        return self.dataset.name(index)
+
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """The batch of `samples`, see the module's table; detection's keys stay lists."""
@@ -92,7 +100,8 @@ def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-def _available_cores() -> int:
+def available_cores() -> int:
+    """How many cores this process may use."""
     # A container or batch system may grant fewer cores than the machine has; only Linux can say so.
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
@@ -133,7 +142,7 @@ class BaseDataModule(LightningDataModule, ABC):
         self.root = root
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.batch_size = batch_size
-        self.num_workers = min(8, _available_cores()) if num_workers is None else num_workers
+        self.num_workers = min(8, available_cores()) if num_workers is None else num_workers
         self.overfit = overfit
         self._datasets: dict[str, BaseDataset] = {}
 
@@ -179,6 +188,12 @@ class BaseDataModule(LightningDataModule, ABC):
         stages: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
         for name in stages.get(stage, ("test",) if stage else ("train", "val", "test")):
             self.split(name)
+
+    def preview(self, count: int) -> dict[str, Any]:
+        """A batch of so many training samples, or all there are, spread evenly over the data set."""
+        dataset = self.split("train")
+        rows = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int).tolist()
+        return collate([dataset[row, 0] for row in rows])
 
     def train_dataloader(self) -> DataLoader:
         """Batches of `train`, shuffled by (seed, epoch); an incomplete last batch is dropped after a full one."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from datamodules.base import DataError, Split
 from datamodules.masks import IGNORED, IndexMasks, lookup
 from datamodules.sample_layouts import sample_cityscapes
-from datamodules.segmentation import Pairs, SegmentationData
+from datamodules.segmentation import Pairs, SegmentationData, Unpaired
 
 # Id in *_labelIds.png, name, (r, g, b); the position is the train id. All other ids are void.
 CLASSES = (
@@ -70,18 +70,23 @@ class Cityscapes(SegmentationData):
             images += sorted(self._existing("image", f"leftImg8bit/{folder}").glob("*/*_leftImg8bit.png"))
         if not images:
             raise DataError(f"{self.folder}/leftImg8bit has no */*_leftImg8bit.png for `{split}`:\n{self.layout}")
-        missing: dict[str, list[Path]] = {}
+        labelled: dict[str, list[Path]] = {}
         for ending in (_IDS, _TRAIN_IDS):
-            masks = [self._mask(image, ending) for image in images]
-            missing[ending] = [mask for mask in masks if not mask.is_file()]
-            if not missing[ending]:
-                table = IDS_TO_CLASSES if ending == _IDS else TRAIN_IDS_TO_CLASSES
-                return images, masks, IndexMasks(table, self.class_names)
-        ending = min(missing, key=lambda ending: len(missing[ending]))
-        raise DataError(
-            f"{len(missing[ending])} of {len(images)} Cityscapes images have no mask, the first is "
-            f"{missing[ending][0]}: fetch gtFine from {self.source}"
-        )
+            labelled[ending] = [image for image in images if self._mask(image, ending).is_file()]
+            if len(labelled[ending]) == len(images):
+                break
+        ending = max(labelled, key=lambda ending: len(labelled[ending]))
+        read_labels = IndexMasks(IDS_TO_CLASSES if ending == _IDS else TRAIN_IDS_TO_CLASSES, self.class_names)
+        pairs = labelled[ending], [self._mask(image, ending) for image in labelled[ending]], read_labels
+        if len(labelled[ending]) < len(images):
+            missing = [self._mask(image, ending) for image in sorted(set(images) - set(labelled[ending]))]
+            raise Unpaired(
+                f"{len(missing)} of {len(images)} Cityscapes images have no mask, the first is "
+                f"{missing[0]}: fetch gtFine from {self.source}",
+                pairs,
+                [("missing mask", mask) for mask in missing],
+            )
+        return pairs
 
     def _mask(self, image: Path, ending: str) -> Path:
         folder = self.folder / "gtFine" / image.parent.parent.name / image.parent.name

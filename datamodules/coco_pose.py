@@ -108,7 +108,7 @@ class CocoPose(BaseDataModule):
             visible = np.zeros((len(boxes), self.num_keypoints))
         centers, sizes = box_to_center_scale(boxes, self.image_size[1] / self.image_size[0], self.box_padding)
         return Persons(
-            self._image_folder(split),
+            self.image_folder(split),
             image_ids=annotations.image_ids,
             file_names=annotations.file_names,
             image_sizes=annotations.image_sizes,
@@ -145,7 +145,8 @@ class CocoPose(BaseDataModule):
             )
         return read_annotations(path, self.skeleton)
 
-    def _image_folder(self, split: Split) -> Path:
+    def image_folder(self, split: Split) -> Path:
+        """Folder of the images of `split`; raises DataError if there is none."""
         names = (self.images[split],) if split in self.images else (f"{split}2017", f"images/{split}2017")
         for name in names:
             if (self.folder / name).is_dir():

@@ -29,6 +29,7 @@ class CocoDetections:
     images: np.ndarray  # (N,) row of the image
     boxes: np.ndarray  # (N, 4) x, y, width, height
     scores: np.ndarray  # (N,)
+    image_ids: np.ndarray  # (N,)
 
 
 def read_annotations(path: Path, skeleton: Skeleton) -> CocoAnnotations:
@@ -68,10 +69,11 @@ def read_annotations(path: Path, skeleton: Skeleton) -> CocoAnnotations:
     )
 
 
-def read_detections(path: Path, annotations: CocoAnnotations, threshold: float = 0.0) -> CocoDetections:
+def read_detections(path: Path, annotations: CocoAnnotations | None, threshold: float = 0.0) -> CocoDetections:
     """Read the boxes of a detector in COCO's results format: a list of image_id, category_id, bbox, score.
 
-    Kept are boxes of the categories with key points, with a score of at least `threshold` and with an area.
+    Kept are boxes of the categories with key points, with a score of at least `threshold` and with an area. Without
+    annotations the category is 1, COCO's person, and the rows of the images count the ids that occur, in order.
 
     Raises:
         DataError: no such list, numbers missing or not finite, images that the split does not have, or no box left.
@@ -79,13 +81,19 @@ def read_detections(path: Path, annotations: CocoAnnotations, threshold: float =
     content = _read_json(path)
     if not _is_list_of_dicts(content):
         raise DataError(f"{path} is no detections file: expected a list of objects image_id, category_id, bbox, score.")
-    rows = [row for row, entry in enumerate(content) if entry.get("category_id", 1) in annotations.category_ids]
+    categories = frozenset({1}) if annotations is None else annotations.category_ids
+    rows = [row for row, entry in enumerate(content) if entry.get("category_id", 1) in categories]
     entries = _Entries(path, [content[row] for row in rows], "detection", np.array(rows, np.int64))
     boxes, scores = entries.table("bbox", 4), entries.column("score", np.float64)
     broken = ~np.isfinite(boxes).all(axis=1) | ~np.isfinite(scores)
     entries.refuse(broken, "have a `bbox` or `score` that is not finite", "x, y, width, height and a score")
-    images, unknown = _rows_of(entries.column("image_id", np.int64), annotations.image_ids)
-    entries.refuse(unknown, f"name images that {annotations.path} does not have", "the detections of this very split")
+    image_ids = entries.column("image_id", np.int64)
+    if annotations is None:
+        images = np.unique(image_ids, return_inverse=True)[1]
+    else:
+        images, unknown = _rows_of(image_ids, annotations.image_ids)
+        wanted = "the detections of this very split"
+        entries.refuse(unknown, f"name images that {annotations.path} does not have", wanted)
     empty = (boxes[:, 2:] <= 0).any(axis=1)
     entries.warn(empty, "have a box without area; skipped.")
     keep = np.flatnonzero(~empty & (scores >= threshold))
@@ -93,10 +101,10 @@ def read_detections(path: Path, annotations: CocoAnnotations, threshold: float =
         raise DataError(
             f"{path}: no box is left of {len(content)}, with {len(rows)} in categories with key points and "
             f"{int((scores >= threshold).sum())} of them scoring at least {threshold}: lower detection_threshold, or "
-            f"use the category ids {sorted(annotations.category_ids, key=str)[:5]} of {annotations.path}."
+            f"use the category ids {sorted(categories, key=str)[:5]} of {annotations.path if annotations else 'COCO'}."
         )
     keep = keep[np.argsort(images[keep], kind="stable")]
-    return CocoDetections(entries.ids[keep], images[keep], boxes[keep], scores[keep])
+    return CocoDetections(entries.ids[keep], images[keep], boxes[keep], scores[keep], image_ids[keep])
 
 
 class _Entries:

@@ -100,7 +100,7 @@ class FolderSegmentation(SegmentationData):
             if split not in self.splits:
                 raise DataError(f"`splits` has no entry {split}: name its text file, relative to root.")
             stems = read_stems(self.folder / self.splits[split])
-        return *match_files(images, masks, stems, mask_suffix=self.mask_suffix), self.read_labels
+        return match_files(images, masks, self.read_labels, stems, mask_suffix=self.mask_suffix)
 
     def _by_index(self, pairs: Sequence[Sequence[str]]) -> list[tuple[int, int]]:
         unknown = sorted({name for pair in pairs for name in pair} - set(self.class_names))

@@ -65,10 +65,10 @@ class ImageFolder(BaseDataModule):
     def folders(self) -> list[str]:
         """Names of the class folders of `train`, sorted: the position is the class."""
         if self._folders is None:
-            self._folders = _subfolders(self._split_folder("train"))
+            self._folders = subfolders(self.split_folder("train"))
             if len(self._folders) < 2:
                 raise DataError(
-                    f"{self._split_folder('train')} has {len(self._folders)} class folders, expected two or more:\n"
+                    f"{self.split_folder('train')} has {len(self._folders)} class folders, expected two or more:\n"
                     f"{self.layout}"
                 )
         return self._folders
@@ -85,13 +85,13 @@ class ImageFolder(BaseDataModule):
 
     def dataset(self, split: Split) -> LabelledImages:
         """List the images of `split`; raises DataError for classes without images or unknown to `train`."""
-        folder, known = self._split_folder(split), self.folders
-        unknown = [name for name in _subfolders(folder) if name not in set(known)]
+        folder, known = self.split_folder(split), self.folders
+        unknown = [name for name in subfolders(folder) if name not in set(known)]
         if unknown:
             raise DataError(
                 f"{folder} has the class folders {unknown[:5]}, which `train` lacks: rename or remove them."
             )
-        found = [(label, name, _images(folder / name)) for label, name in enumerate(known)]
+        found = [(label, name, images_in(folder / name)) for label, name in enumerate(known)]
         empty = [name for _, name, files in found if not files]
         if len(empty) == len(known):
             raise DataError(f"{folder} has no images in class folders such as {known[0]}. Expected:\n{self.layout}")
@@ -105,7 +105,8 @@ class ImageFolder(BaseDataModule):
         sizes = {"image_size": self.image_size, "crop_ratio": self.crop_ratio}
         return LabelledImages(folder, np.array(files), labels, view=view, **sizes)
 
-    def _split_folder(self, split: str) -> Path:
+    def split_folder(self, split: str) -> Path:
+        """Folder of `split`, which has the class folders; raises DataError if there is none."""
         for name in (split, f"images/{split}"):
             if (self.folder / name).is_dir():
                 return self.folder / name
@@ -145,7 +146,7 @@ class ImageNet(ImageFolder):
         folders = super().folders
         if len(folders) != self._num_classes and str(self.root) != "sample":
             raise DataError(
-                f"{self._split_folder('train')} has {len(folders)} synset folders, expected {self._num_classes}: "
+                f"{self.split_folder('train')} has {len(folders)} synset folders, expected {self._num_classes}: "
                 "complete them, or set num_classes of data and model."
             )
         return folders
@@ -165,12 +166,14 @@ class ImageNet(ImageFolder):
         return [*known, *(f"unused {label}" for label in range(len(known), self._num_classes))]
 
 
-def _subfolders(folder: Path) -> list[str]:
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in `folder`, sorted."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _images(folder: Path) -> list[str]:
+def images_in(folder: Path) -> list[str]:
+    """Names of the images in `folder`, sorted; none where there is no folder."""
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:

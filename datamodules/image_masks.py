@@ -63,23 +63,16 @@ class ImageMasks(BaseDataset):
         if image.shape[:2] != mask.shape:
             self._refuse(index, image.shape[:2], mask.shape)
         if self.augmentation is None:
-            image = self._resized(image)
+            image = resized_for_evaluation(image, self.evaluation, self.image_size, self.base_size)
         else:
             image, mask = self.augmentation(image, mask, rng)
             if self.photometric is not None:
                 image = self.photometric(image, rng)
         return {"image": np.ascontiguousarray(image), "image_id": index, "mask": mask.astype(np.int64)}
 
-    def _resized(self, image: np.ndarray) -> np.ndarray:
-        height, width = image.shape[:2]
-        if self.evaluation == "stretch":
-            size = self.image_size
-        elif self.evaluation == "original":
-            size = height, width
-        else:
-            factor = self.base_size / (max if self.evaluation == "long" else min)(height, width)
-            size = max(1, round(factor * height)), max(1, round(factor * width))
-        return image if size == (height, width) else cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    def name(self, index: int) -> str:
+        """The image's file."""
+        return str(self.images[index])
 
     def _sizes(self) -> set[tuple[int, int]]:
         """Sizes of the images, from the heads of the files; masks of another size are refused at once."""
@@ -96,6 +89,21 @@ class ImageMasks(BaseDataset):
             f"The mask {self.masks[index]} has {mask[0]} x {mask[1]} pixels (height x width), its image "
             f"{self.images[index]} has {image[0]} x {image[1]}: make them agree, without interpolating class ids."
         )
+
+
+def resized_for_evaluation(
+    image: np.ndarray, evaluation: Evaluation, image_size: tuple[int, int], base_size: int
+) -> np.ndarray:
+    """The image (H, W, 3) at the size at which it is evaluated; the arguments are those of `ImageMasks`."""
+    height, width = image.shape[:2]
+    if evaluation == "stretch":
+        size = image_size
+    elif evaluation == "original":
+        size = height, width
+    else:
+        factor = base_size / (max if evaluation == "long" else min)(height, width)
+        size = max(1, round(factor * height)), max(1, round(factor * width))
+    return image if size == (height, width) else cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def _size(path: str) -> tuple[int, int]:

@@ -92,6 +92,10 @@ class LabelledImages(BaseDataset):
         image = centre_crop(image, self.image_size, self.crop_ratio) if self.view is None else self.view(image, rng)
         return {"image": np.ascontiguousarray(image), "image_id": index, "label": self.labels[index]}
 
+    def name(self, index: int) -> str:
+        """The image's file, below the folder of the classes."""
+        return os.fsdecode(self.files[index])
+
 
 def centre_crop(image: np.ndarray, size: tuple[int, int], ratio: float) -> np.ndarray:
     """Resize with anti-aliasing so that `size` (height, width) is `ratio` of the tighter side, and cut the middle.

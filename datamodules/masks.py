@@ -41,6 +41,10 @@ def voc_palette(count: int) -> list[tuple[int, int, int]]:
     return [(channel(index, 0), channel(index, 1), channel(index, 2)) for index in range(count)]
 
 
+class UnknownLabels(DataError):
+    """A mask has ids or colours that are no class."""
+
+
 class IndexMasks:
     """Reads masks of one id a pixel.
 
@@ -73,7 +77,7 @@ class IndexMasks:
     def _refuse(self, path: Path, unknown: np.ndarray) -> None:
         found = np.unique(_read(path)[unknown]).tolist()
         known = np.flatnonzero(self.table != _UNKNOWN)
-        raise DataError(
+        raise UnknownLabels(
             f"The mask {path} has {int(unknown.sum())} pixels of the ids {found[:8]}, which are no class: the known "
             f"ids are {_ranges(known)}, for the {len(self.class_names)} classes {', '.join(self.class_names[:3])}, "
             "... Correct the mask or the class names; FolderSegmentation also has `id_map` and `ignore_label`."
@@ -108,7 +112,7 @@ class ColourMasks:
         unknown = self.codes[positions] != codes
         if unknown.any():
             found = ", ".join(str(_colour(code)) for code in np.unique(codes[unknown])[:4])
-            raise DataError(
+            raise UnknownLabels(
                 f"The mask {path} has {int(unknown.sum())} pixels of the colours {found}, which are no class: correct "
                 "`palette`, or name them in `ignore_colours`. JPEG changes colours: masks must be PNG."
             )

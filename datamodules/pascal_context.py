@@ -86,7 +86,7 @@ class PascalContext(SegmentationData):
                 f"{self.source}"
             )
         stems = read_stems(images.parent / "ImageSets" / "SegmentationContext" / f"{split}.txt")
-        return *match_files(images, masks, stems), IndexMasks(self.table, self.class_names)
+        return match_files(images, masks, IndexMasks(self.table, self.class_names), stems)
 
 
 def id_table(num_classes: Literal[59, 60], ids: Literal[60, 459]) -> np.ndarray:

@@ -113,27 +113,65 @@ class SegmentationData(BaseDataModule):
         )
 
 
+class Unpaired(DataError):
+    """Files of a split that lack their partner, or have two.
+
+    Args:
+        message: What the user reads.
+        pairs: Those that are complete.
+        problems: The others: `missing image`, `missing mask` or `ambiguous name`, and the file.
+    """
+
+    def __init__(self, message: str, pairs: Pairs, problems: list[tuple[str, Path]]) -> None:
+        super().__init__(message)
+        self.pairs, self.problems = pairs, problems
+
+
 def match_files(
-    images: Path, masks: Path, stems: Sequence[str] | None = None, *, mask_suffix: str = ""
-) -> tuple[list[Path], list[Path]]:
+    images: Path,
+    masks: Path,
+    read_labels: Callable[[Path], np.ndarray],
+    stems: Sequence[str] | None = None,
+    *,
+    mask_suffix: str = "",
+) -> Pairs:
     """Images and the masks of the same name, sorted by name; folders within are searched too.
 
     Args:
         images: Folder of the images.
         masks: Folder of the masks; they may have another ending (PNG, MATLAB's .mat).
+        read_labels: Reader of the masks.
         stems: Names without ending that belong to the split; None takes all images.
         mask_suffix: What mask names have more than image names, before the ending.
 
     Raises:
-        DataError: No images, an image or mask is missing, or two files have one name.
+        DataError: No images.
+        Unpaired: An image or mask is missing, or two files have one name.
     """
-    found, labels = _by_stem(images, SUFFIXES), _by_stem(masks, SUFFIXES | {".mat"})
+    found, image_twins = _by_stem(images, SUFFIXES)
+    labels, mask_twins = _by_stem(masks, SUFFIXES | {".mat"})
     names = sorted(found) if stems is None else list(stems)
     if not names:
         raise DataError(f"{images} has no images ({', '.join(sorted(SUFFIXES))}): correct the folder, or fill it.")
-    _refuse_missing([name for name in names if name not in found], len(names), "image", images)
-    _refuse_missing([name for name in names if name + mask_suffix not in labels], len(names), "mask", masks)
-    return [found[name] for name in names], [labels[name + mask_suffix] for name in names]
+    complete = [name for name in names if name in found and name + mask_suffix in labels]
+    pairs = [found[name] for name in complete], [labels[name + mask_suffix] for name in complete], read_labels
+    without_image = [name for name in names if name not in found]
+    without_mask = [name for name in names if name + mask_suffix not in labels]
+    problems = [("ambiguous name", path) for twins in (*image_twins, *mask_twins) for path in twins]
+    problems += [("missing image", images / name) for name in without_image]
+    problems += [("missing mask", masks / (name + mask_suffix)) for name in without_mask]
+    for first, second in (*image_twins, *mask_twins):
+        raise Unpaired(f"{first} and {second} have one name: remove or rename one of them.", pairs, problems)
+    for missing, kind, folder in ((without_image, "image", images), (without_mask, "mask", masks)):
+        if missing:
+            shown = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
+            raise Unpaired(
+                f"{folder} lacks the {kind} of {len(missing)} of {len(names)} names ({shown}): put the files there, or "
+                "take the names out of the split.",
+                pairs,
+                problems,
+            )
+    return pairs
 
 
 def read_stems(path: Path) -> list[str]:
@@ -152,23 +190,15 @@ def read_stems(path: Path) -> list[str]:
     return [(name.with_suffix("") if name.suffix.lower() in SUFFIXES else name).as_posix() for name in names]
 
 
-def _by_stem(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
+def _by_stem(folder: Path, suffixes: frozenset[str]) -> tuple[dict[str, Path], list[tuple[Path, Path]]]:
+    """Files by name without ending, and pairs of files that share one."""
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}: correct its name, or put the files there.")
     files: dict[str, Path] = {}
+    twins: list[tuple[Path, Path]] = []
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in suffixes and not path.name.startswith("."):
-            stem = path.relative_to(folder).with_suffix("").as_posix()
-            if stem in files:
-                raise DataError(f"{files[stem]} and {path} have one name: remove or rename one of them.")
-            files[stem] = path
-    return files
-
-
-def _refuse_missing(missing: list[str], count: int, kind: str, folder: Path) -> None:
-    if missing:
-        shown = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
-        raise DataError(
-            f"{folder} lacks the {kind} of {len(missing)} of {count} names ({shown}): put the files there, or take the "
-            "names out of the split."
-        )
+            first = files.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
+            if first != path:
+                twins.append((first, path))
+    return files, twins

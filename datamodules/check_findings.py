@@ -1,0 +1,178 @@
+"""What the data doctor writes down: findings by kind with what to do about each, counts, and the tables of both.
+
+`check.py` makes one `Report`; `check_coco.py`, `check_masks.py` and `check_folders.py` fill it.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+ADVICE = {
+    "unreadable data": "Correct the file or folder, or the key that names it; the rest of this split was left out.",
+    "malformed entry": "Correct these entries of the JSON file: they do not have COCO's form.",
+    "repeated id": "Give every image and annotation an id of its own.",
+    "repeated file name": "List every image once, and move its annotations to that entry.",
+    "unknown image": "Add the image to `images`, or remove these entries.",
+    "unknown category": "Add the category to `categories`, or correct category_id.",
+    "categories disagree": "Use the same categories, key points and order everywhere, and a `skeleton` that has them.",
+    "class absent from a split": "Split the data anew, so that every class is both learned and scored.",
+    "class without samples": "Remove the class, or correct the ids, colours or folders that stand for it.",
+    "box without area": "Draw the boxes again or remove them; they are x, y, width, height in pixels, not in shares.",
+    "box outside of the image": "Correct the boxes; they are x, y, width, height in pixels of the stored image.",
+    "area absent or not positive": "Write the object's area in square pixels: scores (OKS, AP by size) need it.",
+    "wrong number of key points": "Give x, y, visibility of every key point of the skeleton, or set `skeleton`.",
+    "key point outside of the image": "Correct the point, or set x, y and visibility to 0.",
+    "visibility not 0, 1 or 2": "Write 0 for not labelled, 1 for labelled but hidden, 2 for visible.",
+    "num_keypoints disagrees": "Write the number of key points whose visibility is not 0.",
+    "no usable sample": "Give at least one person key points and a box; boxes alone cannot teach a pose.",
+    "wrong segmentation": "Write polygons of 3 or more points, or a run-length code of the image's size.",
+    "missing image": "Fetch the file, correct its name (case counts), or remove its entry.",
+    "missing mask": "Put the mask there, or remove the image.",
+    "mask without image": "Put the image there, or remove the mask.",
+    "ambiguous name": "Two files differ in their ending alone: rename or remove one.",
+    "unreadable image": "Fetch or export the file again, or remove it.",
+    "image of another size": "Correct height and width, or the image: boxes and points would be misplaced.",
+    "unreadable mask": "Fetch or export the file again, or remove it and its image.",
+    "mask of another size": "Export image and mask at one size; do not interpolate class ids.",
+    "unknown label": "Correct the mask or the class names; FolderSegmentation has `id_map`, `ignore_label`, `palette`.",
+    "unknown class folder": "Rename or remove the folder, or add the class to train.",
+    "file outside of the class folders": "Move the image into the folder of its class.",
+    "one image, two classes": "Keep the file in one of the folders.",
+    "image in two splits": "Keep each image in one split: scores on images that were learned say nothing.",
+    "refused by the loader": "Do what the message says; training would stop with it.",
+}
+"""Every kind of finding, and what to do."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One defect.
+
+    Args:
+        kind: A key of `ADVICE`.
+        split: Where it is, such as `train`; of a joint run `pose train`.
+        item: The id or file that has it, such as `annotation 17 (000000000009.jpg)`.
+        found: What was found, and what was expected.
+    """
+
+    kind: str
+    split: str
+    item: str
+    found: str
+
+
+@dataclass
+class Report:
+    """Findings and counts of a data set, in the order in which they were come upon."""
+
+    findings: list[Finding] = field(default_factory=list)
+    looked_at: dict[str, Counter] = field(default_factory=dict)
+    """Split -> how many images, annotations, ... were looked at."""
+    statistics: dict[str, dict[str, Counter]] = field(default_factory=dict)
+    """Table -> split -> name -> count."""
+    part: str = ""
+    """Task of a joint run whose data are being looked at."""
+    root: str = ""
+    """Folder of these data, which files are named relative to."""
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+    def add(self, kind: str, split: str, item: str, found: str) -> None:
+        """Write down a defect; see `Finding`. Raises KeyError for a kind without advice."""
+        ADVICE[kind]
+        if self.root:
+            item, found = item.replace(f"{self.root}/", ""), found.replace(f"{self.root}/", "")
+        self.findings.append(Finding(kind, self.named(split), item, found))
+
+    def named(self, split: str) -> str:
+        """The split with the task it belongs to."""
+        return f"{self.part} {split}".strip()
+
+    def saw(self, split: str, **counts: int) -> None:
+        """Count what was looked at, such as images=118287."""
+        self.looked_at.setdefault(self.named(split), Counter()).update(counts)
+
+    def count(self, table: str, split: str, counts: Counter) -> None:
+        """Add to a table of the statistics."""
+        table = f"{self.part}: {table}" if self.part else table
+        self.statistics.setdefault(table, {}).setdefault(split, Counter()).update(counts)
+
+    def hidden_by(self, split: str) -> bool:
+        """Whether the split has findings."""
+        return any(finding.split == self.named(split) for finding in self.findings)
+
+    def compare_classes(self, counts: dict[str, Counter], names: list[str], *, stated: bool, noun: str) -> None:
+        """Find classes that one split has and another lacks, or, where the user `stated` them, that none has."""
+        for name in names:
+            having = [split for split in counts if counts[split][name]]
+            lacking = [split for split in counts if not counts[split][name]]
+            if having and lacking:
+                for split in lacking:
+                    found = f"no {noun}; {having[0]} has {counts[having[0]][name]}"
+                    self.add("class absent from a split", split, f"class {name}", found)
+            elif lacking and stated:
+                self.add("class without samples", ", ".join(lacking), f"class {name}", f"no {noun} in any split")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: clean, looked_at, findings, advice of the kinds found, statistics."""
+        kinds = dict.fromkeys(finding.kind for finding in self.findings)
+        return {
+            "clean": self.clean,
+            "looked_at": {split: dict(counts) for split, counts in self.looked_at.items()},
+            "findings": [vars(finding) for finding in self.findings],
+            "advice": {kind: ADVICE[kind] for kind in kinds},
+            "statistics": {
+                table: {split: dict(counts) for split, counts in splits.items()}
+                for table, splits in self.statistics.items()
+            },
+        }
+
+
+def show_findings(report: Report, console: Console, first: int | None = 5) -> None:
+    """Print one line on what was looked at, then the findings by kind: count, the first few (None: all), what to do."""
+    seen = "; ".join(
+        f"{split} " + ", ".join(f"{n} {what}" for what, n in counts.items())
+        for split, counts in report.looked_at.items()
+    )
+    console.print(Text(f"looked at: {seen or 'nothing'}"), soft_wrap=True)
+    if report.clean:
+        console.print(Text("clean: nothing to put right", style="bold green"))
+        return
+    for kind in ADVICE:
+        findings = [finding for finding in report.findings if finding.kind == kind]
+        if not findings:
+            continue
+        console.print(Text(f"\n{kind}: {len(findings)}", style="bold red"))
+        console.print(Text(f"  {ADVICE[kind]}", style="italic"), soft_wrap=True)
+        for finding in findings[:first]:
+            console.print(Text(f"  {finding.split}  {finding.item}: {finding.found}"), soft_wrap=True)
+        if first is not None and len(findings) > first:
+            console.print(f"  ... and {len(findings) - first} more (--all)")
+    kinds = len({finding.kind for finding in report.findings})
+    defects = f"{len(report.findings)} defect{'s' * (len(report.findings) != 1)}"
+    console.print(Text(f"\n{defects} of {kinds} kind{'s' * (kinds != 1)}", style="bold red"))
+
+
+def show_statistics(report: Report, console: Console) -> None:
+    """Print the tables of counts: a row a class or size, a column a split, with shares."""
+    for title, splits in report.statistics.items():
+        table = Table(title=title, title_justify="left")
+        table.add_column("")
+        for split in splits:
+            table.add_column(split, justify="right")
+            table.add_column("share", justify="right")
+        totals = {split: sum(counts.values()) for split, counts in splits.items()}
+        for name in dict.fromkeys(name for counts in splits.values() for name in counts):
+            cells = []
+            for split, counts in splits.items():
+                cells += [f"{counts[name]:,}", f"{100 * counts[name] / max(1, totals[split]):.1f} %"]
+            if any(counts[name] for counts in splits.values()):
+                table.add_row(Text(name), *cells)
+        console.print(table)
