@@ -1,0 +1,150 @@
+"""Where a classifier errs: which classes it takes for which, its most confident mistakes, and how far its confidence
+can be trusted (calibration; Guo et al., ICML 2017).
+
+errors = ClassificationErrors(num_classes, names); errors.update(probabilities, labels, ids) a batch; then the tables
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.classification import MulticlassCalibrationError
+
+BINS = 15  # as in the paper
+
+
+class ClassificationErrors:
+    """Mistakes and calibration over a split; a few numbers a sample are kept, images are not.
+
+    Args:
+        num_classes: K, at least 2.
+        names: (K,) names of the classes.
+    """
+
+    def __init__(self, num_classes: int, names: Sequence[str]) -> None:
+        self.num_classes, self.names = num_classes, list(names)
+        self.calibration_error = MulticlassCalibrationError(num_classes, n_bins=BINS, norm="l1")
+        self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self._columns: dict[str, list[Tensor]] = {key: [] for key in ("id", "label", "guess", "confidence", "truth")}
+
+    def update(self, probabilities: Tensor, labels: Tensor, ids: Tensor) -> None:
+        """Count a batch: probabilities (B, K), true classes (B,), ids of the samples (B,)."""
+        probabilities, labels = probabilities.float().cpu(), labels.cpu()
+        confidence, guess = probabilities.max(1)
+        truth = probabilities.gather(1, labels[:, None])[:, 0]
+        self.calibration_error.update(probabilities, labels)
+        pairs = labels * self.num_classes + guess
+        self.matrix += pairs.bincount(minlength=self.num_classes**2).view(self.num_classes, self.num_classes)
+        for column, values in zip(self._columns.values(), (ids.cpu(), labels, guess, confidence, truth), strict=True):
+            column.append(values)
+
+    def summary(self) -> list[dict[str, Any]]:
+        """`name`, `value` and `meaning` of images, accuracy, mean confidence and calibration error."""
+        samples = self._samples()
+        count = len(samples["id"])
+        right = (samples["label"] == samples["guess"]).double()
+        accuracy, confidence = right.mean().item(), samples["confidence"].double().mean().item()
+        error = self.calibration_error.compute().item() if count else math.nan
+        gap = confidence - accuracy
+        return [
+            {"name": "images", "value": count, "meaning": "of the evaluated split"},
+            {"name": "accuracy", "value": accuracy, "meaning": "share of the images whose first guess is right"},
+            {"name": "mean confidence", "value": confidence, "meaning": "probability of the first guess"},
+            {"name": "overconfidence", "value": gap, "meaning": "mean confidence minus accuracy"},
+            {"name": "ECE", "value": error, "meaning": f"mean gap of confidence and accuracy over {BINS} bins"},
+        ]
+
+    def per_class(self) -> list[dict[str, Any]]:
+        """A dict a class, least accurate first: `name`, `images`, `accuracy`, `taken_for` and with which `share`."""
+        rows = []
+        for label, name in enumerate(self.names):
+            counts = self.matrix[label]
+            images, wrong = int(counts.sum()), counts.clone()
+            wrong[label] = 0
+            most = int(wrong.argmax())
+            rows.append(
+                {
+                    "name": name,
+                    "images": images,
+                    "accuracy": int(counts[label]) / images if images else math.nan,
+                    "taken_for": self.names[most] if wrong[most] else "",
+                    "share": int(wrong[most]) / images if images else math.nan,
+                }
+            )
+        return sorted(rows, key=lambda row: (math.isnan(row["accuracy"]), row["accuracy"]))
+
+    def confusions(self) -> list[dict[str, Any]]:
+        """See `confusion_pairs`."""
+        return confusion_pairs(self.matrix, self.names)
+
+    def mistakes(self) -> list[dict[str, Any]]:
+        """A dict a mistake, most confident first.
+
+        `sample`, `truth`, `prediction`, `confidence`, and `truth_probability`, what was left for the true class.
+        """
+        samples = self._samples()
+        wrong = (samples["label"] != samples["guess"]).nonzero()[:, 0]
+        wrong = wrong[samples["confidence"][wrong].argsort(descending=True, stable=True)]
+        columns = [samples[key][wrong].tolist() for key in self._columns]
+        return [
+            {
+                "sample": i,
+                "truth": self.names[label],
+                "prediction": self.names[guess],
+                "confidence": confidence,
+                "truth_probability": truth,
+            }
+            for i, label, guess, confidence, truth in zip(*columns, strict=True)
+        ]
+
+    def calibration(self) -> list[dict[str, Any]]:
+        """A dict a bin: `name`, `above`, `upto`, `images`, mean `confidence`, `accuracy`, nan if empty."""
+        samples = self._samples()
+        confidence = samples["confidence"].double()
+        right = (samples["label"] == samples["guess"]).double()
+        place = (confidence * BINS).long().clamp(max=BINS - 1)
+        images = place.bincount(minlength=BINS)
+        means = [place.bincount(x, minlength=BINS) / images for x in (confidence, right)]
+        columns = zip(images.tolist(), *(mean.tolist() for mean in means), strict=True)
+        return [
+            {"name": f"{i / BINS:.2f} to {(i + 1) / BINS:.2f}", "above": i / BINS, "upto": (i + 1) / BINS}
+            | {"images": n, "confidence": mean, "accuracy": share}
+            for i, (n, mean, share) in enumerate(columns)
+        ]
+
+    def _samples(self) -> dict[str, Tensor]:
+        empty = {
+            key: torch.zeros(0) if key in ("confidence", "truth") else torch.zeros(0).long() for key in self._columns
+        }
+        return {key: torch.cat([empty[key], *parts]) for key, parts in self._columns.items()}
+
+
+def confusion_pairs(matrix: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Which classes are taken for which.
+
+    Args:
+        matrix: (K, K) int, counts of true class (row) and predicted class (column).
+        names: (K,) names of the classes.
+
+    Returns:
+        A dict a pair that occurs, most frequent first: `truth`, `prediction`, `count`, `share` of the true class and
+        `share_of_errors`.
+    """
+    wrong = matrix.clone()
+    wrong.fill_diagonal_(0)
+    errors, sizes = int(wrong.sum()), matrix.sum(1).tolist()
+    pairs = wrong.nonzero()
+    counts = wrong[pairs[:, 0], pairs[:, 1]]
+    order = counts.argsort(descending=True, stable=True)
+    return [
+        {
+            "truth": names[truth],
+            "prediction": names[guess],
+            "count": count,
+            "share": count / sizes[truth],
+            "share_of_errors": count / errors,
+        }
+        for (truth, guess), count in zip(pairs[order].tolist(), counts[order].tolist(), strict=True)
+    ]
