@@ -1,0 +1,216 @@
+"""Run folders as data: configuration, curves, summary, tables and per-sample scores, as far as a run has them.
+
+`find_runs(["runs/pose_coco"])` -> folders, `read_run(folder)` -> `Run`. Whatever is missing or cut off is said in
+`Run.notes` and never an error. Imports neither torch nor lightning, so that twenty runs are read in a second.
+"""
+
+import glob
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.compare_files import numbers, read_csv, read_mapping, scores
+from experiments.compare_wandb import is_wandb_run, read_wandb_run
+
+FILES = ("config.yaml", "metrics.csv", "summary.json")
+RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+MONITORED = ("val/score", "val/AP", "val/mIoU", "val/top1", "val/NME", "val/loss")
+LOWER_IS_BETTER = re.compile(r"(loss|NME|error|cross_entropy|heatmap)$")
+
+
+class RunsError(Exception):
+    """A user's mistake in what is to be compared. (`ConfigError` stands behind an import of torch.)"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run left behind.
+
+    Args:
+        path: Run folder, or W&B's folder of one run.
+        name: experiment/folder.
+        config: Dotted keys without `init_args`; a `class_path` is its short name under the class's own key.
+        environment: As environment.json; empty where there is none.
+        rows: Of metrics.csv, numbers only, the evaluation of the best checkpoint after the training left out.
+        summary: As summary.json; empty where there is none.
+        tables: Name such as val_keypoints -> rows of predictions/*.csv, as text.
+        samples: Name such as val or val_pose -> sample -> score.
+        notes: What is missing or broken.
+    """
+
+    path: Path
+    name: str
+    config: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, float]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    tables: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    samples: dict[str, dict[int, float]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def monitor(self) -> str | None:
+        """Metric that chose the best checkpoint; of an unfinished run the likeliest of those it has."""
+        known = {key for row in self.rows for key in row}
+        return self.summary.get("monitor") or next((metric for metric in MONITORED if metric in known), None)
+
+    @property
+    def best(self) -> dict[str, float]:
+        """Metrics of the best checkpoint; of an unfinished run those of the best epoch so far."""
+        if self.summary.get("best"):
+            return self.summary["best"]
+        epoch = self.best_epoch
+        return {} if epoch is None else self._at(epoch)
+
+    @property
+    def best_epoch(self) -> int | None:
+        """Epoch, from 0, of `best`."""
+        if self.summary.get("best") and self.summary.get("best_epoch") is not None:
+            return int(self.summary["best_epoch"])
+        points = self.curve(self.monitor) if self.monitor else []
+        if not points:
+            return None
+        choose = min if lower_is_better(self.monitor) else max
+        return int(choose(points, key=lambda point: point[1])[0])
+
+    @property
+    def last(self) -> dict[str, float]:
+        """Metrics at the end of the training, or the last that were written."""
+        found: dict[str, float] = {}
+        for row in self.rows:
+            found |= row
+        values = self.summary.get("last") or found
+        return {key: value for key, value in values.items() if key not in ("epoch", "step") and key[:3] != "lr-"}
+
+    def curve(self, metric: str) -> list[tuple[float, float]]:
+        """(epoch, value), the mean where a metric was written more than once an epoch; step where epochs are none."""
+        by_epoch: dict[float, list[float]] = {}
+        for row in self.rows:
+            if metric in row:
+                by_epoch.setdefault(row.get("epoch", row.get("step", 0.0)), []).append(row[metric])
+        return [(epoch, sum(values) / len(values)) for epoch, values in sorted(by_epoch.items())]
+
+    def _at(self, epoch: int) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for row in self.rows:
+            if row.get("epoch", row.get("step")) == epoch:
+                found |= {key: value for key, value in row.items() if key.startswith("val/")}
+        return found
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a metric is a loss or an error, by its name."""
+    return LOWER_IS_BETTER.search(metric) is not None
+
+
+def find_runs(names: Iterable[str | Path]) -> list[Path]:
+    """Run folders of names, globs and parent folders, each once, in the order named.
+
+    Raises:
+        RunsError: If a name stands for no run.
+    """
+    found: dict[Path, Path] = {}
+    for name in names:
+        paths = [Path(path) for path in sorted(glob.glob(str(name)))] if glob.has_magic(str(name)) else [Path(name)]
+        if not paths or not all(path.exists() for path in paths):
+            raise RunsError(
+                f"There is nothing at {name}; name run folders, a glob, or a folder such as runs/pose_coco."
+            )
+        runs = [run for path in paths for run in _runs_in(path)]
+        if not runs:
+            raise RunsError(
+                f"There is no run in {name}: a run folder has {', '.join(FILES)}, or wandb/offline-run-*; "
+                "`python -m experiments.run` makes one."
+            )
+        for run in runs:
+            found.setdefault(run.resolve(), run)
+    return list(found.values())
+
+
+def _runs_in(path: Path) -> list[Path]:
+    if path.suffix == ".wandb" or path.name in FILES:
+        return [path.parent]
+    if not path.is_dir():
+        return []
+    if _is_run(path):
+        return [path]
+    children = sorted(child for child in path.iterdir() if child.is_dir() and not child.is_symlink())
+    return [run for child in children for run in _runs_in(child)]
+
+
+def _is_run(path: Path) -> bool:
+    if is_wandb_run(path) or any((path / name).is_file() for name in FILES):
+        return True
+    return RUN_NAME.fullmatch(path.name) is not None or (path / "wandb").is_dir()
+
+
+def read_run(path: Path) -> Run:
+    """One run from its folder, or from W&B's record in it where there is nothing else."""
+    path = Path(path)
+    name = "/".join(path.resolve().parts[-2:])
+    if is_wandb_run(path) or not any((path / file).is_file() for file in FILES):
+        logs = [path] if is_wandb_run(path) else sorted(p for p in (path / "wandb").glob("*") if is_wandb_run(p))
+        if not logs:
+            return Run(path, name, notes=("empty: stopped before anything was written",))
+        content, notes = read_wandb_run(logs[-1])
+        name = content["name"] or name
+        config, rows, summary, environment = (content[key] for key in ("config", "rows", "summary", "environment"))
+    else:
+        notes = []
+        config = read_mapping(path / "config.yaml", lambda text: yaml.load(text, yaml.CSafeLoader), notes)
+        summary = read_mapping(path / "summary.json", json.loads, notes)
+        environment = read_mapping(path / "environment.json", json.loads, notes)
+        rows = [numbers(row) for row in read_csv(path / "metrics.csv", notes)]
+        if isinstance(summary.get("best"), float):
+            summary["best"] = {summary["monitor"]: summary["best"]}
+    flat = flatten({key: value for key, value in config.items() if key != "config"})
+    tables = {file.stem: read_csv(file, notes) for file in sorted((path / "predictions").glob("*.csv"))}
+    samples = {name.removesuffix("_samples"): rows for name, rows in tables.items() if name.endswith("_samples")}
+    return Run(
+        path,
+        name,
+        flat,
+        environment,
+        _training_only(rows, summary.get("epochs") or flat.get("trainer.max_epochs")),
+        summary,
+        {name: rows for name, rows in tables.items() if not name.endswith("_samples")},
+        {name: scores(rows) for name, rows in samples.items()},
+        tuple(notes),
+    )
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested configuration -> dotted keys as flags may be written: `model: PoseTask`, `model.backbone.variant: w32`."""
+    if not isinstance(config, dict) or not config:
+        return {prefix: _plain(config)}
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if key == "class_path":
+            flat[prefix] = str(value).rsplit(".", 1)[-1]
+        elif key == "init_args":
+            flat |= flatten(value, prefix) if value else {}
+        else:
+            flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    """W&B stores 1.0 as 1; written either way it is the same choice."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _training_only(rows: list[dict[str, float]], epochs: Any) -> list[dict[str, float]]:
+    """Without the evaluation of the best checkpoint, which stands at the epoch after the last."""
+    if not isinstance(epochs, int | float) or epochs <= 0:
+        return rows
+    kept = [row for row in rows if row.get("epoch", 0) < epochs]
+    return kept or rows
