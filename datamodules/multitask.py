@@ -23,7 +23,7 @@ class MultiTaskDataModule(BaseDataModule):
     """One DataModule a task, behind one loader.
 
     With the policy `all` every step has a batch of every task, of the part's own batch size, and an epoch is as many
-    steps as the part with the most batches has. With any other policy a step has a batch of one task, an epoch is as
+    steps as the part with the most batches has, or the fewest. With any other policy a step has a batch of one task, an epoch is as
     many steps as all parts have batches together, and the policy says how many of them each part gets:
 
     | policy | share of part i with n_i training batches |
@@ -41,7 +41,7 @@ class MultiTaskDataModule(BaseDataModule):
         policy: See above.
         temperature: Of that policy: 1 is proportional, the higher the more equal.
         ratios: Of that policy: a positive number a part.
-        epoch_length: Steps an epoch, instead of the lengths above.
+        epoch_length: Steps an epoch, instead of the lengths above; with `all` also `shortest`, the part with the fewest.
         root: Replaces the root of every part, such as `sample`.
         image_size: Replaces that of every part, (height, width).
         batch_size: Replaces that of every part.
@@ -59,7 +59,7 @@ class MultiTaskDataModule(BaseDataModule):
         policy: Policy = "all",
         temperature: float | None = None,
         ratios: dict[str, float] | None = None,
-        epoch_length: int | None = None,
+        epoch_length: int | Literal["shortest"] | None = None,
         root: str | Path | None = None,
         image_size: tuple[int, int] | None = None,
         batch_size: int | None = None,
@@ -99,7 +99,9 @@ class MultiTaskDataModule(BaseDataModule):
             raise DataError(f"temperature must be positive, got {self.temperature}.")
         if self.ratios is not None and (set(self.ratios) != set(self.parts) or min(self.ratios.values()) <= 0):
             raise DataError(f"ratios {self.ratios} should give a positive number to each of {', '.join(self.parts)}.")
-        if self.epoch_length is not None and self.epoch_length < 1:
+        if self.epoch_length == "shortest" and self.policy != "all":
+            raise DataError(f"`epoch_length: shortest` goes with `policy: all`, and policy is {self.policy!r}.")
+        if isinstance(self.epoch_length, int) and self.epoch_length < 1:
             raise DataError(f"epoch_length must be at least 1, got {self.epoch_length}.")
 
     def dataset(self, split: Split) -> BaseDataset:
@@ -125,7 +127,8 @@ class MultiTaskDataModule(BaseDataModule):
             name: max(1, len(part.split("train")) // (processes * part.batch_size)) for name, part in self.parts.items()
         }
         if self.policy == "all":
-            return dict.fromkeys(own, self.epoch_length or max(own.values()))
+            shortest = self.epoch_length == "shortest"
+            return dict.fromkeys(own, min(own.values()) if shortest else self.epoch_length or max(own.values()))
         shares = {
             "round_robin": dict.fromkeys(own, 1.0),
             "proportional": own,

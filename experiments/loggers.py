@@ -1,4 +1,7 @@
-"""The loggers of a run: a CSV file always, and W&B, online where there are a key and a network, else offline."""
+"""The loggers of a run: a CSV file always, and W&B, online where there are a key and a network, else offline.
+
+Offline runs are complete: `wandb sync` uploads them later, and a resumed experiment goes on in the same W&B run.
+"""
 
 import csv
 import os
@@ -10,7 +13,14 @@ from urllib.parse import urlparse
 
 import torch
 import wandb
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
+
+from experiments.run_folder import environment
+
+# W&B refuses rows whose internal number is not above the last one's. The number in a checkpoint is older than the last
+# row by what was logged after it, such as the final evaluation; a gap costs nothing, the step axis is another column.
+ROWS_AFTER_A_CHECKPOINT = 1000
 
 
 def make_csv_logger(folder: Path) -> CSVLogger:
@@ -31,44 +41,130 @@ def make_csv_logger(folder: Path) -> CSVLogger:
     return logger
 
 
-def make_wandb_logger(folder: Path, experiment: str, tags: list[str], spec: Mapping[str, Any]) -> WandbLogger | None:
+def make_wandb_logger(
+    folder: Path, experiment: str, action: str, tags: list[str], config: Mapping[str, Any]
+) -> WandbLogger | None:
     """Logger that writes into the run folder; None if `mode` is disabled.
 
+    The run's id is the folder's name, or that in the folder's last checkpoint: a resumed run goes on with the same W&B
+    run and step axis, wherever the folder has been moved. Nothing here waits for a login.
+
     Args:
-        folder: Run folder; its name is the run's id, so a resumed run goes on with the same W&B run.
+        folder: Run folder.
         experiment: Group of the run.
-        tags: Used when `spec` has none.
-        spec: Arguments of `wandb.init`: project, name, group, tags, notes, entity, mode.
+        action: Type of the job: fit, validate, test or predict.
+        tags: Used when the configuration has none.
+        config: Resolved configuration, stored with the run beside versions, machine and state of the code. Its section
+            `wandb` has arguments of `wandb.init`: project, name, group, tags, notes, entity, mode.
     """
-    spec = dict(spec)
-    mode = spec.pop("mode", None) or os.environ.get("WANDB_MODE") or ("online" if _reachable() else "offline")
+    spec = dict(config.get("wandb") or {})
+    spec.pop("log_model", None)
+    before = _before(folder)
+    mode = spec.pop("mode", None) or os.environ.get("WANDB_MODE") or "online"
     if mode == "disabled":
         return None
-    if mode == "offline":
-        print(f"W&B is offline; upload later with: wandb sync {folder / 'wandb'}/offline-run-*", flush=True)
-    return WandbLogger(
-        name=spec.pop("name", folder.name),
-        project=spec.pop("project", "hrnet"),
-        group=spec.pop("group", experiment),
-        tags=spec.pop("tags", tags),
-        id=folder.name,
-        save_dir=folder,
-        offline=mode == "offline",
-        settings=wandb.Settings(mode=mode, silent=True, console="off"),
+    why = why_offline() if mode == "online" else "as asked for"
+    sweep = "WANDB_SWEEP_ID" in os.environ  # W&B's agent has named the run
+    options: dict[str, Any] = {
+        "project": None if sweep else "hrnet",
+        "group": experiment,
+        "tags": tags,
+        **before,
         **spec,
-    )
+        "id": None if sweep else before.get("id", folder.name),
+        "dir": folder,
+        "job_type": action,
+        "resume": "allow",
+        "config": {**config, "environment": environment()},
+    }
+    options.setdefault("name", folder.name)
+    step = options.pop("step", 0)
+    if why is None:
+        try:
+            run = _start("online", options)
+        except wandb.Error as error:
+            why = str(error).strip().splitlines()[0]
+            wandb.teardown()  # else the id is still in use
+    if why is not None:
+        run = _start("offline", options)
+        print(f"W&B is offline ({why}); upload later with: wandb sync {folder / 'wandb'}/offline-run-*", flush=True)
+    run.define_metric("trainer/global_step")
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    if step > run.step:
+        run.log({}, step=step, commit=False)
+    return WandbLogger(experiment=run, project=run.project, save_dir=folder)
 
 
-def _reachable() -> bool:
-    """Whether there is an API key and its server answers within two seconds."""
+def _start(mode: str, options: Mapping[str, Any]) -> wandb.Run:
+    settings = wandb.Settings(mode=mode, silent=True, console="off", init_timeout=20)
+    return wandb.init(**options, settings=settings)
+
+
+def _before(folder: Path) -> dict[str, Any]:
+    """What `RememberRun` wrote into the last checkpoint; empty where there is none."""
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    if not checkpoint.is_file():
+        return {}
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    before = dict(content.get("wandb_run", {}))
+    if before:
+        before["step"] += ROWS_AFTER_A_CHECKPOINT
+    return before
+
+
+class RememberRun(Callback):
+    """Every checkpoint says which W&B run it belongs to, and how many rows that had."""
+
+    def __init__(self, run: wandb.Run) -> None:
+        self.run = run
+        self.step = run.step
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask W&B here: when a checkpoint is written for the sake of an error, it may no longer answer."""
+        self.step = self.run.step
+
+    on_validation_end = on_train_epoch_end
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the run under `wandb_run`."""
+        names = {"id": self.run.id, "project": self.run.project, "group": self.run.group, "name": self.run.name}
+        checkpoint["wandb_run"] = {**names, "step": self.step}
+
+
+def log_best(trainer: Trainer, folder: Path, summary: Mapping[str, Any], log_model: bool) -> None:
+    """Best metrics and their epoch into W&B's summary, which else shows the last; if asked, the checkpoints.
+
+    Args:
+        trainer: With the loggers.
+        folder: Run folder.
+        summary: As in `summary.json`.
+        log_model: Store the checkpoints as versions of the artifact `model-<run id>`, with the aliases best and latest.
+    """
+    for logger in trainer.loggers:
+        if not isinstance(logger, WandbLogger):
+            continue
+        best = {f"best/{name}": value for name, value in summary["best"].items()}
+        logger.experiment.summary.update({**best, "best/epoch": summary["best_epoch"]})
+        for alias, name in (("best", "best"), ("latest", "last")) if log_model else ():
+            path = folder / "checkpoints" / f"{name}.ckpt"
+            if path.is_file():
+                metadata = {"monitor": summary["monitor"], **summary[name]}
+                artifact = wandb.Artifact(f"model-{logger.experiment.id}", type="model", metadata=metadata)
+                artifact.add_file(str(path), name="model.ckpt")
+                logger.experiment.log_artifact(artifact, aliases=[alias])
+
+
+def why_offline() -> str | None:
+    """Why W&B cannot be used online, in a few words; None where there is a key and its server answers."""
     settings = wandb.setup().settings
     key = settings.api_key or os.environ.get("WANDB_API_KEY")
     host = urlparse(settings.base_url)
     netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
     if not key and not (netrc.is_file() and (host.hostname or "") in netrc.read_text()):
-        return False
+        return "no API key"
     try:
-        socket.create_connection((host.hostname, host.port or 443), timeout=2).close()
+        port = host.port or (80 if host.scheme == "http" else 443)
+        socket.create_connection((host.hostname, port), timeout=2).close()
     except OSError:
-        return False
-    return True
+        return f"no answer from {host.hostname}"
+    return None

@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from lightning.pytorch.callbacks import (
     RichProgressBar,
     TQDMProgressBar,
 )
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -41,18 +41,20 @@ import tasks
 from datamodules.base import DataError
 from experiments.config import ConfigError, find, make_parser, parse
 from experiments.cost import cost
-from experiments.loggers import make_csv_logger, make_wandb_logger
-from experiments.run_folder import environment, new_run_folder, write_json
+from experiments.loggers import RememberRun, log_best, make_csv_logger, make_wandb_logger
+from experiments.preflight import Preflight
+from experiments.run_folder import environment, new_run_folder, peak_memory, write_json
 from tasks.task import Task
 
 ACTIONS = ("fit", "validate", "test", "predict")
 
 
-def main(argv: Sequence[str] | None = None) -> Trainer:
+def main(argv: Sequence[str] | None = None, callbacks: Sequence[Callback] = ()) -> Trainer:
     """Run an experiment as the command line does; for notebooks and tests.
 
     Args:
         argv: Action, YAML files and flags; those of the process when not given.
+        callbacks: Beside those of the YAML files; not part of the stored configuration.
 
     Returns:
         The Lightning Trainer, with the task at `.lightning_module` and the metrics at `.callback_metrics`.
@@ -72,12 +74,14 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     if resume or config.checkpoint:
         _forget_weights(config)  # the checkpoint has them
     objects = parser.instantiate(config)
-    trainer = make_trainer(objects, objects.model, folder, name, config)
+    objects.trainer.callbacks = [*(objects.trainer.callbacks or []), *callbacks]
+    trainer = make_trainer(objects, objects.model, folder, name, action, config)
     if rank_zero_only.rank == 0:
         _write_start(folder, parser, config)
     try:
         if action == "fit":
-            _fit(trainer, objects, folder, folder / "checkpoints" / "last.ckpt" if resume else config.checkpoint)
+            start = folder / "checkpoints" / "last.ckpt" if resume else config.checkpoint
+            _fit(trainer, objects, folder, start, (config.wandb or {}).get("log_model", False))
         else:
             checkpoint = config.checkpoint and tasks.find_checkpoint(config.checkpoint)
             found = getattr(trainer, action)(objects.model, objects.data, ckpt_path=checkpoint, weights_only=True)
@@ -90,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> Trainer:
     return trainer
 
 
-def _fit(trainer: Trainer, objects: Namespace, folder: Path, checkpoint: Path | str | None) -> None:
+def _fit(trainer: Trainer, objects: Namespace, folder: Path, checkpoint: Path | str | None, log_model: bool) -> None:
     """Train, then evaluate the best checkpoint; the summary is written after either."""
     task, data = objects.model, objects.data
     start = time.perf_counter()
@@ -109,6 +113,7 @@ def _fit(trainer: Trainer, objects: Namespace, folder: Path, checkpoint: Path | 
         "seconds": round(time.perf_counter() - start, 1),
         "parameters": size.parameters,
         "multiply_adds": size.multiply_adds,
+        "peak_memory_bytes": peak_memory(),
     }
     best = folder / "checkpoints" / "best.ckpt"
     if best.is_file():
@@ -117,10 +122,7 @@ def _fit(trainer: Trainer, objects: Namespace, folder: Path, checkpoint: Path | 
         summary["best_epoch"] = torch.load(best, map_location="cpu", weights_only=True, mmap=True)["epoch"]
     if trainer.is_global_zero:
         write_json(folder / "summary.json", summary)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                best_values = {f"best/{name}": value for name, value in summary["best"].items()}
-                logger.experiment.summary.update(best_values | {"best/epoch": summary["best_epoch"]})
+        log_best(trainer, folder, summary, log_model)
 
 
 def _finite(metrics: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -147,7 +149,7 @@ class SaveWhenStopped(Callback):
             trainer.save_checkpoint(self.path)
 
 
-def make_trainer(objects: Namespace, task: Task, folder: Path, name: str, config: Namespace) -> Trainer:
+def make_trainer(objects: Namespace, task: Task, folder: Path, name: str, action: str, config: Namespace) -> Trainer:
     """Trainer with checkpoints, learning rate monitor, progress bar and loggers, beside what the YAML asks for."""
     options = dict(objects.trainer)
     if isinstance(options["limit_train_batches"], float) and options["limit_train_batches"] == 1.0:
@@ -165,6 +167,7 @@ def make_trainer(objects: Namespace, task: Task, folder: Path, name: str, config
         ),
         ModelCheckpoint(checkpoints, "last", enable_version_counter=False),
         SaveWhenStopped(checkpoints / "last.ckpt"),
+        Preflight(),
         LearningRateMonitor("step"),
     ]
     bar = options.pop("enable_progress_bar")
@@ -179,11 +182,12 @@ def make_trainer(objects: Namespace, task: Task, folder: Path, name: str, config
     loggers = loggers if isinstance(loggers, list) else [loggers] if isinstance(loggers, Logger) else []
     loggers.append(make_csv_logger(folder))
     if rank_zero_only.rank == 0:
-        tags = [type(task).__name__, type(objects.data).__name__]
-        wandb_logger = make_wandb_logger(folder, name, tags, config.wandb or {})
+        tags = [type(task).__name__, type(objects.data).__name__, str(task.backbone.hparams["variant"])]
+        settings = {key: value for key, value in config.as_dict().items() if key not in ("config", "resume", "debug")}
+        wandb_logger = make_wandb_logger(folder, name, action, tags, settings)
         if wandb_logger is not None:
-            wandb_logger.experiment.config.update(config.as_dict(), allow_val_change=True)
             loggers.append(wandb_logger)
+            callbacks.append(RememberRun(wandb_logger.experiment))
     options["log_every_n_steps"] = options["log_every_n_steps"] or 10
     return Trainer(
         **options, default_root_dir=folder, callbacks=callbacks, logger=loggers, enable_progress_bar=bar is not False
@@ -196,7 +200,7 @@ def _write_start(folder: Path, parser: ArgumentParser, config: Namespace) -> Non
     partial = folder / "config.yaml.part"
     partial.write_text(parser.dump(stored, skip_unset=False))
     partial.replace(folder / "config.yaml")
-    write_json(folder / "environment.json", environment())
+    write_json(folder / "environment.json", environment() | {"wandb_run": wandb.run and wandb.run.id})
 
 
 def _show_weight_reports() -> None:
@@ -245,13 +249,13 @@ def is_users_mistake(error: BaseException) -> bool:
     return isinstance(error, ValueError | FileNotFoundError) and any(raised_in.startswith(folder) for folder in ours)
 
 
-def command() -> int:
-    """`main` with exit status: 0 on success, 2 with one message for a user's mistake."""
+def command(entry: Callable[[], object] = main) -> int:
+    """A command's `main` with exit status: 0 on success, 2 with one message for a user's mistake."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between torch and Lightning
     try:
-        main()
+        entry()
     except Exception as error:
         if "--debug" in sys.argv or not is_users_mistake(error):
             raise

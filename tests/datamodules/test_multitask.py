@@ -65,6 +65,12 @@ def test_all_gives_every_part_in_every_step_and_lasts_as_long_as_the_longest():
     assert Counter(i for step in found for i in step["b"][:2]) == dict.fromkeys(range(4), 3)
 
 
+def test_the_shortest_part_can_set_the_epoch():
+    found = steps(joint({"a": 12, "b": 4}, epoch_length="shortest"))
+    assert len(found) == 2
+    assert sorted(i for step in found for i in step["b"][:2]) == list(range(4))
+
+
 def test_a_pass_goes_on_across_epochs():
     sampler = EndlessSampler(Rows(5), samples=4)
     drawn = []
@@ -198,6 +204,7 @@ def test_apportion_sums_up_and_leaves_nobody_out():
         ({"policy": "temperature"}, "go together"),
         ({"policy": "temperature", "temperature": -1.0}, "positive"),
         ({"epoch_length": 0}, "at least 1"),
+        ({"epoch_length": "shortest", "policy": "proportional"}, "goes with"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, words):
