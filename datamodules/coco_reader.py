@@ -20,6 +20,9 @@ from datamodules.skeleton import Skeleton
 SEGMENT_SHARE = 0.53
 """Mean share of a COCO person's box that the segment covers: stands in where a file states no area."""
 
+SAME_PERSON = 0.3  # intersection over union of a detected box with an annotated one
+FEW_PERSONS, FEW_MET = 10, 0.1  # of at least so many persons, the share that detections of the same images never miss
+
 
 @dataclass(frozen=True)
 class CocoDetections:
@@ -104,7 +107,32 @@ def read_detections(path: Path, annotations: CocoAnnotations | None, threshold: 
             f"use the category ids {sorted(categories, key=str)[:5]} of {annotations.path if annotations else 'COCO'}."
         )
     keep = keep[np.argsort(images[keep], kind="stable")]
+    if annotations is not None:
+        _require_boxes_on_persons(path, annotations, images[keep], boxes[keep])
     return CocoDetections(entries.ids[keep], images[keep], boxes[keep], scores[keep], image_ids[keep])
+
+
+def _require_boxes_on_persons(path: Path, annotations: CocoAnnotations, images: np.ndarray, boxes: np.ndarray) -> None:
+    """Refuse boxes of other pictures, which sets that number their images from 1 do not tell by an unknown id."""
+    usable = annotations.usable()
+    persons, rows = annotations.clean_boxes()[usable], annotations.images[usable]
+    first, last = np.searchsorted(images, rows, side="left"), np.searchsorted(images, rows, side="right")
+    person = np.repeat(np.arange(len(persons)), last - first)
+    found = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)] or [np.empty(0, int)])
+    met = np.unique(person[_overlap(persons[person], boxes[found]) > SAME_PERSON])
+    if len(persons) >= FEW_PERSONS and len(met) < FEW_MET * len(persons):
+        raise DataError(
+            f"{path}: of {len(persons)} annotated persons only {len(met)} have a detected box on them. Are these "
+            "detections of other images with the same ids, or boxes that are not x, y, width, height in pixels? Give "
+            f"the detections of the images of {annotations.path}."
+        )
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(N,) intersection over union of pairs of boxes, each (N, 4) x, y, width, height."""
+    start, end = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
+    common = np.clip(end - start, 0, None).prod(axis=1)
+    return common / np.maximum(a[:, 2:].prod(axis=1) + b[:, 2:].prod(axis=1) - common, 1e-9)
 
 
 class _Entries:

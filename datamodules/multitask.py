@@ -23,8 +23,8 @@ class MultiTaskDataModule(BaseDataModule):
     """One DataModule a task, behind one loader.
 
     With the policy `all` every step has a batch of every task, of the part's own batch size, and an epoch is as many
-    steps as the part with the most batches has, or the fewest. With any other policy a step has a batch of one task, an epoch is as
-    many steps as all parts have batches together, and the policy says how many of them each part gets:
+    steps as the part with the most batches has, or the fewest. With any other policy a step has a batch of one task, an
+    epoch is as many steps as all parts have batches together, and the policy says how many of them each part gets:
 
     | policy | share of part i with n_i training batches |
     |---|---|
@@ -41,7 +41,7 @@ class MultiTaskDataModule(BaseDataModule):
         policy: See above.
         temperature: Of that policy: 1 is proportional, the higher the more equal.
         ratios: Of that policy: a positive number a part.
-        epoch_length: Steps an epoch, instead of the lengths above; with `all` also `shortest`, the part with the fewest.
+        epoch_length: Steps an epoch, instead of the lengths above; `shortest`, with `all`, the fewest that a part has.
         root: Replaces the root of every part, such as `sample`.
         image_size: Replaces that of every part, (height, width).
         batch_size: Replaces that of every part.

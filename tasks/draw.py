@@ -240,17 +240,21 @@ def draw_segmentation(
 
 
 def draw_confusion(matrix: Tensor, names: Sequence[str]) -> Tensor:
-    """Confusion matrix (K, K), rows true, as shares of each true class: (3, height, width) uint8."""
+    """Confusion matrix (K, K), rows true, as shares of each true class: (3, height, width) uint8.
+
+    Beyond 200 classes their numbers stand at the axes: names would be too small to read, and take seconds to draw.
+    """
     count = len(names)
     shares = (matrix.double() / matrix.sum(1, keepdim=True).clamp(min=1)).cpu().numpy()
-    inches = min(2.5 + 0.35 * count, 30)
+    inches = 12 if count > 200 else min(2.5 + 0.35 * count, 30)
     figure = Figure(figsize=(inches + 1, inches), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="prediction", ylabel="truth")
     shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     size = 8 if count <= 80 else 4
-    axes.set_xticks(range(count), names, rotation=90, fontsize=size)
-    axes.set_yticks(range(count), names, fontsize=size)
+    if count <= 200:
+        axes.set_xticks(range(count), names, rotation=90, fontsize=size)
+        axes.set_yticks(range(count), names, fontsize=size)
     if count <= 30:
         for row, column in zip(*shares.nonzero(), strict=True):
             colour = "white" if shares[row, column] > 0.5 else "black"

@@ -45,8 +45,8 @@ class SlidingWindow:
                 part = (..., slice(top, top + len(down)), slice(left, left + len(right)))
                 scores = network(images[part])
                 if total is None:
-                    total = scores.new_zeros((*scores.shape[:2], *images.shape[-2:]))
-                    total = total.contiguous(memory_format=torch.channels_last)
+                    options = {"dtype": scores.dtype, "device": scores.device, "memory_format": torch.channels_last}
+                    total = torch.empty(*scores.shape[:2], *images.shape[-2:], **options).zero_()
                 total[part] += scores * (down[:, None] * right).to(scores.dtype)
         return total
 

@@ -204,6 +204,19 @@ def test_detections_replace_the_boxes_of_evaluation(write, content: Content, tmp
     assert len(data.split("train")) == 3
 
 
+def test_detections_of_other_images_with_the_same_ids_are_refused(tmp_path: Path) -> None:
+    truth = CocoPose("sample", image_size=(64, 48), num_workers=0).ground_truth("val")
+    boxes = {a["id"]: a["bbox"] for a in truth["annotations"]}
+    entry = {"category_id": 1, "score": 0.9}
+    right = [entry | {"image_id": a["image_id"], "bbox": boxes[a["id"]]} for a in truth["annotations"]]
+    shifted = [row | {"bbox": [row["bbox"][0] + 1000, *row["bbox"][1:]]} for row in right]
+    for name, rows in {"right.json": right, "shifted.json": shifted}.items():
+        (tmp_path / name).write_text(json.dumps(rows))
+    CocoPose("sample", image_size=(64, 48), detections=str(tmp_path / "right.json")).setup("validate")
+    with pytest.raises(DataError, match=r"shifted.json.*detections of other images"):
+        CocoPose("sample", image_size=(64, 48), detections=str(tmp_path / "shifted.json")).setup("validate")
+
+
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
