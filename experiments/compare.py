@@ -123,13 +123,13 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     parser.add_argument("--out", type=Path, help="Folder for comparison.html, comparison.csv and comparison.md.")
     for kind in ("html", "csv", "markdown"):
         parser.add_argument(f"--{kind}", type=Path, metavar="FILE", help="File to write.")
-    parser.add_argument("--force", action="store_true", help="Replace files that are there.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace files that are there.")
     arguments = parser.parse_args(argv)
     files: dict[str, list[Path]] = {kind: [] for kind in ("html", "csv", "markdown")}
     for kind, ending in (("html", "html"), ("csv", "csv"), ("markdown", "md")):
         files[kind] += [path for path in (getattr(arguments, kind),) if path]
         files[kind] += [arguments.out / f"comparison.{ending}"] if arguments.out else []
-    _check(files, arguments.force)
+    _check(files, arguments.overwrite)
     comparison = compare(arguments.runs, arguments.metric)
     print_tables(comparison.titled, Console(width=None if sys.stdout.isatty() else 180))
     for kind, paths in files.items():
@@ -139,12 +139,12 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     return comparison
 
 
-def _check(files: dict[str, list[Path]], is_forced: bool) -> None:
+def _check(files: dict[str, list[Path]], overwrite: bool) -> None:
     for path in (path for paths in files.values() for path in paths):
         if path.is_dir():
             raise RunsError(f"{path} is a folder; name a file, or the folder by --out.")
-        if path.exists() and not is_forced:
-            raise RunsError(f"{path} is there already; name another file, or replace it with --force.")
+        if path.exists() and not overwrite:
+            raise RunsError(f"{path} is there already; name another file, or replace it with --overwrite.")
 
 
 def _write(path: Path, text: str) -> None:

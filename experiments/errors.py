@@ -24,7 +24,7 @@ import tasks
 from datamodules.base import BaseDataModule
 from experiments.config import ConfigError, explain, read
 from experiments.error_reports import Report, report_of
-from experiments.run import is_users_mistake
+from experiments.run import command
 from tasks import MultiTask
 from tasks.draw import class_table, print_tables
 
@@ -164,17 +164,5 @@ def _make_data(folder: Path, content: dict[str, Any]) -> BaseDataModule:
         raise ConfigError(explain(str(error), [(folder / "config.yaml", content)])) from error
 
 
-def command() -> int:
-    """`main` with exit status: 0 on success, 2 with one message for a user's mistake."""
-    try:
-        main()
-    except Exception as error:
-        if "--debug" in sys.argv or not is_users_mistake(error):
-            raise
-        print(f"error: {str(error).rsplit('DataError: ', 1)[-1].strip()}", file=sys.stderr)
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(command())
+    sys.exit(command(main))

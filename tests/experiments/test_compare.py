@@ -334,10 +334,10 @@ def test_files_are_written_and_not_replaced_unasked(tmp_path: Path, capsys: pyte
     cells_of_lines = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
     assert len(cells_of_lines) == 1
     (out / "comparison.md").write_text("mine")
-    with pytest.raises(RunsError, match="--force"):
+    with pytest.raises(RunsError, match="--overwrite"):
         main([*runs, "--markdown", str(out / "comparison.md")])
     assert (out / "comparison.md").read_text() == "mine"
-    main([*runs, "--markdown", str(out / "comparison.md"), "--force"])
+    main([*runs, "--markdown", str(out / "comparison.md"), "--overwrite"])
     assert "b\\|c" in (out / "comparison.md").read_text()
 
 
