@@ -1,0 +1,190 @@
+"""What a prediction reads: images, folders, globs and videos named by the user become photos, one after another.
+
+for item in read_photos(find_sources(["photos/", "clip.mp4"])): ...     # Photo, or Failure where a file is damaged
+"""
+
+import glob
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from datamodules.base import DataError
+from datamodules.image_folder import SUFFIXES as IMAGE_SUFFIXES
+from datamodules.images import read_image
+from experiments.config import ConfigError
+from experiments.video import read_frames
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
+READERS = min(4, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to predict on, and the name of what is written for it: a path without ending, different for each."""
+
+    path: Path
+    name: str
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the file's ending is that of a video."""
+        return self.path.suffix.lower() in VIDEO_SUFFIXES
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """An image (H, W, 3) uint8 RGB with its file, the name of its outputs, and its number in a video."""
+
+    image: np.ndarray
+    path: Path | None = None
+    name: str = "image"
+    frame: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Failure:
+    """A file that could not be predicted on, and why."""
+
+    path: Path | None
+    error: DataError
+
+
+def find_sources(inputs: Sequence[str]) -> list[Source]:
+    """Files behind images, videos, folders (searched through and through) and globs; each file once.
+
+    Raises:
+        ConfigError: If one of the inputs names no file.
+    """
+    found: dict[Path, Path] = {}
+    for text in inputs:
+        matches = list(_files(text))
+        if not matches:
+            raise ConfigError(
+                f"There is no image or video at {text} (from {Path.cwd()}): name images, videos, folders of them, or a "
+                f"glob such as 'photos/*.jpg'. Endings in folders: {' '.join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))}."
+            )
+        for path, relative in matches:
+            found.setdefault(path, relative)
+    names: dict[str, Path] = {}
+    for path, relative in found.items():
+        stem = relative.with_suffix("").as_posix()
+        name, number = stem, 1
+        while name in names:
+            number += 1
+            name = f"{stem}_{number}"
+        names[name] = path
+    return [Source(path, name) for name, path in names.items()]
+
+
+def _files(text: str) -> Iterator[tuple[Path, Path]]:
+    """(file, its path relative to what was named)."""
+    path = Path(text).expanduser()
+    if path.is_file():
+        yield path, Path(path.name)
+    elif path.is_dir():
+        for file in sorted(path.rglob("*")):
+            if _is_medium(file):
+                yield file, file.relative_to(path)
+    elif glob.has_magic(str(path)):
+        root = fixed_part(path)
+        for match in sorted(glob.glob(str(path), recursive=True)):
+            for file, relative in _files(match) if Path(match).is_dir() else [(Path(match), Path())]:
+                if _is_medium(file):
+                    yield (
+                        file,
+                        file.relative_to(root) if relative == Path() else Path(match).relative_to(root) / relative,
+                    )
+
+
+def fixed_part(path: Path) -> Path:
+    """The folder before the first wildcard of a glob."""
+    fixed = []
+    for part in path.parts:
+        if glob.has_magic(part):
+            break
+        fixed.append(part)
+    return Path(*fixed)
+
+
+def _is_medium(file: Path) -> bool:
+    known = file.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+    return known and not file.name.startswith(".") and file.is_file()
+
+
+def read_photo(path: Path, name: str = "image", *, upright: bool = False, size: tuple[int, int] | None = None) -> Photo:
+    """The photo in an image file, read as the data sets read theirs.
+
+    Args:
+        path: Of the image.
+        name: Of its outputs.
+        upright: Turn as the file's EXIF orientation says. The data sets do not, since annotations refer to the stored
+            pixels.
+        size: The annotated (height, width), see `datamodules.images.read_image`.
+
+    Raises:
+        DataError: If the file is absent, damaged or no image, or of another size than annotated.
+    """
+    image = read_image(path, size)
+    return Photo(_turned(image, path) if upright and size is None else image, path, name)
+
+
+def _turned(image: np.ndarray, path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as stored:
+            exif = stored.getexif()
+    except UnidentifiedImageError:  # a format that only OpenCV knows
+        return image
+    upright = Image.fromarray(image)
+    upright.getexif().update(exif)
+    return np.asarray(ImageOps.exif_transpose(upright))
+
+
+def read_photos(
+    sources: Sequence[Source],
+    *,
+    upright: bool = False,
+    size_of: Callable[[Path], tuple[int, int] | None] = lambda path: None,
+) -> Iterator[Photo | Failure]:
+    """Photos of all sources in order, the frames of a video one by one; some images are read ahead, in threads.
+
+    Memory is that of a few images, however many there are. A damaged file gives a Failure, and the rest follow.
+
+    Args:
+        sources: From `find_sources`.
+        upright: See `read_photo`.
+        size_of: Annotated (height, width) of an image.
+    """
+
+    def read(source: Source) -> Photo | Failure:
+        try:
+            return read_photo(source.path, source.name, upright=upright, size=size_of(source.path))
+        except DataError as error:
+            return Failure(source.path, error)
+
+    ahead: deque[tuple[Source, Future | None]] = deque()
+    waiting = iter(sources)
+    with ThreadPoolExecutor(READERS) as pool:
+        while True:
+            while len(ahead) <= READERS and (source := next(waiting, None)) is not None:
+                ahead.append((source, None if source.is_video else pool.submit(read, source)))
+            if not ahead:
+                return
+            source, future = ahead.popleft()
+            if future is None:
+                yield from _frames(source)
+            else:
+                yield future.result()
+
+
+def _frames(source: Source) -> Iterator[Photo | Failure]:
+    try:
+        for number, image in enumerate(read_frames(source.path)):
+            yield Photo(image, source.path, source.name, number)
+    except DataError as error:
+        yield Failure(source.path, error)

@@ -1,0 +1,220 @@
+"""Predict on your own pictures and videos with a trained task.
+
+python -m experiments.predict runs/pose_coco/20260101-120000-abcdef photo.jpg clip.mp4
+python -m experiments.predict runs/pose_coco/... val2017/ --boxes annotations/person_keypoints_val2017.json
+python -m experiments.predict runs/pose_coco/... photos/ --detector fasterrcnn_resnet50_fpn=weights.pth
+python -m experiments.predict runs/seg_folder/... 'photos/*.jpg' --save masks overlays --output masks/
+
+Writes overlays/, masks/ (indexed PNG), predictions.json (COCO results) and predictions.csv, of a joint run in a folder
+for each task. In Python: `experiments.predictor.Predictor`.
+"""
+
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Task as Bar
+from rich.text import Text
+
+import tasks
+from datamodules.base import DataError
+from datamodules.skeleton import Skeleton
+from experiments.boxes import BoxSource, CocoBoxes, TorchvisionDetector, whole_image
+from experiments.config import ConfigError
+from experiments.media import Failure, Source, find_sources, fixed_part, read_photos
+from experiments.prediction_files import SAVES, PredictionFiles, refuse_existing
+from experiments.predictor import MAX_PIXELS, Predictor
+from experiments.preparation import preparations, run_folder_of
+from experiments.results import ClassificationResult, JointResult, PoseResult, Result, SegmentationResult
+from experiments.run import is_users_mistake
+from experiments.video import video_info
+from experiments.views import skeleton_of
+from tasks import ClassificationTask, MultiTask, PoseTask, SegmentationTask, Task
+
+RESULTS: dict[type[Task], type[Result]] = {
+    PoseTask: PoseResult,
+    SegmentationTask: SegmentationResult,
+    ClassificationTask: ClassificationResult,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> list[Failure]:
+    """Predict as the command line does; for notebooks and tests.
+
+    Args:
+        argv: Words of the command; those of the process when not given.
+
+    Returns:
+        The files that could not be predicted on; they are printed too.
+
+    Raises:
+        ConfigError: For a mistake in the words.
+        DataError: If a file of boxes is not as described.
+    """
+    options = _parser().parse_args(argv)
+    sources = find_sources(options.inputs)
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    task = tasks.load(options.run)
+    saves = _saves(task, options.save)
+    folder = Path(options.output) if options.output else _default_folder(options.run, options.inputs[0])
+    folders = {name: folder / name for name in saves}
+    if not options.overwrite:
+        for name, kinds in saves.items():
+            refuse_existing(folders[name], sources, kinds)
+    boxes = _box_source(task, options, device)
+    predictor = Predictor(
+        task,
+        prepared=preparations(options.run),
+        image_size=options.image_size and tuple(options.image_size),
+        boxes=boxes,
+        device=device,
+        batch_size=options.batch_size,
+        max_pixels=options.max_pixels,
+    )
+    size_of = boxes.image_size if isinstance(boxes, CocoBoxes) else lambda path: None
+    found = predictor.stream(read_photos(sources, upright=options.upright, size_of=size_of))
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(PredictionFiles(folders[name], saves[name])) for name in saves}
+        failures = _write(found, files, _total(sources))
+    _report(failures, len(sources), folder)
+    return failures
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="python -m experiments.predict",
+        description=__doc__,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add: Callable = parser.add_argument
+    add("run", help="Run folder or checkpoint.")
+    add("inputs", nargs="+", metavar="INPUT", help="Images, videos, folders, globs.")
+    add("--output", metavar="FOLDER", help="Default: RUN/predictions/<name of the first input>.")
+    add("--save", nargs="+", choices=SAVES, help="What to write; default: what fits the task.")
+    add("--overwrite", action="store_true", help="Replace outputs that exist.")
+    add("--device", help="Such as cpu or cuda:1; default: a GPU if there is one.")
+    add("--batch_size", type=int, default=16, help="Samples at once, default 16.")
+    add("--max_pixels", type=int, default=MAX_PIXELS, help="Of a batch; a larger segmented image is cut into tiles.")
+    add("--image_size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="Needed for a checkpoint without its run.")
+    add("--upright", action="store_true", help="Turn photos as their EXIF orientation says.")
+    pose = parser.add_argument_group("pose: where the boxes of persons come from; the whole image when none is given")
+    which = pose.add_mutually_exclusive_group()
+    which.add_argument("--boxes", metavar="FILE", help="COCO annotations, or COCO results of a detector.")
+    which.add_argument("--detector", metavar="NAME=WEIGHTS", help="Of torchvision, with the file of its weights.")
+    pose.add_argument(
+        "--annotations", metavar="FILE", help="With results as --boxes: whose images say which id is whose."
+    )
+    pose.add_argument("--box_threshold", type=float, help="Lowest score; default 0.5 for a detector, 0 for a file.")
+    return parser
+
+
+def _saves(task: Task, wanted: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
+    """What to write for each task of a joint run, for a single task under the empty name."""
+    singles = dict(task.tasks.items()) if isinstance(task, MultiTask) else {"": task}
+    saves: dict[str, tuple[str, ...]] = {}
+    for name, single in singles.items():
+        kind = next((kind for cls, kind in RESULTS.items() if isinstance(single, cls)), Result)
+        saves[name] = kind.saves_by_default if wanted is None else tuple(s for s in wanted if s in kind.saves)
+    for kind in wanted or ():
+        if not any(kind in chosen for chosen in saves.values()):
+            raise ConfigError(f"--save {kind}: a {type(task).__name__} gives no {kind}; leave it out.")
+    return saves
+
+
+def _default_folder(run: str, first: str) -> Path:
+    named = fixed_part(Path(first).expanduser().absolute())
+    name = named.stem if named.is_file() else named.name
+    return (run_folder_of(run) or Path()) / "predictions" / name
+
+
+def _box_source(task: Task, options: Namespace, device: torch.device) -> BoxSource:
+    singles = list(task.tasks.values()) if isinstance(task, MultiTask) else [task]
+    pose = next((single for single in singles if isinstance(single, PoseTask)), None)
+    asked = [
+        f"--{key}" for key in ("boxes", "detector", "annotations", "box_threshold") if getattr(options, key) is not None
+    ]
+    if pose is None and asked:
+        raise ConfigError(f"{' '.join(asked)}: boxes are for pose, and this is a {type(task).__name__}.")
+    if options.boxes:
+        threshold = options.box_threshold or 0.0
+        skeleton = Skeleton(**skeleton_of(pose))
+        return CocoBoxes(options.boxes, skeleton, annotations=options.annotations, threshold=threshold)
+    if options.detector:
+        name, equals, weights = options.detector.partition("=")
+        if not equals:
+            raise ConfigError(f"--detector {name}: add the file of its weights, as in {name}=weights.pth.")
+        threshold = 0.5 if options.box_threshold is None else options.box_threshold
+        return TorchvisionDetector(name, weights, device=device, threshold=threshold)
+    if asked:
+        raise ConfigError(f"{' '.join(asked)} goes with --boxes or --detector: add one of them, or leave it out.")
+    return whole_image
+
+
+def _total(sources: Sequence[Source]) -> int | None:
+    """Images and frames together, None where a video does not say its length."""
+    total = 0
+    for source in sources:
+        frames: int | None = 1
+        if source.is_video:
+            try:
+                frames = video_info(source.path).frames
+            except DataError:
+                frames = 1  # it is going to be one failure
+        if frames is None:
+            return None
+        total += frames
+    return total
+
+
+class Rate(ProgressColumn):
+    """Images a second."""
+
+    def render(self, task: Bar) -> Text:
+        """As text."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} images/s")
+
+
+def _write(found: Iterator[Result | Failure], files: dict[str, PredictionFiles], total: int | None) -> list[Failure]:
+    failures = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=Console()) as progress:
+        bar = progress.add_task("predict", total=total)
+        for result in found:
+            if isinstance(result, Failure):
+                failures.append(result)
+            else:
+                parts = result.parts if isinstance(result, JointResult) else {"": result}
+                for name, part in parts.items():
+                    files[name].write(part)
+            progress.advance(bar)
+    return failures
+
+
+def _report(failures: Sequence[Failure], sources: int, folder: Path) -> None:
+    if failures:
+        print(f"{len(failures)} of {sources} files could not be predicted on:", file=sys.stderr)
+        for failure in failures:
+            print(f"  {failure.path}: {failure.error}", file=sys.stderr)
+    print(f"predictions: {folder}")
+
+
+def command() -> int:
+    """`main` with exit status: 0 on success, 1 where some files failed, 2 with one message for a user's mistake."""
+    try:
+        return 1 if main() else 0
+    except Exception as error:
+        if not is_users_mistake(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(command())

@@ -1,0 +1,237 @@
+"""Predict with a trained task on pictures of your own.
+
+predictor = Predictor("runs/pose_coco/20260101-120000-abcdef")     # or a checkpoint, or a Task
+result = predictor("photo.jpg")                                    # or an array, a Pillow image, a tensor, a list
+result.plot()                                                      # shows in a notebook; result.keypoints, .mask, ...
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import tee
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+import tasks
+from datamodules.base import DataError
+from experiments.boxes import BoxSource, CocoBoxes, whole_image
+from experiments.config import ConfigError
+from experiments.media import Failure, Photo, read_photo
+from experiments.preparation import Preparation, preparations
+from experiments.results import JointResult, Result
+from experiments.views import ClassificationView, Finish, PoseView, Sample, SegmentationView, View
+from hrnet import for_inference
+from tasks import ClassificationTask, MultiTask, PoseTask, SegmentationTask, Task
+
+MAX_PIXELS = 2**22
+WAITING_PIXELS = 2**26  # of photos that wait for their batch to fill; 200 MB
+Picture = str | Path | np.ndarray | Image.Image | Tensor
+
+
+class Predictor:
+    """A task, folded for inference, with what its run knows of preparing images.
+
+    Args:
+        source: Run folder, checkpoint, or task.
+        image_size: (height, width) that crops and classified images are brought to; a run's config.yaml says it, also
+            for the checkpoints in the run's folder.
+        prepared: Preparation of each task of a joint run by name, of a single task by the empty name; what the
+            config.yaml of the run says when not given.
+        boxes: Where pose takes persons from: a callable, photo -> Boxes; the whole image when not given.
+        device: Such as "cuda:1"; a GPU if there is one.
+        batch_size: Samples that pass the network at once: crops of persons of several photos, images of one size.
+        max_pixels: Of a batch, and of a segmented image; a larger one is cut into tiles.
+        upright: Turn photos as their EXIF orientation says, which training does not.
+
+    Raises:
+        ConfigError: If the size is not known, or there is no prediction for such a task.
+        ValueError: If the source is no checkpoint of this project.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | Task,
+        *,
+        image_size: tuple[int, int] | None = None,
+        prepared: Mapping[str, Preparation] | None = None,
+        boxes: BoxSource = whole_image,
+        device: str | torch.device | None = None,
+        batch_size: int = 16,
+        max_pixels: int = MAX_PIXELS,
+        upright: bool = False,
+    ) -> None:
+        if batch_size < 1 or max_pixels < 1:
+            raise ConfigError(f"batch_size {batch_size} and max_pixels {max_pixels} must be at least 1.")
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.batch_size, self.max_pixels, self.upright, self.boxes = batch_size, max_pixels, upright, boxes
+        if prepared is None:
+            prepared = {} if isinstance(source, Task) else preparations(source)
+        task = source if isinstance(source, Task) else tasks.load(source)
+        self.parts: dict[str, _Part] = {}
+        for name, single in _singles(task).items():
+            preparation = _preparation(single, prepared.get(name), image_size)
+            view = _view(single, preparation, boxes, max_pixels)
+            self.parts[name] = _Part(for_inference(single).to(self.device), view, batch_size, max_pixels)
+
+    def __call__(self, pictures: Picture | list[Picture]) -> Result | list[Result]:
+        """Result of a picture, or those of a list.
+
+        Args:
+            pictures: A path; or pixels: array (H, W, 3) or (H, W) uint8 RGB or grey, Pillow image, tensor (3, H, W)
+                uint8 RGB.
+
+        Raises:
+            DataError: If a file cannot be read, or has no boxes where they are looked up.
+            ValueError: If an array or tensor is none of those.
+        """
+        several = isinstance(pictures, list)
+        results = []
+        for result in self.stream(self._photo(picture) for picture in (pictures if several else [pictures])):
+            if isinstance(result, Failure):
+                raise result.error
+            results.append(result)
+        return results if several else results[0]
+
+    def stream(self, photos: Iterable[Photo | Failure]) -> Iterator[Result | Failure]:
+        """Results of photos, in order, as they get ready; memory is that of some batches, however long it goes on.
+
+        Failures pass through in their places; a photo whose boxes are not known becomes one.
+        """
+        if list(self.parts) == [""]:
+            yield from self.parts[""].stream(photos)
+            return
+        branches = tee(photos, len(self.parts))
+        streams = [part.stream(branch) for part, branch in zip(self.parts.values(), branches, strict=True)]
+        for found in zip(*streams, strict=True):
+            failure = next((result for result in found if isinstance(result, Failure)), None)
+            yield failure or JointResult(photo=found[0].photo, parts=dict(zip(self.parts, found, strict=True)))
+
+    def _photo(self, picture: Picture) -> Photo:
+        if isinstance(picture, str | Path):
+            path = Path(picture).expanduser()
+            size = self.boxes.image_size(path) if isinstance(self.boxes, CocoBoxes) else None
+            return read_photo(path, path.stem, upright=self.upright, size=size)
+        return Photo(_pixels(picture))
+
+
+@dataclass
+class _Waiting:
+    """A photo whose predictions are not complete, or the failure in its place."""
+
+    finish: Finish | None
+    predictions: list[Any]
+    missing: int
+    pixels: int = 0
+    failure: Failure | None = None
+
+
+class _Part:
+    """One network and its view of photos."""
+
+    def __init__(self, task: Task, view: View, batch_size: int, max_pixels: int) -> None:
+        self.task, self.view, self.batch_size, self.max_pixels = task, view, batch_size, max_pixels
+
+    def stream(self, photos: Iterable[Photo | Failure]) -> Iterator[Result | Failure]:
+        """See `Predictor.stream`. Samples wait by shape until a batch is full, or too many photos wait."""
+        queue: deque[_Waiting] = deque()
+        shapes: dict[tuple, list[tuple[Sample, _Waiting, int]]] = {}
+        pixels = 0
+        for photo in photos:
+            entry, samples = self._entry(photo)
+            queue.append(entry)
+            pixels += entry.pixels
+            for place, sample in enumerate(samples):
+                shape = (*sample["image"].shape[:2], *sample.get("size", ()))
+                waiting = shapes.setdefault(shape, [])
+                waiting.append((sample, entry, place))
+                if len(waiting) >= self._full(shape):
+                    self._run(shapes.pop(shape))
+            while queue and (queue[0].missing == 0 or pixels > WAITING_PIXELS):
+                if queue[0].missing:
+                    self._run(shapes.pop(next(s for s, waiting in shapes.items() if waiting[0][1] is queue[0])))
+                else:
+                    pixels -= queue[0].pixels
+                    yield _finished(queue.popleft())
+        for waiting in shapes.values():
+            self._run(waiting)
+        while queue:
+            yield _finished(queue.popleft())
+
+    def _entry(self, photo: Photo | Failure) -> tuple[_Waiting, list[Sample]]:
+        if isinstance(photo, Failure):
+            return _Waiting(None, [], 0, failure=photo), []
+        try:
+            samples, finish = self.view.prepare(photo)
+        except DataError as error:
+            return _Waiting(None, [], 0, failure=Failure(photo.path, error)), []
+        pixels = photo.image.shape[0] * photo.image.shape[1]
+        return _Waiting(finish, [None] * len(samples), len(samples), pixels), samples
+
+    def _full(self, shape: tuple[int, ...]) -> int:
+        largest = max(height * width for height, width in zip(shape[::2], shape[1::2], strict=True))
+        return max(1, min(self.batch_size, self.max_pixels // largest))
+
+    @torch.inference_mode()
+    def _run(self, waiting: list[tuple[Sample, _Waiting, int]]) -> None:
+        batch = self.view.batch([sample for sample, _, _ in waiting])
+        batch = {key: value.to(self.task.device) for key, value in batch.items()}
+        found = self.view.split(self.task.predict(self.task.outputs(batch), batch))
+        for (_, entry, place), prediction in zip(waiting, found, strict=True):
+            entry.predictions[place] = prediction
+            entry.missing -= 1
+
+
+def _finished(entry: _Waiting) -> Result | Failure:
+    return entry.failure or entry.finish(entry.predictions)
+
+
+def _singles(task: Task) -> dict[str, Task]:
+    return {name: task.single(name) for name in task.tasks} if isinstance(task, MultiTask) else {"": task}
+
+
+def _preparation(task: Task, known: Preparation | None, image_size: tuple[int, int] | None) -> Preparation:
+    if known is not None:
+        return known if image_size is None else replace(known, image_size=image_size)
+    if image_size is None and isinstance(task, SegmentationTask):
+        return Preparation(image_size=(1, 1))  # images keep their own size
+    if image_size is None:
+        raise ConfigError(
+            f"The size that {type(task).__name__} sees images at is not known, since there is no config.yaml of its "
+            "run beside the checkpoint: name the run folder, or give image_size (height, width), such as 256 192."
+        )
+    unit = isinstance(task, PoseTask) and isinstance(task.codec, tasks.UDPCodec)
+    return Preparation(image_size=image_size, crop="unit" if unit else "size")
+
+
+def _view(task: Task, preparation: Preparation, boxes: BoxSource, max_pixels: int) -> View:
+    if isinstance(task, PoseTask):
+        return PoseView(task, preparation, boxes)
+    if isinstance(task, SegmentationTask):
+        return SegmentationView(task, preparation, max_pixels)
+    if isinstance(task, ClassificationTask):
+        return ClassificationView(task, preparation)
+    raise ConfigError(f"There is no prediction on pictures for {type(task).__name__} yet: pose, segmentation, classes.")
+
+
+def _pixels(picture: np.ndarray | Image.Image | Tensor) -> np.ndarray:
+    """(H, W, 3) uint8 RGB."""
+    if isinstance(picture, Image.Image):
+        return np.array(picture.convert("RGB"))
+    image = picture
+    if isinstance(image, Tensor):
+        image = image.detach().cpu().numpy()
+        image = image.transpose(1, 2, 0) if image.ndim == 3 else image
+    if isinstance(image, np.ndarray) and image.ndim == 2:
+        image = np.repeat(image[..., None], 3, axis=2)
+    if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
+        found = f"{picture.dtype} {tuple(picture.shape)}" if isinstance(picture, np.ndarray | Tensor) else type(picture)
+        raise ValueError(
+            "A picture is a path, a Pillow image, an array (H, W, 3) uint8 RGB or a tensor (3, H, W) uint8; "
+            f"got {found}."
+        )
+    return np.ascontiguousarray(image)
