@@ -122,6 +122,8 @@ class BaseDataModule(LightningDataModule, ABC):
     """The folder tree expected below `root`, shown when it is missing."""
     source: ClassVar[str] = ""
     """Where the data come from, shown when they are missing."""
+    prepared_by: ClassVar[tuple[str, ...]] = ("image_size",)
+    """Arguments that say what the network sees of an evaluated image: checkpoints keep them, for prediction."""
     test_split: Split = "val"
     """What `test` evaluates: most test labels are not public, so it is `val` unless a data set says otherwise."""
 
@@ -188,6 +190,11 @@ class BaseDataModule(LightningDataModule, ABC):
         stages: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
         for name in stages.get(stage, ("test",) if stage else ("train", "val", "test")):
             self.split(name)
+
+    def preparation(self) -> dict[str, Any]:
+        """The arguments that `prepared_by` names, as plain data."""
+        values = {name: getattr(self, name) for name in self.prepared_by}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def preview(self, count: int) -> dict[str, Any]:
         """A batch of so many training samples, or all there are, spread evenly over the data set."""

@@ -51,6 +51,8 @@ class CocoPose(BaseDataModule):
     val2017/000000000139.jpg ...        (or images/val2017)"""
     source: ClassVar[str] = "https://cocodataset.org/#download (2017 Train, Val and Train/Val annotations)."
 
+    prepared_by = ("image_size", "crop", "box_padding")
+
     def __init__(
         self,
         root: str | Path,

@@ -38,6 +38,8 @@ class ImageFolder(BaseDataModule):
     val/<class>/<any name>.jpg ...       (or images/val/<class>)"""
     source: ClassVar[str] = "you: images in a folder for each class."
 
+    prepared_by = ("image_size", "crop_ratio")
+
     def __init__(
         self,
         root: str | Path,

@@ -137,6 +137,10 @@ class MultiTaskDataModule(BaseDataModule):
         }[self.policy]
         return apportion(shares, self.epoch_length or sum(own.values()))
 
+    def preparation(self) -> dict[str, Any]:
+        """{task: the arguments of its part}."""
+        return {name: part.preparation() for name, part in self.tasks.items()}
+
     def preview(self, count: int) -> dict[str, Any]:
         """{task: a batch of so many of its training samples}."""
         batches = {name: part.preview(count) for name, part in self.parts.items()}

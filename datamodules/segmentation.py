@@ -47,6 +47,8 @@ class SegmentationData(BaseDataModule):
     stretched = False
     """Whether training too begins with stretching the image to `image_size`."""
 
+    prepared_by = ("image_size", "evaluation", "base_scale")
+
     def __init__(
         self,
         root: str | Path,

@@ -177,7 +177,7 @@ class TorchvisionDetector:
     @torch.inference_mode()
     def __call__(self, photo: Photo) -> Boxes:
         """Persons in the photo, best first."""
-        image = torch.from_numpy(photo.image).to(self.device).permute(2, 0, 1).float() / 255
+        image = torch.tensor(photo.image).to(self.device).permute(2, 0, 1).float() / 255
         found = {key: value.cpu().double().numpy() for key, value in self.detector([image])[0].items()}
         keep = (found["labels"] == PERSON) & (found["scores"] >= self.threshold)
         return Boxes(found["boxes"][keep], found["scores"][keep])

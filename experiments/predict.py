@@ -29,7 +29,6 @@ from experiments.config import ConfigError
 from experiments.media import Failure, Source, find_sources, fixed_part, read_photos
 from experiments.prediction_files import SAVES, PredictionFiles, refuse_existing
 from experiments.predictor import MAX_PIXELS, Predictor
-from experiments.preparation import preparations, run_folder_of
 from experiments.results import ClassificationResult, JointResult, PoseResult, Result, SegmentationResult
 from experiments.run import is_users_mistake
 from experiments.video import video_info
@@ -69,7 +68,6 @@ def main(argv: Sequence[str] | None = None) -> list[Failure]:
     boxes = _box_source(task, options, device)
     predictor = Predictor(
         task,
-        prepared=preparations(options.run),
         image_size=options.image_size and tuple(options.image_size),
         boxes=boxes,
         device=device,
@@ -77,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> list[Failure]:
         max_pixels=options.max_pixels,
     )
     size_of = boxes.image_size if isinstance(boxes, CocoBoxes) else lambda path: None
-    found = predictor.stream(read_photos(sources, upright=options.upright, size_of=size_of))
+    found = predictor.stream(read_photos(sources, upright=not options.as_stored, size_of=size_of))
     with ExitStack() as stack:
         files = {name: stack.enter_context(PredictionFiles(folders[name], saves[name])) for name in saves}
         failures = _write(found, files, _total(sources))
@@ -101,8 +99,8 @@ def _parser() -> ArgumentParser:
     add("--device", help="Such as cpu or cuda:1; default: a GPU if there is one.")
     add("--batch_size", type=int, default=16, help="Samples at once, default 16.")
     add("--max_pixels", type=int, default=MAX_PIXELS, help="Of a batch; a larger segmented image is cut into tiles.")
-    add("--image_size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="Needed for a checkpoint without its run.")
-    add("--upright", action="store_true", help="Turn photos as their EXIF orientation says.")
+    add("--image_size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="Instead of that of the training.")
+    add("--as_stored", action="store_true", help="Do not turn photos as their EXIF orientation says.")
     pose = parser.add_argument_group("pose: where the boxes of persons come from; the whole image when none is given")
     which = pose.add_mutually_exclusive_group()
     which.add_argument("--boxes", metavar="FILE", help="COCO annotations, or COCO results of a detector.")
@@ -130,7 +128,9 @@ def _saves(task: Task, wanted: Sequence[str] | None) -> dict[str, tuple[str, ...
 def _default_folder(run: str, first: str) -> Path:
     named = fixed_part(Path(first).expanduser().absolute())
     name = named.stem if named.is_file() else named.name
-    return (run_folder_of(run) or Path()) / "predictions" / name
+    path = Path(run)
+    folder = path if path.is_dir() else path.parent.parent if path.parent.name == "checkpoints" else Path()
+    return folder / "predictions" / name
 
 
 def _box_source(task: Task, options: Namespace, device: torch.device) -> BoxSource:

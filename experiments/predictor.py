@@ -6,8 +6,8 @@ result.plot()                                                      # shows in a 
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from datamodules.base import DataError
 from experiments.boxes import BoxSource, CocoBoxes, whole_image
 from experiments.config import ConfigError
 from experiments.media import Failure, Photo, read_photo
-from experiments.preparation import Preparation, preparations
+from experiments.preparation import Preparation, preparation_of
 from experiments.results import JointResult, Result
 from experiments.views import ClassificationView, Finish, PoseView, Sample, SegmentationView, View
 from hrnet import for_inference
@@ -38,15 +38,13 @@ class Predictor:
 
     Args:
         source: Run folder, checkpoint, or task.
-        image_size: (height, width) that crops and classified images are brought to; a run's config.yaml says it, also
-            for the checkpoints in the run's folder.
-        prepared: Preparation of each task of a joint run by name, of a single task by the empty name; what the
-            config.yaml of the run says when not given.
+        image_size: (height, width) that crops and classified images are brought to; that of the evaluation in
+            training when not given.
         boxes: Where pose takes persons from: a callable, photo -> Boxes; the whole image when not given.
         device: Such as "cuda:1"; a GPU if there is one.
         batch_size: Samples that pass the network at once: crops of persons of several photos, images of one size.
         max_pixels: Of a batch, and of a segmented image; a larger one is cut into tiles.
-        upright: Turn photos as their EXIF orientation says, which training does not.
+        upright: Turn photos as their EXIF orientation says; not those whose size an annotation says.
 
     Raises:
         ConfigError: If the size is not known, or there is no prediction for such a task.
@@ -58,24 +56,20 @@ class Predictor:
         source: str | Path | Task,
         *,
         image_size: tuple[int, int] | None = None,
-        prepared: Mapping[str, Preparation] | None = None,
         boxes: BoxSource = whole_image,
         device: str | torch.device | None = None,
         batch_size: int = 16,
         max_pixels: int = MAX_PIXELS,
-        upright: bool = False,
+        upright: bool = True,
     ) -> None:
         if batch_size < 1 or max_pixels < 1:
             raise ConfigError(f"batch_size {batch_size} and max_pixels {max_pixels} must be at least 1.")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.batch_size, self.max_pixels, self.upright, self.boxes = batch_size, max_pixels, upright, boxes
-        if prepared is None:
-            prepared = {} if isinstance(source, Task) else preparations(source)
         task = source if isinstance(source, Task) else tasks.load(source)
         self.parts: dict[str, _Part] = {}
         for name, single in _singles(task).items():
-            preparation = _preparation(single, prepared.get(name), image_size)
-            view = _view(single, preparation, boxes, max_pixels)
+            view = _view(single, preparation_of(single, image_size), boxes, max_pixels)
             self.parts[name] = _Part(for_inference(single).to(self.device), view, batch_size, max_pixels)
 
     def __call__(self, pictures: Picture | list[Picture]) -> Result | list[Result]:
@@ -192,20 +186,6 @@ def _finished(entry: _Waiting) -> Result | Failure:
 
 def _singles(task: Task) -> dict[str, Task]:
     return {name: task.single(name) for name in task.tasks} if isinstance(task, MultiTask) else {"": task}
-
-
-def _preparation(task: Task, known: Preparation | None, image_size: tuple[int, int] | None) -> Preparation:
-    if known is not None:
-        return known if image_size is None else replace(known, image_size=image_size)
-    if image_size is None and isinstance(task, SegmentationTask):
-        return Preparation(image_size=(1, 1))  # images keep their own size
-    if image_size is None:
-        raise ConfigError(
-            f"The size that {type(task).__name__} sees images at is not known, since there is no config.yaml of its "
-            "run beside the checkpoint: name the run folder, or give image_size (height, width), such as 256 192."
-        )
-    unit = isinstance(task, PoseTask) and isinstance(task.codec, tasks.UDPCodec)
-    return Preparation(image_size=image_size, crop="unit" if unit else "size")
 
 
 def _view(task: Task, preparation: Preparation, boxes: BoxSource, max_pixels: int) -> View:

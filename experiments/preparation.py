@@ -1,17 +1,14 @@
-"""How a run prepares images for evaluation, read from its config.yaml: prediction prepares them in the same way.
+"""How the data of a trained task prepare images for evaluation: prediction prepares them in the same way.
 
-preparations("runs/pose_coco/...")     # {"": Preparation(image_size=(256, 192), crop="size", ...)}
+preparation_of(tasks.load("runs/pose_coco/..."))     # Preparation(image_size=(256, 192), crop="size", ...)
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
-
-import yaml
+from dataclasses import dataclass
 
 from datamodules.image_masks import Evaluation
 from datamodules.transforms import Crop
+from experiments.config import ConfigError
+from tasks import PoseTask, SegmentationTask, Task, UDPCodec
 
 
 @dataclass(frozen=True)
@@ -40,33 +37,22 @@ class Preparation:
         return max(1, round(self.base_scale * max(self.image_size)))
 
 
-def preparations(source: str | Path) -> dict[str, Preparation]:
-    """Preparation of each task of a joint run by name, of a single task by the empty name; none without config.yaml.
+def preparation_of(task: Task, image_size: tuple[int, int] | None = None) -> Preparation:
+    """What a trained task's checkpoint says, with another size if one is given.
 
-    Args:
-        source: Run folder, or a checkpoint in it.
+    Raises:
+        ConfigError: If no size is known.
     """
-    folder = run_folder_of(source)
-    if folder is None:
-        return {}
-    arguments = yaml.safe_load((folder / "config.yaml").read_text())["data"]["init_args"]
-    if "data" not in arguments:
-        return {"": _preparation(arguments)}
-    parts = arguments["data"]
-    size = arguments.get("image_size")
-    over = {} if size is None else {"image_size": size}
-    # An entry that is a name stands for the data of the task of that name.
-    own = {name: parts[part] if isinstance(part, str) else part for name, part in parts.items()}
-    return {name: _preparation(part["init_args"] | over) for name, part in own.items()}
-
-
-def run_folder_of(source: str | Path) -> Path | None:
-    """The run folder that `source` is, or whose checkpoints/ has it; None where there is no config.yaml."""
-    path = Path(source).absolute()
-    folder = path.parent.parent if path.parent.name == "checkpoints" else path
-    return folder if (folder / "config.yaml").is_file() else None
-
-
-def _preparation(arguments: Mapping[str, Any]) -> Preparation:
-    given = {field.name: arguments[field.name] for field in fields(Preparation) if field.name in arguments}
-    return Preparation(**given | {"image_size": tuple(given["image_size"])})
+    known = dict(task.preparation)
+    if image_size is not None:
+        known["image_size"] = image_size
+    if "image_size" not in known and isinstance(task, SegmentationTask):
+        known["image_size"] = (1, 1)  # images keep their own size
+    if "image_size" not in known:
+        raise ConfigError(
+            f"The size that {type(task).__name__} sees images at is not known, since it was not trained here: give "
+            "image_size (height, width), such as 256 192."
+        )
+    if not task.preparation and isinstance(task, PoseTask) and isinstance(task.codec, UDPCodec):
+        known["crop"] = "unit"
+    return Preparation(**known | {"image_size": tuple(known["image_size"])})

@@ -53,7 +53,7 @@ class Result:
         return where if self.photo.frame is None else where | {"frame": self.photo.frame}
 
     def _tensor(self) -> Tensor:
-        return torch.from_numpy(self.photo.image).permute(2, 0, 1)
+        return torch.tensor(self.photo.image).permute(2, 0, 1)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,10 +1,11 @@
 """What is learned: each task is a backbone, a head and four methods (`tasks/task.py`). `load` brings one back."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import set_parsing_settings
 
 from tasks.classification import ClassificationTask
 from tasks.heatmaps import Codec, DarkCodec, MSRACodec, UDPCodec
@@ -66,11 +67,9 @@ def load(source: str | Path) -> Task:
         )
     spec = {"class_path": checkpoint["task"], "init_args": {**checkpoint["hyper_parameters"], "weights": None}}
     spec["init_args"]["backbone"] = {**spec["init_args"]["backbone"], "weights": None}
-    _require_known_names(spec, path)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--task", type=Task)
-    task = parser.instantiate(parser.parse_object({"task": spec})).task
+    task = _made(spec, path)()
     task.load_state_dict(checkpoint["state_dict"])
+    task.preparation = checkpoint.get("preparation", {})
     return task.eval()
 
 
@@ -82,18 +81,21 @@ def subclasses(cls: type) -> dict[str, type]:
     return found
 
 
-def _require_known_names(spec: Any, path: Path) -> None:
-    """Refuse class names that are not ours and imported: a stranger's file must not choose what runs."""
-    known = subclasses(Task) | subclasses(Codec)
-    if isinstance(spec, dict):
-        name = spec.get("class_path")
-        if name is not None and name not in known:
+def _made(value: Any, path: Path) -> Any:
+    """Plain data as a checkpoint has them -> arguments; {class_path, init_args} becomes a codec, or what makes a task.
+
+    Raises:
+        ValueError: If a class is none of ours: a stranger's file must not choose what runs.
+    """
+    if isinstance(value, dict) and "class_path" in value:
+        name, known = value["class_path"], subclasses(Task) | subclasses(Codec)
+        if name not in known:
             raise ValueError(
                 f"{path} names the class {name!r}, which is no imported task or codec: "
                 "import its module before loading."
             )
-        for value in spec.values():
-            _require_known_names(value, path)
-    elif isinstance(spec, list):
-        for value in spec:
-            _require_known_names(value, path)
+        arguments = {key: _made(item, path) for key, item in value["init_args"].items()}
+        return partial(known[name], **arguments) if issubclass(known[name], Task) else known[name](**arguments)
+    if isinstance(value, dict):
+        return {key: _made(item, path) for key, item in value.items()}
+    return value

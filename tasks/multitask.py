@@ -308,6 +308,7 @@ class MultiTask(Task):
         task = copy.deepcopy(self.tasks[name])
         backbone = task.__dict__.pop("backbone")
         task.backbone = backbone
+        task.preparation = self.preparation.get(name, {})
         if name in self.norms:
             self.norms[name].copy_to(backbone)
         return task

@@ -71,6 +71,7 @@ class Task(LightningModule):
         self.compile_backbone = compile
         self.weights = weights
         self.split = "val"
+        self.preparation: dict[str, Any] = {}  # what the data say of preparing images for evaluation
         self.samples = SampleScores()
         self.partial = False  # true while only some batches of a split are evaluated
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
@@ -210,6 +211,7 @@ class Task(LightningModule):
         datamodule = self.trainer.datamodule
         if datamodule is not None:
             self.attach(datamodule)
+            self.preparation = datamodule.preparation()
         if stage == "fit":
             if self.freeze_backbone:
                 self._freeze(True)
@@ -281,6 +283,7 @@ class Task(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["task"] = type(self).__name__  # with hyper_parameters, all that tasks.load needs
+        checkpoint["preparation"] = self.preparation
 
 
 def built(backbone: HRNet | Mapping[str, Any]) -> HRNet:

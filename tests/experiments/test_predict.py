@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 import tasks
@@ -25,7 +24,7 @@ from experiments.config import ConfigError
 from experiments.media import Failure, Photo, find_sources, read_photo, read_photos
 from experiments.prediction_files import PredictionFiles
 from experiments.predictor import Predictor
-from experiments.preparation import Preparation, preparations
+from experiments.preparation import Preparation, preparation_of
 from experiments.results import ClassificationResult, JointResult, PoseResult, SegmentationResult
 from experiments.run import main as run
 from experiments.video import VideoWriter, read_frames, video_info
@@ -168,7 +167,7 @@ def test_folding_changes_hardly_any_pose(pose_run, monkeypatch):
 
 
 def test_segmentation_is_that_of_validation(segmentation_run, tmp_path):
-    config = preparations(segmentation_run)[""]
+    config = preparation_of(tasks.load(segmentation_run))
     assert (config.evaluation, config.base_scale, config.image_size) == ("long", 2.0, (128, 96))
     data = FolderSegmentation(
         "sample", class_names=list("abcdefgh"), image_size=(128, 96), batch_size=1, num_workers=0, base_scale=2.0,
@@ -205,18 +204,10 @@ def test_classes_are_those_of_validation(tmp_path):
         assert result.names[0] == data.class_names[int(best.indices[0])]
 
 
-def test_preparation_of_a_joint_run(tmp_path):
-    pose = {"init_args": {"image_size": [256, 192], "crop": "unit", "box_padding": 1.1, "root": "x"}}
-    data = {"pose": pose, "parts": {"init_args": {"image_size": [64, 64], "evaluation": "long"}}, "more": "parts"}
-    config = {"data": {"init_args": {"data": data, "image_size": None}}}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    found = preparations(tmp_path / "checkpoints" / "best.ckpt")
-    assert found["pose"] == Preparation(image_size=(256, 192), crop="unit", box_padding=1.1)
-    assert found["more"] == found["parts"] == Preparation(image_size=(64, 64), evaluation="long")
-    config["data"]["init_args"]["image_size"] = [32, 96]
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    assert preparations(tmp_path)["pose"] == Preparation(image_size=(32, 96), crop="unit", box_padding=1.1)
-    assert preparations(tmp_path / "checkpoints" / "none" / "best.ckpt") == {}
+def test_preparation_comes_with_the_checkpoint(joint_run):
+    joint = tasks.load(joint_run)
+    assert preparation_of(joint.single("parts")) == Preparation(image_size=(128, 96), evaluation="stretch")
+    assert preparation_of(joint.single("pose"), (32, 96)) == Preparation(image_size=(32, 96))
 
 
 def test_joint_run_predicts_every_part_as_alone(joint_run, tmp_path):
@@ -227,9 +218,7 @@ def test_joint_run_predicts_every_part_as_alone(joint_run, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["parts", "pose"]
     result = Predictor(joint_run)(paths[0])
     assert isinstance(result, JointResult)
-    known = {"": preparations(joint_run)["parts"]}
-    assert known[""].evaluation == "stretch"
-    alone = Predictor(joint.single("parts"), prepared=known)(paths[0])
+    alone = Predictor(joint.single("parts"))(paths[0])
     with Image.open(tmp_path / "out" / "parts" / "masks" / "0.png") as mask:
         np.testing.assert_array_equal(np.asarray(mask), alone.mask)
     np.testing.assert_array_equal(result.parts["parts"].mask, alone.mask)
@@ -373,7 +362,7 @@ def test_bare_checkpoint_needs_a_size_and_a_task_works(classifier, tmp_path):
         Predictor(tmp_path / "bare.ckpt")
     (path,) = photos(tmp_path, (40, 50))
     bare = Predictor(tmp_path / "bare.ckpt", image_size=(32, 32))(path)
-    given = Predictor(classifier, prepared={"": Preparation(image_size=(32, 32))})(path)
+    given = Predictor(classifier, image_size=(32, 32))(path)
     np.testing.assert_allclose(bare.probabilities, given.probabilities)
     assert bare.names == given.names
     with pytest.raises(ConfigError, match="skeleton"):

@@ -287,7 +287,7 @@ def test_annotations_numbered_from_zero_are_matched_too():
     assert filled_metric(ground_truth, batch).compute() == expected
 
 
-def test_ground_truth_is_left_alone_and_may_lack_num_keypoints():
+def test_ground_truth_is_left_alone_and_may_lack_ids_and_counts():
     rng = np.random.default_rng(8)
     ground_truth = make_ground_truth(rng)
     batch = make_batch(rng, ground_truth)
@@ -295,7 +295,7 @@ def test_ground_truth_is_left_alone_and_may_lack_num_keypoints():
     expected = filled_metric(ground_truth, batch).compute()
     assert ground_truth == before
     for annotation in ground_truth["annotations"]:
-        del annotation["num_keypoints"]
+        del annotation["num_keypoints"], annotation["id"]
     assert filled_metric(ground_truth, batch).compute() == expected
 
 

@@ -1,0 +1,122 @@
+"""Where published weights come from: a file of any kind, or timm's download, read into names -> tensors.
+
+Nothing in a file is ever executed. Use: `state = read_checkpoint("pose_hrnet_w32_256x192.pth")`, then
+`checkpoint_layouts.translate` for the names.
+"""
+
+import pickle
+import re
+import socket
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import numpy as np
+import timm
+import torch
+from huggingface_hub import constants
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+State = dict[str, Tensor]
+
+FILE_SUFFIXES = {".pth", ".pt", ".tar", ".ckpt", ".safetensors", ".bin"}
+TIMM_NAME = re.compile(r"hrnet_\w+(\.\w+)?")
+WRAPPERS = ("state_dict_ema", "state_dict", "model_state_dict", "best_state_dict", "model")
+COMPILED = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# Training files keep scores as NumPy scalars, which are plain data; under NumPy 1 and 2 they have different names.
+_SCALAR = np.float64(0).__reduce__()[0]
+NUMPY_SCALARS = [
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64")),
+]
+
+
+def read_checkpoint(source: str | Path) -> State:
+    """Tensors of a checkpoint by their names in it, without the dicts around them.
+
+    Args:
+        source: Path of a .pth, .pt, .pth.tar, .ckpt or .safetensors file, or a timm name such as `hrnet_w32.ms_in1k`.
+
+    Raises:
+        ValueError: If the source does not exist, is damaged, holds more than plain data, or cannot be downloaded.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return _flat(_read_file(path), path)
+    if TIMM_NAME.fullmatch(str(source)) and path.suffix not in FILE_SUFFIXES:
+        return _download(str(source))
+    what = "a folder" if path.is_dir() else "not there"
+    raise ValueError(
+        f"The checkpoint {path} is {what} (current folder: {Path.cwd()}); "
+        "give a .pth, .pt, .pth.tar, .ckpt or .safetensors file, or a timm name such as hrnet_w32.ms_in1k."
+    )
+
+
+def _read_file(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is not a readable safetensors file ({error}); download or save it again."
+            ) from error
+    try:
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if culprit is None:
+            raise ValueError(f"{path} is damaged or not a PyTorch checkpoint; download or save it again.") from error
+        raise ValueError(
+            f"{path} holds Python objects ({culprit[1]}) beside tensors, as a whole pickled module does, and opening "
+            "such a file runs code from it, so it was not opened. If you trust it, convert it once where its code can "
+            "be imported: content = torch.load(path, weights_only=False), then torch.save(network.state_dict(), "
+            "new_path) for the network in it."
+        ) from error
+
+
+def _flat(content: Any, path: Path) -> State:
+    """The dict of tensors inside however many wrapping dicts."""
+    while isinstance(content, dict):
+        inner = next((content[k] for k in WRAPPERS if isinstance(content.get(k), dict)), None)
+        if inner is None:
+            return {COMPILED.sub("", str(k)): x for k, x in content.items() if isinstance(x, Tensor)}
+        content = inner
+    raise ValueError(
+        f"{path} holds a {type(content).__name__}, expected a state dict (names -> tensors), maybe wrapped."
+    )
+
+
+def _download(name: str) -> State:
+    """State dict of a timm model, downloaded or from the cache of Hugging Face."""
+    if name not in timm.list_models("hrnet*") + timm.list_pretrained("hrnet*"):
+        known = ", ".join(timm.list_pretrained("hrnet*"))
+        raise ValueError(f"There is neither a file nor a timm model {name!r}; timm has {known}.")
+    # Without network the hub's client would retry for most of a minute before it says so.
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _hub_reachable()
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"timm could not download {name!r} from {constants.ENDPOINT} and has no copy in its cache; connect to the "
+            "network, or fetch the checkpoint elsewhere and give the path of the file instead of the name."
+        ) from error
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _hub_reachable() -> bool:
+    if getproxies().keys() & {"https", "all"}:
+        return True  # a proxy resolves names and connects for us, so trying ourselves would prove nothing
+    host = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((host.hostname, host.port or 443), timeout=5).close()
+    except OSError:
+        return False
+    return True

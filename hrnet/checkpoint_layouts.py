@@ -1,0 +1,167 @@
+"""Their names -> ours: which family a checkpoint is of, recognised from its keys, and what it calls its head.
+
+The trunk has the same parameter names in every published HRNet (TPAMI 2020 and its official repositories); wrappers
+and heads differ. Use: `layout, found, unknown = translate(state, own, name)`, as `load_weights` does.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from hrnet.checkpoint_files import State
+
+TRUNK = re.compile(r"(conv[12]|bn[12]|layer1|transition[123]|stage[234])\.")
+# Unlike `conv1`, these occur nowhere but at the root of a trunk, so what stands before them is a wrapper's prefix.
+ANCHOR = re.compile(r"(?:^|(?<=\.))((?:layer1|transition[123]|stage[234])\.\d+\.)")
+# Stands beside the network in training files; a head of the first ImageNet files (`head.0.i.j`, `fc`) fits no task.
+NEVER_WANTED = re.compile(r"(loss|criterion|optimizer|n_averaged|fc)\b|head\.\d\.\d\.")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a family of checkpoints names its head.
+
+    Args:
+        family: Name in the log.
+        marker: Keys, below wrappers, that this family has and those after it in its tuple lack.
+        head: Beginnings of its keys -> beginnings of ours in a task.
+        bilinear: Trained with `HRNet(upsample="bilinear")`.
+    """
+
+    family: str
+    marker: str
+    head: dict[str, str]
+    bilinear: bool = False
+
+
+OFFICIAL = (
+    Layout(
+        "ocr",
+        r"cls_head\..+",
+        {n: f"head.{n}" for n in ("conv3x3_ocr", "aux_head", "ocr_distri_head", "cls_head")},
+        bilinear=True,
+    ),
+    Layout("segmentation", r"last_layer\..+", {"last_layer": "head"}, bilinear=True),
+    Layout("pose", r"final_layer\.(weight|bias)", {"final_layer": "head"}),
+    Layout(
+        "classification",
+        r"incre_modules\..+",
+        {n: f"head.{n}" for n in ("incre_modules", "downsamp_modules", "final_layer", "classifier")},
+    ),
+    Layout("face", r"head\.[013]\.\w+", {"head": "head"}, bilinear=True),
+)
+OPENMMLAB = (
+    Layout(
+        "mmpose", r"(keypoint_)?head\.final_layer\.\w+", {f"{n}.final_layer": "head" for n in ("head", "keypoint_head")}
+    ),
+    Layout(
+        "mmseg",
+        r"decode_head\..+",
+        {
+            "decode_head.convs.0.conv": "head.0",
+            "decode_head.convs.0.bn": "head.1",
+            "decode_head.conv_seg": "head.3",
+        },
+        bilinear=True,
+    ),
+    Layout("mmdet", r"(rpn|bbox|roi)_head\..+", {}),
+)
+HEADLESS = Layout("backbone", "", {})
+OURS = Layout("ours", "", {})
+
+
+def translate(state: State, own: State, name: str) -> tuple[Layout, State, list[str]]:
+    """A checkpoint's tensors by the names that they have in a module of ours.
+
+    Args:
+        state: Tensors by their names in the checkpoint.
+        own: Tensors of the module to fill, those of its trunk as `backbone.*`.
+        name: What messages call the checkpoint.
+
+    Returns:
+        The recognised layout; the tensors by our names, the head's only if the module has some of it; and the names
+        that the layout does not explain.
+
+    Raises:
+        ValueError: If there is no HRNet in the checkpoint, or more than one network or head that could be meant.
+    """
+    prefix = _trunk_prefix(state, name)
+    trunk = {k for k in state if k.startswith(prefix) and TRUNK.match(k, len(prefix))}
+    # `backbone.` before the trunk alone is a task or OpenMMLab; before everything it is one more wrapper.
+    split = prefix.endswith("backbone.") and not any(k.startswith(prefix) for k in state.keys() - trunk)
+    root = prefix.removesuffix("backbone.") if split else prefix
+    rest = {k.removeprefix(root): x for k, x in state.items() if k.startswith(root) and k not in trunk}
+    parameters = {n for n, x in own.items() if isinstance(x, nn.Parameter) and not n.startswith("backbone.")}
+    layout = _layout(rest, split, parameters)
+    if layout is OURS:
+        head, unknown = _head_of_ours(rest, parameters, own), []
+    else:
+        renamed = {k: layout.head[start] + k.removeprefix(start) for k in rest if (start := _start(k, layout))}
+        head = {} if parameters.isdisjoint(renamed.values()) else {new: rest[k] for k, new in renamed.items()}
+        unknown = [] if split else [k for k in rest if k not in renamed and not NEVER_WANTED.match(k)]
+    found = {f"backbone.{k.removeprefix(prefix)}": state[k] for k in state if k in trunk}
+    return layout, found | {n: x for n, x in head.items() if n in own or not NEVER_WANTED.match(n)}, unknown
+
+
+def _trunk_prefix(state: State, name: str) -> str:
+    """What stands before the names of the trunk, such as `module.model.`."""
+    votes = Counter(k[: match.start(1)] for k in state if (match := ANCHOR.search(k)))
+    if not votes:
+        raise ValueError(
+            f"{name} holds no HRNet: no tensor is named like transition1.0.0.weight or stage2.0.branches...; "
+            f"it has {', '.join(list(state)[:3]) or 'no tensors at all'}."
+        )
+    rivals = [prefix for prefix, count in votes.items() if count == max(votes.values())]
+    first = min(rivals, key=len)
+    sample = next(k.removeprefix(first) for k in state if k.startswith(first) and ANCHOR.match(k, len(first)))
+    for other in rivals:
+        # One network under two names, as in a task whose detector holds the backbone too, is no ambiguity.
+        if not torch.equal(state[first + sample], state[other + sample]):
+            raise ValueError(
+                f"{name} holds two networks, {first!r} and {other!r} (teacher and student?); "
+                "save the one you want into a file of its own."
+            )
+    return first
+
+
+def _layout(rest: State, split: bool, parameters: set[str]) -> Layout:
+    if split and rest.keys() & parameters:
+        return OURS
+    for layout in OPENMMLAB if split else OFFICIAL:
+        if any(re.fullmatch(layout.marker, k) for k in rest):
+            return layout
+    return OURS if split and rest else HEADLESS
+
+
+def _start(key: str, layout: Layout) -> str | None:
+    return next((start for start in layout.head if key.startswith(f"{start}.")), None)
+
+
+def _head_of_ours(rest: State, parameters: set[str], own: State) -> State:
+    """What stands beside the trunk in our checkpoint, for this module; of another task at most buffers.
+
+    A buffer that tasks share is the normalisation of images.
+    """
+    head = _of_this_task(rest, parameters, own)
+    return head if head.keys() & parameters else {n: x for n, x in head.items() if n in own}
+
+
+def _of_this_task(rest: State, parameters: set[str], own: State) -> State:
+    """The tensors of our checkpoint as this task names them: its own, or those of `tasks.<name>` of a joint run."""
+    if rest.keys() & parameters or not parameters:
+        return rest
+    fitting = {}
+    for name in dict.fromkeys(k.split(".")[1] for k in rest if k.startswith("tasks.")):
+        part = {k.removeprefix(f"tasks.{name}."): x for k, x in rest.items() if k.startswith(f"tasks.{name}.")}
+        if parameters <= part.keys():
+            fitting[name] = {k: x for k, x in part.items() if not k.startswith("backbone.")}
+    same = {n: part for n, part in fitting.items() if all(part[k].shape == own[k].shape for k in parameters)}
+    if len(same) > 1:
+        raise ValueError(
+            f"This joint checkpoint has several heads that fit: {', '.join(same)}. Split off the one that is meant: "
+            "python -m experiments.split RUN TASK OUT.ckpt."
+        )
+    return next(iter((same or fitting).values()), rest)

@@ -1,0 +1,69 @@
+"""Annotated persons as COCO's evaluation reads them, checked: any key point ground truth, COCO's or one's own.
+
+persons = annotated_persons(ground_truth, num_keypoints=17)
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def annotated_persons(ground_truth: Mapping[str, Any], num_keypoints: int) -> list[dict[str, Any]]:
+    """What the protocol reads of each annotation whose image is listed; the ground truth is neither kept nor changed.
+
+    Returns:
+        A dict a person: `id`, its place among the annotations, from 1; `image_id`; `category_id`; `keypoints`, (3K,)
+        float array x, y, visibility; `num_keypoints`, the labelled ones; `bbox`; `area` in pixels²; `iscrowd`, 0 or 1.
+
+    Raises:
+        ValueError: An annotation lacks a field or has another number of key points.
+    """
+    images = {image["id"] for image in ground_truth["images"]}
+    # Numbered from 1: the evaluators read id 0 as "not matched", and own data often starts there.
+    return [
+        {"id": number, **_person(annotation, num_keypoints)}
+        for number, annotation in enumerate(ground_truth["annotations"], start=1)
+        if annotation["image_id"] in images
+    ]
+
+
+def person_category(ground_truth: Mapping[str, Any], persons: list[dict[str, Any]]) -> int:
+    """Id of the only category.
+
+    Raises:
+        ValueError: There is another number of categories, or a person of another category.
+    """
+    categories = {category["id"] for category in ground_truth["categories"]}
+    if len(categories) != 1 or not categories.issuperset(person["category_id"] for person in persons):
+        raise ValueError(
+            f"The key point ground truth has {len(categories)} categories or annotations of others, expected one, "
+            "the persons: keep the category that has key points, and its annotations only."
+        )
+    return categories.pop()
+
+
+def _person(annotation: Mapping[str, Any], num_keypoints: int) -> dict[str, Any]:
+    where = f"Annotation {annotation.get('id')} of image {annotation['image_id']}"
+    missing = [key for key in ("category_id", "bbox", "area", "keypoints") if key not in annotation]
+    if missing:
+        raise ValueError(
+            f"{where} has no {', '.join(missing)}, expected a COCO key point annotation: category_id, "
+            "bbox [x, y, width, height], area of the person in pixels² and keypoints [x, y, visibility, ...]."
+        )
+    keypoints = np.array(annotation["keypoints"], dtype=np.float64)
+    if len(keypoints) != 3 * num_keypoints:
+        raise ValueError(
+            f"{where} has {len(keypoints)} numbers in keypoints, expected {3 * num_keypoints}: x, y, visibility of "
+            f"{num_keypoints} key points, as many as there are sigmas and names."
+        )
+    labelled = np.count_nonzero(keypoints[2::3] > 0)
+    return {
+        "image_id": int(annotation["image_id"]),
+        "category_id": annotation["category_id"],
+        "keypoints": keypoints,
+        "num_keypoints": int(annotation.get("num_keypoints", labelled)),
+        "bbox": list(annotation["bbox"]),
+        "area": float(annotation["area"]),
+        "iscrowd": int(annotation.get("iscrowd", 0)),
+    }
