@@ -211,7 +211,8 @@ class Task(LightningModule):
         datamodule = self.trainer.datamodule
         if datamodule is not None:
             self.attach(datamodule)
-            self.preparation = datamodule.preparation()
+            # Any LightningDataModule will do in Python; those of `datamodules` have this too.
+            self.preparation = getattr(datamodule, "preparation", dict)()
         if stage == "fit":
             if self.freeze_backbone:
                 self._freeze(True)
