@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hrnet import HRNet, OCRHead, SegmentationHead
 from tasks.draw import class_colours, draw_confusion, draw_segmentation, print_tables
-from tasks.metrics.confusion import SegmentationScores, image_iou
+from tasks.metrics.confusion import SegmentationScores, image_confusion, image_iou
 from tasks.segmentation_losses import IGNORED, CrossEntropy, OhemCrossEntropy
 from tasks.sliding import SlidingWindow
 from tasks.task import Batch, Losses, Task
@@ -173,8 +173,8 @@ class SegmentationTask(Task):
 
     def scores(self, predictions: dict[str, Tensor], batch: Batch) -> dict[str, Tensor | list]:
         """mIoU of each image, over the classes that it has in truth or prediction; nan if all of it is ignored."""
-        score = image_iou(predictions["labels"], batch["mask"], self.num_classes)
-        return {"sample": batch["image_id"], "score": score}
+        confusion = image_confusion(predictions["labels"], batch["mask"], self.num_classes)
+        return {"sample": batch["image_id"], "score": image_iou(confusion).nanmean(1)}
 
     def check(self, batch: Batch) -> None:
         """Masks have pixels that count, of more than one class."""

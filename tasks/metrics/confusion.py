@@ -194,8 +194,8 @@ class SegmentationScores(Metric):
         return f"{what} has the label {label}, expected {ends}: map the data's labels to these."
 
 
-def image_iou(labels: Tensor, mask: Tensor, num_classes: int) -> Tensor:
-    """Mean IoU of each image alone, over the classes in its truth or prediction; to find the bad ones, not to report.
+def image_confusion(labels: Tensor, mask: Tensor, num_classes: int) -> Tensor:
+    """Confusion matrix of each image alone.
 
     Args:
         labels: (B, H, W) int, predicted classes.
@@ -203,14 +203,22 @@ def image_iou(labels: Tensor, mask: Tensor, num_classes: int) -> Tensor:
         num_classes: K.
 
     Returns:
-        (B,) float64 in [0, 1]; nan where every pixel is ignored.
+        (B, K, K) int64 pixels of true class (row) and predicted class (column).
     """
     pairs = (mask.long() * num_classes + labels).flatten(1)
     length = (IGNORED + 1) * num_classes
     rows = torch.stack([pair.bincount(minlength=length) for pair in pairs]).view(len(pairs), -1, num_classes)
-    counts = rows[:, :num_classes].double()
+    return rows[:, :num_classes]
+
+
+def image_iou(confusion: Tensor) -> Tensor:
+    """IoU (B, K) of the classes in each image, of `image_confusion`; nan where an image has none of a class.
+
+    Its mean over classes is to find bad images, not to report.
+    """
+    counts = confusion.double()
     hits = counts.diagonal(dim1=1, dim2=2)
-    return (hits / (counts.sum(1) + counts.sum(2) - hits)).nanmean(1)  # 0 / 0 where a class is absent
+    return hits / (counts.sum(1) + counts.sum(2) - hits)
 
 
 def _band_counts(labels: Tensor, mask: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tasks.metrics.classification_errors import confusion_pairs
-from tasks.metrics.confusion import SegmentationScores
+from tasks.metrics.confusion import SegmentationScores, image_confusion, image_iou
 from tasks.segmentation_losses import IGNORED
 
 DISTANCES = (1, 2, 4, 8, 16, 32)
@@ -124,16 +124,13 @@ def boundary_distance(mask: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def _image_scores(labels: Tensor, mask: Tensor, num_classes: int) -> dict[str, Any]:
     """mIoU over the classes in truth or prediction, pixel accuracy, and the class of lowest IoU among those there."""
-    counted = mask != IGNORED
-    true, found = mask[counted].long(), labels[counted].long()
-    right = true[true == found].bincount(minlength=num_classes).double()
-    present, guessed = true.bincount(minlength=num_classes), found.bincount(minlength=num_classes)
-    iou = right / (present + guessed - right)
+    confusion = image_confusion(labels[None], mask[None], num_classes)
+    iou, present = image_iou(confusion)[0], confusion[0].sum(1)
     lowest = torch.where(present > 0, iou, torch.inf)
     return {
         "mIoU": iou.nanmean().item(),
-        "pixel_accuracy": _ratio(int(right.sum()), len(true)),
-        "worst_class": int(lowest.argmin()) if len(true) else None,
+        "pixel_accuracy": _ratio(int(confusion[0].trace()), int(present.sum())),
+        "worst_class": int(lowest.argmin()) if present.any() else None,
     }
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tasks.metrics.coco_keypoints import CocoKeypoints
-from tasks.metrics.confusion import SegmentationScores, image_iou
+from tasks.metrics.confusion import SegmentationScores, image_confusion, image_iou
 from tasks.samples import SampleScores, one
 
 
@@ -73,7 +73,7 @@ def test_iou_of_an_image_is_that_of_a_split_of_this_image_alone():
     mask = torch.randint(0, 3, (3, 6, 7), generator=generator)
     mask[1, :3] = 255
     mask[2] = 255
-    found = image_iou(labels, mask, 5)
+    found = image_iou(image_confusion(labels, mask, 5)).nanmean(1)
     for i in (0, 1):
         alone = SegmentationScores(5)
         alone.update(labels[i : i + 1], mask[i : i + 1])
