@@ -8,7 +8,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 
 import tasks
-from tasks.multitask import MultiTask, save_task
+from tasks import MultiTask, save_task
 from tasks.task import Task
 
 

@@ -1,12 +1,8 @@
 """What is learned: each task is a backbone, a head and four methods (`tasks/task.py`). `load` brings one back."""
 
-from functools import partial
-from pathlib import Path
-from typing import Any
-
-import torch
 from jsonargparse import set_parsing_settings
 
+from tasks.checkpoints import find_checkpoint, load, save_task, subclasses
 from tasks.classification import ClassificationTask
 from tasks.heatmaps import Codec, DarkCodec, MSRACodec, UDPCodec
 from tasks.multitask import MultiTask
@@ -28,74 +24,8 @@ __all__ = [
     "UDPCodec",
     "find_checkpoint",
     "load",
+    "save_task",
     "subclasses",
 ]
 
 set_parsing_settings(subclasses_enabled=[Codec])  # jsonargparse: a codec in YAML names one of its subclasses
-
-
-def find_checkpoint(path: str | Path) -> Path:
-    """Run folder or checkpoint file -> checkpoint file; of a run the best one, else the last.
-
-    Raises:
-        FileNotFoundError: If there is none.
-    """
-    path = Path(path)
-    if path.is_file():
-        return path
-    candidates = [path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise FileNotFoundError(
-        f"No checkpoint at {path}: expected a checkpoint file, or a run folder with {candidates[0].relative_to(path)}."
-    )
-
-
-def load(source: str | Path) -> Task:
-    """A trained task from its run folder or checkpoint, in eval mode, with names or skeleton aboard.
-
-    Raises:
-        FileNotFoundError: If there is no checkpoint.
-        ValueError: If the file is not a checkpoint of this project, or its task's class is not imported.
-    """
-    path = find_checkpoint(source)
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    if "task" not in checkpoint or "hyper_parameters" not in checkpoint:
-        raise ValueError(
-            f"{path} was not written by a task of this project; load published weights into a task by weights= instead."
-        )
-    spec = {"class_path": checkpoint["task"], "init_args": {**checkpoint["hyper_parameters"], "weights": None}}
-    spec["init_args"]["backbone"] = {**spec["init_args"]["backbone"], "weights": None}
-    task = _made(spec, path)()
-    task.load_state_dict(checkpoint["state_dict"])
-    task.preparation = checkpoint.get("preparation", {})
-    return task.eval()
-
-
-def subclasses(cls: type) -> dict[str, type]:
-    """`cls` and all imported classes below it, by name."""
-    found = {cls.__name__: cls}
-    for child in cls.__subclasses__():
-        found |= subclasses(child)
-    return found
-
-
-def _made(value: Any, path: Path) -> Any:
-    """Plain data as a checkpoint has them -> arguments; {class_path, init_args} becomes a codec, or what makes a task.
-
-    Raises:
-        ValueError: If a class is none of ours: a stranger's file must not choose what runs.
-    """
-    if isinstance(value, dict) and "class_path" in value:
-        name, known = value["class_path"], subclasses(Task) | subclasses(Codec)
-        if name not in known:
-            raise ValueError(
-                f"{path} names the class {name!r}, which is no imported task or codec: "
-                "import its module before loading."
-            )
-        arguments = {key: _made(item, path) for key, item in value["init_args"].items()}
-        return partial(known[name], **arguments) if issubclass(known[name], Task) else known[name](**arguments)
-    if isinstance(value, dict):
-        return {key: _made(item, path) for key, item in value.items()}
-    return value

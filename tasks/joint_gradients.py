@@ -68,3 +68,25 @@ def combined(gradients: Iterable[Gradients], factors: Iterable[Sequence[Tensor]]
         terms = [g * w.to(g.dtype) for g, w in zip(column, weights, strict=True) if g is not None]
         total.append(sum(terms[1:], terms[0]) if terms else None)
     return total
+
+
+def step_values(names: Sequence[str], losses: Tensor, factors: Tensor, gram: Tensor | None) -> dict[str, Tensor]:
+    """What a step is logged by: each task's loss, factor and their product, and with `gram` norms and cosines.
+
+    Args:
+        names: Of T tasks.
+        losses: (T,), nan where the step has not the task.
+        factors: (T,).
+        gram: Inner products (T, T) of the gradients.
+    """
+    values, here = {}, (~losses.isnan()).nonzero().flatten().tolist()
+    for i in here:
+        values[f"{names[i]}/loss"] = losses[i]
+        values[f"{names[i]}/weighted_loss"] = factors[i] * losses[i]
+        values[f"{names[i]}/weight"] = factors[i]
+        if gram is not None:
+            values[f"{names[i]}/gradient_norm"] = gram[i, i].sqrt()
+            for j in (j for j in here if j < i):
+                size = (gram[i, i] * gram[j, j]).sqrt().clamp(min=torch.finfo(gram.dtype).tiny)
+                values[f"gradient_cosine/{names[j]}_{names[i]}"] = gram[i, j] / size
+    return values

@@ -6,24 +6,23 @@ task = MultiTask(HRNet("w32"), {"pose": PoseTask, "parts": partial(SegmentationT
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning import LightningDataModule
-from lightning.pytorch import __version__ as lightning_version
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from hrnet import HRNet, load_weights
 from tasks.balancing import BalancingSpec, make_balancing
-from tasks.joint_gradients import Gradients, carry, combined, gradients_of, gram_matrix
+from tasks.joint_gradients import Gradients, carry, combined, gradients_of, gram_matrix, step_values
 from tasks.joint_score import joint_score, print_delta, read_baselines, relative_change
-from tasks.shared_backbone import computed_once, make_tasks, specs_of
-from tasks.task import Batch, Losses, Predictions, Task, built, plain
+from tasks.shared_backbone import computed_once, make_tasks, naming, specs_of
+from tasks.task import Batch, Losses, Predictions, Task, built
 from tasks.task_norms import TaskNorms
 
 
@@ -86,9 +85,9 @@ class MultiTask(Task):
     def forward(self, images: Tensor) -> dict[str, Any]:
         """Normalised images (B, 3, H, W) -> outputs of every task; with shared batch norm the backbone runs once."""
         if self.norms:
-            return {name: self._run(name, task, images) for name, task in self._items()}
+            return {name: self._run(name, task, images) for name, task in self.tasks.items()}
         with computed_once(self.backbone, images):
-            return {name: task(images) for name, task in self._items()}
+            return {name: task(images) for name, task in self.tasks.items()}
 
     def outputs(self, batch: Batch) -> dict[str, Any]:
         """Each task's outputs for its own batch."""
@@ -96,11 +95,7 @@ class MultiTask(Task):
 
     def losses(self, outputs: dict[str, Any], batch: Batch) -> Losses:
         """{"pose/heatmap": ...}, unweighted."""
-        return {
-            f"{name}/{term}": value
-            for name in outputs
-            for term, value in self.tasks[name].losses(outputs[name], batch[name]).items()
-        }
+        return flat({name: self.tasks[name].losses(outputs[name], batch[name]) for name in outputs})
 
     def predict(self, outputs: dict[str, Any], batch: Batch) -> dict[str, Predictions]:
         """Each task's predictions."""
@@ -113,17 +108,16 @@ class MultiTask(Task):
 
     def compute(self) -> dict[str, float]:
         """{"pose/AP": ...}, the score, and delta_m where every task has a baseline."""
-        found = {name: task.compute() for name, task in self._items()}
-        metrics = {f"{name}/{metric}": value for name, values in found.items() for metric, value in values.items()}
-        metrics["score"] = joint_score(dict(self._items()), found)
+        found = self._of_each("compute")
+        metrics = flat(found) | {"score": joint_score(self.tasks, found)}
         if len(self.baseline_values) == len(self.tasks):
-            changes = relative_change(dict(self._items()), found, self.baseline_values)
+            changes = relative_change(self.tasks, found, self.baseline_values)
             metrics["delta_m"] = sum(changes.values()) / len(changes)
         return metrics
 
     def reset(self) -> None:
         """Forget what the tasks have seen."""
-        for _, task in self._items():
+        for task in self.tasks.values():
             task.partial = self.partial
             task.reset()
             task.samples.reset()
@@ -142,29 +136,22 @@ class MultiTask(Task):
                 f"The tasks are {', '.join(self.tasks)} and the data are for {', '.join(data)}: every task needs a "
                 "DataModule of the same name in data.init_args.data, and every DataModule a task."
             )
-        for name, task in self._items():
+        for name, task in self.tasks.items():
             task.split = self.split
-            try:
+            with naming(name):
                 task.attach(data[name])
-            except ValueError as error:
-                raise ValueError(f"Task {name!r}: {error}") from error
-        self.hparams["tasks"] = specs_of(dict(self._items()))
+        self.hparams["tasks"] = specs_of(self.tasks)
 
     def check(self, batch: Batch) -> None:
         """Each task's samples."""
         for name, part in batch.items():
-            try:
+            with naming(name):
                 self.tasks[name].check(part)
-            except ValueError as error:
-                raise ValueError(f"Task {name!r}: {error}") from error
 
     def draw(self, outputs: dict, predictions: dict, batch: Batch, count: int) -> dict[str, Tensor]:
         """Pictures of every task."""
-        pictures = {}
-        for name in outputs:
-            drawn = self.tasks[name].draw(outputs[name], predictions[name], batch[name], count)
-            pictures |= {f"{name}/{title}": picture for title, picture in drawn.items()}
-        return pictures
+        arguments = {name: (outputs[name], predictions[name], batch[name], count) for name in outputs}
+        return flat({name: self.tasks[name].draw(*those) for name, those in arguments.items()})
 
     def collect(self, outputs: dict, predictions: dict, batch: Batch) -> None:
         """Each task's scores."""
@@ -173,35 +160,45 @@ class MultiTask(Task):
 
     def sample_tables(self) -> dict[str, list[dict[str, Any]]]:
         """Each task's tables under its name."""
-        return {f"{name}/{key}": rows for name, task in self._items() for key, rows in task.sample_tables().items()}
-
-    def report(self, folder: Path) -> None:
-        """Each task's report in a folder of its own; the comparison with the baselines."""
-        for name, task in self._items():
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            task.report(folder / name)
-        if self.baseline_values:
-            found = {name: task.compute() for name, task in self._items()}
-            print_delta(dict(self._items()), found, self.baseline_values)
+        return flat(self._of_each("sample_tables"))
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
         """Each task's tables under its name."""
-        return {f"{name}/{key}": rows for name, task in self._items() for key, rows in task.tables().items()}
+        return flat(self._of_each("tables"))
 
     def figures(self) -> dict[str, Tensor]:
         """Each task's pictures under its name."""
-        return {f"{name}/{key}": picture for name, task in self._items() for key, picture in task.figures().items()}
+        return flat(self._of_each("figures"))
+
+    def report(self, folder: Path) -> None:
+        """Each task's report in a folder of its own; the comparison with the baselines."""
+        for name, task in self.tasks.items():
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            task.report(folder / name)
+        if self.baseline_values:
+            print_delta(self.tasks, self._of_each("compute"), self.baseline_values)
+
+    def _of_each(self, method: str) -> dict[str, Any]:
+        return {name: getattr(task, method)() for name, task in self.tasks.items()}
+
+    def _run(self, name: str, function: Callable, *arguments: Any) -> Any:
+        """The function's result, with the task's own batch-norm statistics if there are any."""
+        with self.norms[name].in_use(self.backbone) if name in self.norms else nullcontext():
+            return function(*arguments)
 
     # ---- one step
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One task after the other; the loss that is returned delivers the combined gradient."""
-        names, scale = list(self.tasks), self._loss_scale()
+        names = list(self.tasks)
         if self.balancing.needs_all and len(batch) < len(names):
             raise ValueError(
                 f"The balancing {type(self.balancing).__name__} needs every task in every step and this one has "
                 f"{', '.join(batch)}: set data.init_args.policy to all, or choose another balancing."
             )
+        plugin = self.trainer.precision_plugin
+        scaler = plugin.scaler if isinstance(plugin, MixedPrecision) else None
+        scale = 1.0 if scaler is None else scaler.get_scale()
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         losses = torch.full((len(names),), torch.nan, device=self.device)
         gradients: list[Gradients] = [[None] * len(parameters) for _ in names]
@@ -212,11 +209,15 @@ class MultiTask(Task):
                 gradients[i] = gradients_of(loss, parameters, scale)
                 losses[i] = loss.detach()
                 self.log_dict({f"train/{name}/{term}": value.detach() for term, value in terms.items()})
-        return self._combine(parameters, losses, gradients)
+        return self._balanced(parameters, losses, gradients)
 
-    def _combine(self, parameters: list[nn.Parameter], losses: Tensor, gradients: list[Gradients]) -> Tensor:
+    def _balanced(self, parameters: list[nn.Parameter], losses: Tensor, gradients: list[Gradients]) -> Tensor:
         logged = self.gradient_every > 0 and self.global_step % self.gradient_every == 0
-        gram = self._gram(parameters, gradients) if logged or self.balancing.needs_gradients else None
+        gram = None
+        if logged or self.balancing.needs_gradients:
+            last = {id(parameter) for parameter in self.backbone.stage4.parameters()}
+            columns = [k for k, parameter in enumerate(parameters) if id(parameter) in last]
+            gram = gram_matrix([[row[k] for k in columns] for row in gradients]).to(self.device)
         factors = self.balancing(losses, gram)
         shared = self.balancing.shared(factors, gram)
         in_backbone = {id(parameter) for parameter in self.backbone.parameters()}
@@ -224,28 +225,11 @@ class MultiTask(Task):
         weights = [[s if inside else f for inside in is_shared] for s, f in zip(shared, factors, strict=True)]
         penalty = self.balancing.penalty(losses)
         total = (factors * losses).nansum() if penalty is None else penalty
-        self._log_step(losses, factors, total.detach(), gram if logged else None)
-        return carry(total, parameters, combined(gradients, weights))
-
-    def _gram(self, parameters: list[nn.Parameter], gradients: list[Gradients]) -> Tensor:
-        last = {id(parameter) for parameter in self.backbone.stage4.parameters()}
-        columns = [k for k, parameter in enumerate(parameters) if id(parameter) in last]
-        return gram_matrix([[row[k] for k in columns] for row in gradients]).to(self.device)
-
-    def _log_step(self, losses: Tensor, factors: Tensor, total: Tensor, gram: Tensor | None) -> None:
-        self.log("train/loss", total, prog_bar=True, batch_size=1)
-        names, here = list(self.tasks), ~losses.isnan()
-        values = {}
-        for i in here.nonzero().flatten().tolist():
-            values |= {f"{names[i]}/loss": losses[i], f"{names[i]}/weighted_loss": factors[i] * losses[i]}
-            values[f"{names[i]}/weight"] = factors[i]
-            if gram is not None:
-                values[f"{names[i]}/gradient_norm"] = gram[i, i].sqrt()
-                for j in here[:i].nonzero().flatten().tolist():
-                    size = (gram[i, i] * gram[j, j]).sqrt().clamp(min=torch.finfo(gram.dtype).tiny)
-                    values[f"gradient_cosine/{names[j]}_{names[i]}"] = gram[i, j] / size
-        epoch = {f"train/{name}": value for name, value in values.items()}
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=1)
+        values = step_values(list(self.tasks), losses, factors, gram if logged else None)
+        epoch = {f"train/{key}": value for key, value in values.items()}
         self.log_dict(epoch, on_step=False, on_epoch=True, batch_size=1)
+        return carry(total, parameters, combined(gradients, weights))
 
     def _log_losses(self, stage: str, losses: Losses, batch: Batch) -> Tensor:
         """In evaluation: means over each task's own samples."""
@@ -254,33 +238,20 @@ class MultiTask(Task):
             self.log(f"{stage}/{term}", value.detach(), on_epoch=True, sync_dist=True, batch_size=size)
         return torch.stack(list(losses.values())).sum()
 
-    def _run(self, name: str, function: Callable, *arguments: Any) -> Any:
-        """The function's result, with the task's own batch-norm statistics if there are any."""
-        with self.norms[name].in_use(self.backbone) if name in self.norms else nullcontext():
-            return function(*arguments)
-
-    def _loss_scale(self) -> float:
-        plugin = self.trainer.precision_plugin
-        scaler = plugin.scaler if isinstance(plugin, MixedPrecision) else None
-        return 1.0 if scaler is None else scaler.get_scale()
-
-    def _items(self) -> Iterator[tuple[str, Task]]:
-        return iter(self.tasks.items())
-
     # ---- Lightning hooks
 
     def setup(self, stage: str) -> None:
         """Weights of the heads, statistics, baselines, beside what every task does."""
         before = {name: copy.deepcopy(norms) for name, norms in self.norms.items()}
         super().setup(stage)
-        self.baseline_values = read_baselines(dict(self._items()), self.baselines)
+        self.baseline_values = read_baselines(self.tasks, self.baselines)
         if stage != "fit":
             return
-        for name, task in self._items():
+        for name, task in self.tasks.items():
             self._load_head(task)
             if name in before and self.weights is not None and _equal(before[name], self.norms[name]):
                 self.norms[name].copy_from(self.backbone)  # the weights were of a task without statistics of its own
-        _say(f"val/score is the mean of {', '.join(_described(name, task) for name, task in self._items())}")
+        _say(f"val/score is the mean of {', '.join(_described(name, task) for name, task in self.tasks.items())}")
 
     def _load_head(self, task: Task) -> None:
         if task.weights is None:
@@ -314,17 +285,9 @@ class MultiTask(Task):
         return task
 
 
-def save_task(task: Task, path: str | Path) -> None:
-    """Write a task as a checkpoint that `tasks.load`, `weights:` and `--checkpoint` take."""
-    checkpoint = {
-        "state_dict": task.state_dict(),
-        "hyper_parameters": plain(dict(task.hparams)),
-        "pytorch-lightning_version": lightning_version,
-        "epoch": 0,
-        "global_step": 0,
-    }
-    task.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, path)
+def flat(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """{task: {key: value}} -> {"task/key": value}."""
+    return {f"{name}/{key}": value for name, values in found.items() for key, value in values.items()}
 
 
 def _equal(first: nn.Module, second: nn.Module) -> bool:

@@ -1,6 +1,6 @@
 """One backbone for several tasks: each has it, one owns it, and one forward pass of it serves them all."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,10 +23,8 @@ def make_tasks(backbone: HRNet, tasks: dict[str, Callable[[HRNet], Task]]) -> di
     for name, make in tasks.items():
         if not name.isidentifier() or name in dir(nn.ModuleDict):
             raise ValueError(f"The task's name {name!r} is part of many keys: use letters, digits and underscores.")
-        try:
+        with naming(name):
             task = make(backbone)
-        except ValueError as error:
-            raise ValueError(f"Task {name!r}: {error}") from error
         given = [option for option in JOINT_OPTIONS if task.hparams[option] not in (None, False)]
         if given:
             raise ValueError(
@@ -38,7 +36,7 @@ def make_tasks(backbone: HRNet, tasks: dict[str, Callable[[HRNet], Task]]) -> di
     return made
 
 
-def specs_of(tasks: dict[str, Task]) -> dict[str, Any]:
+def specs_of(tasks: Mapping[str, Task]) -> dict[str, Any]:
     """What makes these tasks, as plain data."""
     return {
         name: {
@@ -47,6 +45,15 @@ def specs_of(tasks: dict[str, Task]) -> dict[str, Any]:
         }
         for name, task in tasks.items()
     }
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Context in which a ValueError says which task it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"Task {name!r}: {error}") from error
 
 
 @contextmanager

@@ -19,8 +19,7 @@ from datamodules import BaseDataModule, MultiTaskDataModule
 from datamodules.base import BaseDataset
 from experiments.cost import cost
 from hrnet import HRNet, load_weights
-from tasks import ClassificationTask, MultiTask, PoseTask, SegmentationTask, Task
-from tasks.multitask import save_task
+from tasks import ClassificationTask, MultiTask, PoseTask, SegmentationTask, Task, save_task
 from tasks.optim import create_optimizer
 
 SMALL = {"variant": "w18_small_v1"}
