@@ -136,12 +136,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, flags = parser.parse_known_args(argv)
     data = load_data(options.files, flags)
     report = check(data, options.images)
+    if options.json is not None:  # before anything is shown: what reads that may stop, as `| head` does
+        _write_json(options.json, report)
     console = Console(highlight=False)
     if options.statistics:
         show_statistics(report, console)
     show_findings(report, console, first=None if options.all else 5)
-    if options.json is not None:
-        _write_json(options.json, report)
     return 0 if report.clean else 1
 
 

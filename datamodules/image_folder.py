@@ -101,11 +101,15 @@ class ImageFolder(BaseDataModule):
             raise DataError(f"{folder} has no images of the classes {empty[:5]}: add some, or remove the folders.")
         files = [os.fsencode(os.path.join(name, file)) for _, name, files in found for file in files]
         labels = np.repeat([label for label, _, _ in found], [len(files) for _, _, files in found]).astype(np.int64)
+        files = np.array(files)
+        if split != "train":  # the first batch, of which pictures are drawn, has many classes
+            order = np.argsort(np.concatenate([np.arange(len(files)) for _, _, files in found]), kind="stable")
+            files, labels = files[order], labels[order]
         view = None
         if split == "train" and not self.overfit:
             view = TrainingView(self.image_size, self.rand_augment, self.random_erasing)
         sizes = {"image_size": self.image_size, "crop_ratio": self.crop_ratio}
-        return LabelledImages(folder, np.array(files), labels, view=view, **sizes)
+        return LabelledImages(folder, files, labels, view=view, **sizes)
 
     def split_folder(self, split: str) -> Path:
         """Folder of `split`, which has the class folders; raises DataError if there is none."""

@@ -63,7 +63,7 @@ class LabelledImages(BaseDataset):
 
     Args:
         folder: Folder that has a folder for each class.
-        files: (N,) file names below it, as bytes, in order of the classes.
+        files: (N,) file names below it, as bytes.
         labels: (N,) classes.
         image_size: (height, width) of the images, pixels.
         crop_ratio: Share of the resized image that the evaluated centre crop covers.

@@ -20,6 +20,7 @@ from datamodules.coco_reader import read_annotations, read_detections
 from datamodules.skeleton import Skeleton
 from experiments.config import ConfigError
 from experiments.media import Photo
+from hrnet.checkpoint_files import read_file
 
 PERSON = 1  # in COCO's categories, and so in torchvision's detectors
 
@@ -163,7 +164,7 @@ class TorchvisionDetector:
             raise ConfigError(f"torchvision has no detector {name!r}{hint} It has: {', '.join(known)}.")
         self.detector = get_model(name, weights=None, weights_backbone=None)
         try:
-            self.detector.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+            self.detector.load_state_dict(read_file(Path(weights)))
         except OSError as error:
             raise ConfigError(f"The detector's weights {weights} cannot be read ({error.strerror}).") from error
         except (RuntimeError, TypeError, AttributeError) as error:

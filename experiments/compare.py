@@ -131,11 +131,12 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         files[kind] += [arguments.out / f"comparison.{ending}"] if arguments.out else []
     _check(files, arguments.overwrite)
     comparison = compare(arguments.runs, arguments.metric)
-    print_tables(comparison.titled, Console(width=None if sys.stdout.isatty() else 180))
-    for kind, paths in files.items():
+    for kind, paths in files.items():  # before the tables: what reads these may stop, as `| head` does
         for path in paths:
             _write(path, getattr(comparison, f"to_{kind}")())
-            print(f"wrote {path}")
+    print_tables(comparison.titled, Console(width=None if sys.stdout.isatty() else 180))
+    for path in (path for paths in files.values() for path in paths):
+        print(f"wrote {path}")
     return comparison
 
 
@@ -148,11 +149,14 @@ def _check(files: dict[str, list[Path]], overwrite: bool) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write whole or not at all; raises RunsError where that is not possible."""
     partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise RunsError(f"{path} cannot be written ({error.strerror}): name another file.") from error
 
 
 def command() -> int:

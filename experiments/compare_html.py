@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from io import StringIO
+from io import BytesIO, StringIO
 
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -56,6 +56,15 @@ main {{ max-width: 1400px; margin: 0 auto; }}
 """
 
 
+class Curves(Figure):
+    """A figure that a notebook shows though no pyplot has loaded a backend."""
+
+    def _repr_png_(self) -> bytes:
+        file = BytesIO()
+        self.savefig(file, format="png")
+        return file.getvalue()
+
+
 def draw_curves(runs: Sequence[Run], metric: str, ink: str = "black") -> Figure:
     """One metric over the epochs, a line a run; runs without it are left out.
 
@@ -64,7 +73,7 @@ def draw_curves(runs: Sequence[Run], metric: str, ink: str = "black") -> Figure:
         metric: Such as val/AP.
         ink: Colour of text and axes.
     """
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    figure = Curves(figsize=(6.4, 3.6), layout="constrained")
     figure.patch.set_alpha(0 if ink != "black" else 1)
     axes = figure.add_subplot()
     axes.patch.set_alpha(0)

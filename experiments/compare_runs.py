@@ -159,7 +159,8 @@ def read_run(path: Path) -> Run:
             return Run(path, name, notes=("empty: stopped before anything was written",))
         content, notes = read_wandb_run(logs[-1])
         name = content["name"] or name
-        config, rows, summary, environment = (content[key] for key in ("config", "rows", "summary", "environment"))
+        kinds = ("config", "rows", "summary", "environment", "tables")
+        config, rows, summary, environment, tables = (content[key] for key in kinds)
     else:
         notes = []
         config = read_mapping(path / "config.yaml", lambda text: yaml.load(text, yaml.CSafeLoader), notes)
@@ -168,8 +169,8 @@ def read_run(path: Path) -> Run:
         rows = [numbers(row) for row in read_csv(path / "metrics.csv", notes)]
         if isinstance(summary.get("best"), float):
             summary["best"] = {summary["monitor"]: summary["best"]}
+        tables = {file.stem: read_csv(file, notes) for file in sorted((path / "predictions").glob("*.csv"))}
     flat = flatten({key: value for key, value in config.items() if key != "config"})
-    tables = {file.stem: read_csv(file, notes) for file in sorted((path / "predictions").glob("*.csv"))}
     samples = {name.removesuffix("_samples"): rows for name, rows in tables.items() if name.endswith("_samples")}
     return Run(
         path,

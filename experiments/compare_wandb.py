@@ -6,12 +6,14 @@ The file is read by the wandb package's reader, `wandb leet inspect --json`, whi
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 SECTIONS = ("model", "data", "trainer", "seed_everything", "checkpoint")
+TABLE = re.compile(r"(.+)_(\d+)_[0-9a-f]+\.table\.json")  # W&B's name of a table: key, step, digest
 
 
 def is_wandb_run(path: Path) -> bool:
@@ -27,8 +29,8 @@ def read_wandb_run(path: Path) -> tuple[dict[str, Any], list[str]]:
 
     Returns:
         name, config (nested, as the YAML file's sections), rows (a dict of numbers for each history record), summary
-        (with the keys of summary.json that W&B knows: `best`, `best_epoch`, `last`, `seconds`, `peak_memory_bytes`,
-        the resident memory as W&B sampled it), environment; and notes of what is missing or broken.
+        (with the keys of summary.json that W&B knows; `peak_memory_bytes` is the resident memory as W&B sampled it),
+        environment, tables (as those of predictions/*.csv); and notes of what is missing or broken.
     """
     records, notes = _records(next(path.glob("run-*.wandb")))
     run = next((record["run"] for record in records if record.get("type") == "run"), {})
@@ -55,6 +57,7 @@ def read_wandb_run(path: Path) -> tuple[dict[str, Any], list[str]]:
         "rows": rows,
         "summary": _summary(values, records, ending),
         "environment": {"git": {"revision": run["git"].get("commit")}} if run.get("git") else {},
+        "tables": _tables(path / "files" / "media" / "table"),
     }
     return content, [*notes, "from W&B's record alone"]
 
@@ -76,8 +79,24 @@ def _records(file: Path) -> tuple[list[dict[str, Any]], list[str]]:
     return [json.loads(line) for line in done.stdout.splitlines()], []
 
 
+def _tables(folder: Path) -> dict[str, list[dict[str, str]]]:
+    """Tables by the names of their CSV files, such as val_keypoints; of several steps the last."""
+    found: dict[str, tuple[int, list[dict[str, str]]]] = {}
+    for file in folder.rglob("*.table.json"):
+        match = TABLE.fullmatch(file.relative_to(folder).as_posix())
+        if match is None:
+            continue
+        name, step = match[1].replace("/", "_"), int(match[2])
+        if step >= found.get(name, (0, []))[0]:
+            content = json.loads(file.read_text())
+            rows = [dict(zip(content["columns"], map(str, row), strict=True)) for row in content["data"]]
+            found[name] = (step, rows)
+    return {name: rows for name, (_, rows) in found.items()}
+
+
 def _row(item: dict[str, Any]) -> dict[str, float]:
-    row = {key: float(value) for key, value in item.items() if not key.startswith("_") and _is_number(value)}
+    media = tuple(key.removesuffix("_type") for key in item if key.endswith("._type"))  # whose sizes are no metrics
+    row = {key: float(value) for key, value in item.items() if not key.startswith(("_", *media)) and _is_number(value)}
     if "trainer/global_step" in row:
         row["step"] = row.pop("trainer/global_step")
     return row
@@ -93,6 +112,7 @@ def _summary(values: dict[str, Any], records: list[dict[str, Any]], ending: dict
         "seconds": ending.get("runtime") if ending else None,
         "peak_memory_bytes": int(max((value for value in memory if value), default=0) * 2**20) or None,
     }
+    found |= {key: values.get(key) for key in ("epochs", "parameters", "multiply_adds")}
     return {key: value for key, value in found.items() if value not in (None, {})}
 
 

@@ -132,7 +132,7 @@ class RememberRun(Callback):
 
 
 def log_best(trainer: Trainer, folder: Path, summary: Mapping[str, Any], log_model: bool) -> None:
-    """Best metrics and their epoch into W&B's summary, which else shows the last; if asked, the checkpoints.
+    """Best metrics, their epoch and the size into W&B's summary, which else shows the last; if asked, the checkpoints.
 
     Args:
         trainer: With the loggers.
@@ -144,7 +144,8 @@ def log_best(trainer: Trainer, folder: Path, summary: Mapping[str, Any], log_mod
         if not isinstance(logger, WandbLogger):
             continue
         best = {f"best/{name}": value for name, value in summary["best"].items()}
-        logger.experiment.summary.update({**best, "best/epoch": summary["best_epoch"]})
+        size = {key: summary[key] for key in ("epochs", "parameters", "multiply_adds")}
+        logger.experiment.summary.update({**best, "best/epoch": summary["best_epoch"], **size})
         for alias, name in (("best", "best"), ("latest", "last")) if log_model else ():
             path = folder / "checkpoints" / f"{name}.ckpt"
             if path.is_file():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from datamodules.base import DataError
 from datamodules.image_folder import SUFFIXES as IMAGE_SUFFIXES
@@ -138,11 +138,13 @@ def _turned(image: np.ndarray, path: Path) -> np.ndarray:
     try:
         with Image.open(path) as stored:
             exif = stored.getexif()
-    except UnidentifiedImageError:  # a format that only OpenCV knows
+    except (UnidentifiedImageError, Image.DecompressionBombError):  # only OpenCV knows the format, or dares the size
+        return image
+    if exif.get(ExifTags.Base.Orientation, 1) == 1:
         return image
     upright = Image.fromarray(image)
     upright.getexif().update(exif)
-    return np.asarray(ImageOps.exif_transpose(upright))
+    return np.array(ImageOps.exif_transpose(upright))
 
 
 def read_photos(

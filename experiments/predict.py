@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> list[Failure]:
     """
     options = _parser().parse_args(argv)
     sources = find_sources(options.inputs)
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     task = tasks.load(options.run)
     saves = _saves(task, options.save)
     folder = Path(options.output) if options.output else _default_folder(options.run, options.inputs[0])
@@ -110,6 +110,14 @@ def _parser() -> ArgumentParser:
     )
     pose.add_argument("--box_threshold", type=float, help="Lowest score; default 0.5 for a detector, 0 for a file.")
     return parser
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        said = str(error).splitlines()[0]
+        raise ConfigError(f"--device {name} cannot be used here ({said}): name another, such as cpu.") from error
 
 
 def _saves(task: Task, wanted: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
@@ -206,7 +214,7 @@ def _report(failures: Sequence[Failure], sources: int, folder: Path) -> None:
 
 
 def command() -> int:
-    """`main` with exit status: 0 on success, 1 where some files failed, 2 with one message for a user's mistake."""
+    """`main` with exit status: 0 on success, 1 where files failed, 2 with one message for a user's mistake."""
     try:
         return 1 if main() else 0
     except Exception as error:
@@ -214,6 +222,9 @@ def command() -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped: what is complete is kept, unfinished files end with .part", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -72,7 +72,12 @@ class PredictionFiles:
             self._video = None
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"The folder {self.folder} cannot be made ({error.strerror}): choose another by --output."
+            ) from error
         return self
 
     def __exit__(

@@ -62,8 +62,9 @@ class Predictor:
         max_pixels: int = MAX_PIXELS,
         upright: bool = True,
     ) -> None:
-        if batch_size < 1 or max_pixels < 1:
-            raise ConfigError(f"batch_size {batch_size} and max_pixels {max_pixels} must be at least 1.")
+        if min(batch_size, max_pixels, *(image_size or ())) < 1:
+            given = f"batch_size {batch_size}, max_pixels {max_pixels} and image_size {image_size}"
+            raise ConfigError(f"{given} must be at least 1.")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.batch_size, self.max_pixels, self.upright, self.boxes = batch_size, max_pixels, upright, boxes
         task = source if isinstance(source, Task) else tasks.load(source)
@@ -214,4 +215,4 @@ def _pixels(picture: np.ndarray | Image.Image | Tensor) -> np.ndarray:
             "A picture is a path, a Pillow image, an array (H, W, 3) uint8 RGB or a tensor (3, H, W) uint8; "
             f"got {found}."
         )
-    return np.ascontiguousarray(image)
+    return np.require(image, requirements=["C", "W"])  # torch warns of an array that cannot be written to

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 from torchvision.utils import draw_bounding_boxes
 
 from experiments.media import Photo
@@ -210,13 +210,10 @@ class ClassificationResult(Result):
 
     def plot(self) -> Image.Image:
         """The photo above its classes."""
-        image = self._tensor()
-        height, width = image.shape[-2:]
-        side = max(height, width)
-        left, top = (side - width) // 2, (side - height) // 2
-        square = F.pad(image, (left, side - width - left, top, side - height - top), value=255)
+        side = min(max(*self.photo.image.shape[:2], 224), 640)
+        square = ImageOps.pad(Image.fromarray(self.photo.image), (side, side), color="white")
         lines = [f"{name} {share:.2f}" for name, share in zip(self.names, self.probabilities.tolist(), strict=True)]
-        return _pillow(draw_labels(square[None], [lines], side=min(max(side, 224), 640)))
+        return _pillow(draw_labels(pil_to_tensor(square)[None], [lines], side=side))
 
     def rows(self) -> list[dict[str, Any]]:
         """One row: the classes, best first."""

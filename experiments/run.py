@@ -9,7 +9,6 @@ python -m experiments.run --resume runs/pose_coco/20260101-120000-abcdef
 import logging
 import os
 import sys
-import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -31,6 +30,7 @@ from lightning.pytorch.callbacks import (
     LearningRateMonitor,
     ModelCheckpoint,
     RichProgressBar,
+    Timer,
     TQDMProgressBar,
 )
 from lightning.pytorch.loggers import Logger
@@ -97,7 +97,6 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Callback] = ()) 
 def _fit(trainer: Trainer, objects: Namespace, folder: Path, checkpoint: Path | str | None, log_model: bool) -> None:
     """Train, then evaluate the best checkpoint; the summary is written after either."""
     task, data = objects.model, objects.data
-    start = time.perf_counter()
     trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
     if trainer.interrupted:
         _say(f"stopped early; go on with: python -m experiments.run --resume {folder}")
@@ -110,7 +109,7 @@ def _fit(trainer: Trainer, objects: Namespace, folder: Path, checkpoint: Path | 
         "last": _finite(trainer.callback_metrics),
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
-        "seconds": round(time.perf_counter() - start, 1),
+        "seconds": round(next(c for c in trainer.callbacks if isinstance(c, Timer)).time_elapsed(), 1),
         "parameters": size.parameters,
         "multiply_adds": size.multiply_adds,
         "peak_memory_bytes": peak_memory(),
@@ -170,6 +169,8 @@ def make_trainer(objects: Namespace, task: Task, folder: Path, name: str, action
         Preflight(),
         LearningRateMonitor("step"),
     ]
+    if not any(isinstance(callback, Timer) for callback in callbacks):
+        callbacks.append(Timer())  # its count goes on when a run is resumed
     bar = options.pop("enable_progress_bar")
     if bar is not False and not any(isinstance(callback, RichProgressBar | TQDMProgressBar) for callback in callbacks):
         if "ipykernel" in sys.modules:

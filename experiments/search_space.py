@@ -18,6 +18,11 @@ from experiments.config import ConfigError
 Parameter = Mapping[str, Any]
 RANGES = ("uniform", "int_uniform", "log_uniform_values", "q_uniform")
 METHODS = {"bayes": "tpe", "tpe": "tpe", "random": "random", "grid": "grid"}
+SETTINGS = {
+    "metric": (dict, "{name: val/AP, goal: maximize}"),
+    "run_cap": (int, "20"),
+    "early_terminate": (dict, "{type: hyperband, min_iter: 1}"),
+}
 MEANT_FOR_W_AND_B = ("program", "command", "name", "description", "project", "entity", "controller", "settings")
 
 
@@ -45,9 +50,12 @@ def read_sweep(name: str) -> Sweep:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict):
         raise ConfigError(f"{path} should be a sweep in W&B's format, with a section `parameters`.")
-    known = ("parameters", "method", "metric", "run_cap", "early_terminate", *MEANT_FOR_W_AND_B)
+    known = ("parameters", "method", *SETTINGS, *MEANT_FOR_W_AND_B)
     if unknown := sorted(set(content) - set(known)):
         raise ConfigError(f"{path}: a sweep has no key {unknown[0]!r}; it may have: {', '.join(known)}.")
+    for key, (kind, example) in SETTINGS.items():
+        if not isinstance(content.get(key), kind | None):
+            raise ConfigError(f"{path}: {key} should be as in `{key}: {example}`, not {content[key]!r}.")
     method = content.get("method", "tpe")
     if method not in METHODS:
         raise ConfigError(f"{path}: method should be one of {', '.join(METHODS)}, not {method!r}.")

@@ -79,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> optuna.Study:
     options, flags = _options(words)
     files_at = next((i for i, word in enumerate(flags) if word.startswith("-")), len(flags))
     files, flags = flags[:files_at], flags[files_at:]
+    if options.trials is not None and options.trials < 1:
+        raise ConfigError(f"--trials {options.trials}: a search has one trial or more.")
     if not files:
         raise ConfigError("Name an experiment before the flags, such as pose_coco.yaml sample.yaml.")
     sweep, flags = _sweep(options, flags)

@@ -19,7 +19,8 @@ from datamodules.base import DataError
 if TYPE_CHECKING:
     from av.container import InputContainer
 
-HINT = "convert it to an MP4 (H.264), or install PyAV, which knows more formats: pip install 'hrnet-lightning[video]'"
+CONVERT = "convert it to an MP4 (H.264)"
+HINT = f"{CONVERT}, or install PyAV, which knows more formats: pip install 'hrnet-lightning[video]'"
 
 
 class VideoInfo(NamedTuple):
@@ -61,7 +62,7 @@ def _opened_by_pyav(path: Path) -> "InputContainer":
     try:
         container = av.open(str(path))
     except (av.error.FFmpegError, OSError) as error:
-        raise DataError(f"The video {path} cannot be read ({error}): fetch it again or {HINT}.") from error
+        raise DataError(f"The video {path} cannot be read ({error.strerror}): fetch it again or {CONVERT}.") from error
     if not container.streams.video:
         container.close()
         raise DataError(f"{path} has no video stream: remove it from the inputs.")
@@ -79,7 +80,7 @@ def _read_with_pyav(path: Path) -> Iterator[np.ndarray]:
                 turns = round(frame.rotation / 90) % 4
                 yield np.ascontiguousarray(np.rot90(image, turns)) if turns else image
         except av.error.FFmpegError as error:
-            raise DataError(f"The video {path} is damaged or cut off ({error}): fetch it again.") from error
+            raise DataError(f"The video {path} is damaged or cut off ({error.strerror}): fetch it again.") from error
 
 
 def _opened_by_opencv(path: Path) -> cv2.VideoCapture:

@@ -60,7 +60,7 @@ KINDS = {
         ("val/top1", "val/top5", "val/loss", "train/loss"),
         "val/classes",
         "accuracy",
-        ("val/classes (truth, three best)", "val/confusion"),
+        ("val/classes (truth, five best)", "val/confusion"),
     ),
 }
 

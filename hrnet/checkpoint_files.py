@@ -47,7 +47,7 @@ def read_checkpoint(source: str | Path) -> State:
     """
     path = Path(source).expanduser()
     if path.is_file():
-        return _flat(_read_file(path), path)
+        return _flat(read_file(path), path)
     if TIMM_NAME.fullmatch(str(source)) and path.suffix not in FILE_SUFFIXES:
         return _download(str(source))
     what = "a folder" if path.is_dir() else "not there"
@@ -57,7 +57,12 @@ def read_checkpoint(source: str | Path) -> State:
     )
 
 
-def _read_file(path: Path) -> Any:
+def read_file(path: Path) -> Any:
+    """Content of a checkpoint file, plain data only.
+
+    Raises:
+        ValueError: If the file is damaged or holds more than plain data.
+    """
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
@@ -68,7 +73,7 @@ def _read_file(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(NUMPY_SCALARS):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
         culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
         if culprit is None:
             raise ValueError(f"{path} is damaged or not a PyTorch checkpoint; download or save it again.") from error

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import __version__ as lightning_version
 
+from hrnet.checkpoint_files import read_file
 from tasks.heatmaps import Codec
 from tasks.task import Task, plain
 
@@ -37,11 +38,11 @@ def load(source: str | Path) -> Task:
 
     Raises:
         FileNotFoundError: If there is no checkpoint.
-        ValueError: If the file is not a checkpoint of this project, or its task's class is not imported.
+        ValueError: If the file is damaged or not a checkpoint of this project, or its task's class is not imported.
     """
     path = find_checkpoint(source)
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    if "task" not in checkpoint or "hyper_parameters" not in checkpoint:
+    checkpoint = read_file(path)
+    if not isinstance(checkpoint, dict) or "task" not in checkpoint or "hyper_parameters" not in checkpoint:
         raise ValueError(
             f"{path} was not written by a task of this project; load published weights into a task by weights= instead."
         )

@@ -165,10 +165,10 @@ class ClassificationTask(Task):
         for label, shares in zip(
             batch["label"][:count].tolist(), predictions["probabilities"][:count].cpu(), strict=True
         ):
-            best = shares.topk(min(3, self.num_classes))
+            best = shares.topk(min(5, self.num_classes))
             guesses = [f"{names[i]} {p:.2f}" for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
             captions.append([f"is {names[label]}", *guesses])
-        return {"classes (truth, three best)": draw_labels(batch["image"][:count].cpu(), captions)}
+        return {"classes (truth, five best)": draw_labels(batch["image"][:count].cpu(), captions)}
 
     def _per_class(self) -> Tensor:
         counts = self.confusion.compute().cpu().double()

@@ -21,7 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 from torchvision.io import write_png
 from torchvision.transforms.functional import pil_to_tensor
@@ -31,7 +31,14 @@ SIDES = {"left": (255, 140, 26), "right": (46, 134, 255)}
 MIDDLE = (53, 199, 89)
 
 
-def draw_pose(image: Tensor, keypoints: Tensor, shown: Tensor, skeleton: Mapping[str, Any], scale: int = 2) -> Tensor:
+def draw_pose(
+    image: Tensor,
+    keypoints: Tensor,
+    shown: Tensor,
+    skeleton: Mapping[str, Any],
+    scale: int = 2,
+    names: bool = False,
+) -> Tensor:
     """Skeleton of one person over an image: the person's left orange, right blue, middle green.
 
     Args:
@@ -40,6 +47,7 @@ def draw_pose(image: Tensor, keypoints: Tensor, shown: Tensor, skeleton: Mapping
         shown: (K,) which of them are drawn (non-zero).
         skeleton: With `limbs`, pairs joined by a line where both ends are shown, and `names`.
         scale: The picture is enlarged so many times first, so that lines stay thin.
+        names: Write the name of each key point beside it.
 
     Returns:
         (3, scale * H, scale * W) uint8.
@@ -58,7 +66,15 @@ def draw_pose(image: Tensor, keypoints: Tensor, shown: Tensor, skeleton: Mapping
         if there:
             cv2.circle(picture, point, (width + 1) * 16, colour, -1, cv2.LINE_AA, shift=4)
             cv2.circle(picture, point, (width + 1) * 16, (20, 20, 20), 1, cv2.LINE_AA, shift=4)
-    return torch.from_numpy(picture).permute(2, 0, 1)
+    if not names:
+        return torch.from_numpy(picture).permute(2, 0, 1)
+    written = Image.fromarray(picture)
+    pen, font = ImageDraw.Draw(written), ImageFont.load_default(10)
+    for (x, y), name, there in zip(points, skeleton["names"], visible, strict=True):
+        if there:
+            place = min(x / 16 + width + 3, picture.shape[1] - font.getlength(name)), y / 16
+            pen.text(place, name, fill="white", font=font, anchor="lm", stroke_width=1, stroke_fill="black")
+    return pil_to_tensor(written)
 
 
 def draw_heatmaps(image: Tensor, heatmaps: Tensor, scale: int = 2) -> Tensor:
@@ -183,12 +199,16 @@ def draw_errors(image: Tensor, mask: Tensor, labels: Tensor, ignored: int = 255)
 
 
 def draw_legend(names: Sequence[str], palette: Sequence[Sequence[int]], width: int) -> Tensor:
-    """A coloured square and the name of each class, in rows of `width` pixels: (3, height, width) uint8."""
-    font = ImageFont.load_default(14)
-    box, line, gap = 12, 20, 8
-    places, x, y = [], gap, 4
+    """A coloured square and the name of each class, in rows of `width` pixels: (3, height, width) uint8.
+
+    Below a photo of many pixels it is larger, to be read where the photo is shown shrunk.
+    """
+    scale = max(1, width // 1280)
+    font = ImageFont.load_default(14 * scale)
+    box, line, gap, space = 12 * scale, 20 * scale, 8 * scale, 4 * scale
+    places, x, y = [], gap, space
     for name in names:
-        needed = box + 4 + font.getlength(name) + gap
+        needed = box + space + font.getlength(name) + gap
         if x > gap and x + needed > width:
             x, y = gap, y + line
         places.append((x, y))
@@ -196,8 +216,9 @@ def draw_legend(names: Sequence[str], palette: Sequence[Sequence[int]], width: i
     strip = Image.new("RGB", (width, y + line), "white")
     pen = ImageDraw.Draw(strip)
     for (x, y), name, colour in zip(places, names, palette, strict=True):
-        pen.rectangle((x, y + 2, x + box, y + 2 + box), fill=tuple(colour), outline="black")
-        pen.text((x + box + 4, y), name, fill="black", font=font)
+        top = y + space // 2
+        pen.rectangle((x, top, x + box, top + box), fill=tuple(colour), outline="black")
+        pen.text((x + box + space, y), name, fill="black", font=font)
     return pil_to_tensor(strip)
 
 
@@ -282,7 +303,7 @@ def draw_labels(images: Tensor, captions: Sequence[Sequence[str]], side: int = 2
 
 def class_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """A row a dict, all of the same keys; nan is shown as n/a."""
-    table = Table(*rows[0])
+    table = Table(*(Column(name, overflow="fold") for name in rows[0]))  # nothing is cut off, such as a file's name
     for row in rows:
         values = row.values()
         table.add_row(*("n/a" if v != v else f"{v:.3f}" if isinstance(v, float) else str(v) for v in values))

@@ -174,7 +174,10 @@ class PoseTask(Task):
         targets, _ = self.codec.encode(batch["keypoints"], batch["visible"], tuple(images.shape[-2:]))
         seen = predictions["scores"] > 0.2
         rows = [
-            [draw_pose(im, batch["keypoints"][i], batch["visible"][i], self.skeleton) for i, im in enumerate(images)],
+            [
+                draw_pose(im, batch["keypoints"][i], batch["visible"][i], self.skeleton, names=True)
+                for i, im in enumerate(images)
+            ],
             [draw_pose(im, predictions["input_keypoints"][i], seen[i], self.skeleton) for i, im in enumerate(images)],
             [draw_heatmaps(im, targets[i]) for i, im in enumerate(images)],
             [draw_heatmaps(im, outputs[i]) for i, im in enumerate(images)],

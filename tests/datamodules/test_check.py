@@ -368,6 +368,16 @@ def test_the_command_says_what_and_how_many(tmp_path: Path, roots: dict[str, Pat
     assert "train/cat/bad6.png" in capsys.readouterr().out
 
 
+def test_the_json_is_there_though_nobody_reads_on(tmp_path: Path, roots: dict[str, Path], monkeypatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise SystemExit(1)  # what rich makes of a broken pipe
+
+    monkeypatch.setattr("datamodules.check.show_findings", broken)
+    with pytest.raises(SystemExit):
+        main(["cls_folder.yaml", "--data.root", str(roots["classes"]), "--json", str(tmp_path / "doctor.json")])
+    assert json.loads((tmp_path / "doctor.json").read_text())["clean"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

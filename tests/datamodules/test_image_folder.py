@@ -26,6 +26,14 @@ def folder(root: Path, classes: tuple[str, ...] = ("cat", "dog", "emu"), count: 
     return root
 
 
+def test_evaluation_meets_every_class_first(tmp_path: Path) -> None:
+    data = ImageFolder(folder(tmp_path), image_size=(32, 32), batch_size=3, num_workers=0)
+    evaluated, trained = data.dataset("val"), data.dataset("train")
+    assert evaluated.labels.tolist() == [0, 1, 2] * 3
+    assert [evaluated.name(i) for i in (0, 1, 5)] == ["cat/0.jpg", "dog/0.jpg", "emu/1.PNG"]
+    assert trained.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
 @pytest.mark.parametrize("size", [(375, 500), (500, 333), (224, 224), (100, 90)])
 def test_the_evaluated_view_is_the_published_one(size: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
@@ -112,7 +120,7 @@ def test_batches_name_the_folders_in_order(tmp_path: Path) -> None:
     assert data.class_names == ["cat", "dog", "emu"]
     assert data.num_classes == 3
     batches = list(data.val_dataloader())
-    assert torch.cat([batch["label"] for batch in batches]).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert torch.cat([batch["label"] for batch in batches]).tolist() == [0, 1, 2] * 3
     assert batches[0]["image"].shape == (4, 3, 32, 24)
     assert batches[0]["image"].is_contiguous(memory_format=torch.channels_last)
     assert batches[0]["label"].dtype == batches[0]["image_id"].dtype == torch.int64

@@ -342,6 +342,22 @@ def test_files_are_written_and_not_replaced_unasked(tmp_path: Path, capsys: pyte
     assert "b\\|c" in (out / "comparison.md").read_text()
 
 
+def test_files_are_there_though_nobody_reads_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise SystemExit(1)  # what rich makes of a broken pipe
+
+    monkeypatch.setattr("experiments.compare.print_tables", broken)
+    with pytest.raises(SystemExit):
+        main([str(make_run(tmp_path / "a")), "--out", str(tmp_path / "out")])
+    assert (tmp_path / "out" / "comparison.html").is_file()
+
+
+def test_a_file_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+    run = str(make_run(tmp_path / "a"))
+    with pytest.raises(RunsError, match="cannot be written"):
+        main([run, "--csv", f"{run}/config.yaml/x.csv"])
+
+
 def test_terminal_keeps_every_number_of_many_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(20):
         make_run(tmp_path / f"run{i:02}", seed=i, ap=0.5 + i / 1000)
@@ -425,7 +441,11 @@ def wandb_folder(tmp_path: Path) -> Path:
     ) as run:
         for epoch, value in enumerate([0.3, 0.2, 0.3]):
             run.log({"epoch": epoch, "trainer/global_step": 10 * epoch + 9, "val/AP": value})
-        run.summary.update({"best/val/AP": 0.3, "best/epoch": 0})
+            points = [["nose", value + epoch / 10], ["tail", None]]
+            run.log({"val/pose/keypoints": wandb.Table(["name", "pck"], data=points)})
+        samples = [[7, 0.5], [9, math.nan], [8, 1.0]]
+        run.log({"val/samples": wandb.Table(["sample", "score"], data=samples)})
+        run.summary.update({"best/val/AP": 0.3, "best/epoch": 0, "epochs": 2, "parameters": 5, "multiply_adds": 7})
     return tmp_path
 
 
@@ -441,8 +461,13 @@ def test_offline_record_of_wandb_is_a_run(wandb_folder: Path) -> None:
         assert run.curve("val/AP") == [(0, 0.3), (1, 0.2)]
         assert (run.best, run.best_epoch) == ({"val/AP": 0.3}, 0)
         assert run.notes == ("from W&B's record alone",)
-    (row,) = compare([wandb_folder]).tables["runs"]
+        assert run.last == {"val/AP": 0.2}  # and not the height of a table
+        assert run.samples == {"val": {7: 0.5, 8: 1.0}}
+    tables = compare([wandb_folder]).tables
+    (row,) = tables["runs"]
     assert (row["metric"], row["best"], row["last"]) == ("val/AP", 0.3, 0.2)
+    assert (row["epochs"], row["parameters"], row["multiply-adds"]) == (2, 5, 7)
+    assert tables["val_pose_keypoints pck"] == [{"name": "nose", "1": 0.5}]  # as it was last
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ import tasks
 from datamodules import CocoPose, FolderSegmentation, ImageFolder
 from datamodules.base import DataError
 from datamodules.image_masks import ImageMasks
-from experiments import predict, predictor, video
+from experiments import media, predict, predictor, results, video
 from experiments.boxes import Boxes, CocoBoxes, TorchvisionDetector, box_array
 from experiments.config import ConfigError
 from experiments.media import Failure, Photo, find_sources, read_photo, read_photos
@@ -357,7 +357,7 @@ def test_segmentation_json_is_coco(segmenter, tmp_path):
 
 
 def test_bare_checkpoint_needs_a_size_and_a_task_works(classifier, tmp_path):
-    tasks.multitask.save_task(classifier, tmp_path / "bare.ckpt")
+    tasks.save_task(classifier, tmp_path / "bare.ckpt")
     with pytest.raises(ConfigError, match="image_size"):
         Predictor(tmp_path / "bare.ckpt")
     (path,) = photos(tmp_path, (40, 50))
@@ -403,6 +403,25 @@ def test_exif_is_applied_on_demand_alone(tmp_path):
         reference = np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
     assert turned.shape == (32, 16, 3)
     np.testing.assert_allclose(turned.astype(int), reference.astype(int), atol=3)
+    assert turned.flags.writeable  # torch warns otherwise
+
+
+def test_a_photo_that_stands_upright_is_not_copied(tmp_path, monkeypatch):
+    (path,) = photos(tmp_path, (16, 32))
+    monkeypatch.setattr(media.ImageOps, "exif_transpose", None)
+    assert read_photo(path, upright=True).image.shape == (16, 32, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # more than twice as many are refused by Pillow
+    assert read_photo(path, upright=True).image.shape == (16, 32, 3)
+
+
+def test_a_large_photo_is_shrunk_before_its_classes_are_written_below(monkeypatch):
+    monkeypatch.setattr(results, "draw_labels", lambda images, captions, side: images[0])
+    photo = Photo(np.full((300, 2000, 3), 7, np.uint8))
+    result = ClassificationResult(photo=photo, labels=np.array([0]), probabilities=np.array([1.0]), names=["a"])
+    picture = np.array(result.plot())
+    assert picture.shape == (640, 640, 3)
+    assert (picture[320] == 7).all()
+    assert (picture[[0, -1]] == 255).all()
 
 
 def test_damaged_and_odd_images(classifier, tmp_path, capsys, monkeypatch):
@@ -414,7 +433,7 @@ def test_damaged_and_odd_images(classifier, tmp_path, capsys, monkeypatch):
     Image.fromarray(np.zeros((20, 20), np.uint8)).save(folder / "grey.png")
     Image.fromarray(np.zeros((20, 20, 4), np.uint8)).save(folder / "rgba.png")
     cv2.imwrite(str(folder / "deep.png"), np.full((20, 20, 3), 40_000, np.uint16))
-    tasks.multitask.save_task(classifier, tmp_path / "bare.ckpt")
+    tasks.save_task(classifier, tmp_path / "bare.ckpt")
     words = [str(tmp_path / "bare.ckpt"), str(folder), "--image_size", "32", "32", "--output", str(out)]
     monkeypatch.setattr(sys, "argv", ["predict", *words])
     assert predict.command() == 1
@@ -431,7 +450,7 @@ def test_damaged_and_odd_images(classifier, tmp_path, capsys, monkeypatch):
     assert predict.command() == 1
 
 
-def test_interruption_keeps_what_was_written(tmp_path):
+def test_interruption_keeps_what_was_written(tmp_path, monkeypatch, capsys):
     result = ClassificationResult(
         photo=Photo(np.zeros((9, 9, 3), np.uint8), name="x"),
         labels=np.array([1]),
@@ -444,8 +463,9 @@ def test_interruption_keeps_what_was_written(tmp_path):
             files.write(result)
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
+    monkeypatch.setattr(predict, "main", interrupted)
+    assert predict.command() == 130
+    assert "stopped" in capsys.readouterr().err
     assert json.loads((tmp_path / "predictions.json.part").read_text())[0]["scores"] == [0.5]
     assert not (tmp_path / "predictions.json").exists()
     assert (tmp_path / "overlays" / "x.jpg").is_file()
@@ -480,6 +500,9 @@ def test_torchvision_detector_of_a_file(tmp_path):
     np.testing.assert_allclose(found.corners, whole["boxes"][whole["labels"] == 1].double().numpy(), atol=1e-4)
     with pytest.raises(ConfigError, match="did you mean fasterrcnn_resnet50_fpn"):
         TorchvisionDetector("fasterrcnn_resnet50fpn", tmp_path / "weights.pth", device=torch.device("cpu"))
+    (tmp_path / "text.pth").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="damaged or not a PyTorch checkpoint"):
+        TorchvisionDetector("ssdlite320_mobilenet_v3_large", tmp_path / "text.pth", device=torch.device("cpu"))
     with pytest.raises(ConfigError, match="does not fit"):
         TorchvisionDetector("ssdlite320_mobilenet_v3_large", tmp_path / "weights.pth", device=torch.device("cpu"))
 
@@ -494,13 +517,16 @@ def test_torchvision_detector_of_a_file(tmp_path):
         (["POSE", "IMAGE", "--boxes", "x.json"], "x.json"),
         (["POSE", "IMAGE", "--detector", "fasterrcnn_resnet50_fpn"], "weights.pth"),
         (["POSE", "IMAGE", "--box_threshold", "0.5"], "--box_threshold"),
+        (["RUN", "IMAGE", "--device", "gpu"], "--device gpu cannot be used"),
+        (["POSE", "IMAGE", "--image_size", "0", "0"], "image_size (0, 0)"),
+        (["RUN", "IMAGE", "--output", "IMAGE"], "choose another by --output"),
     ],
 )
 def test_a_users_mistake_is_one_message_and_status_2(words, said, classifier, pose_run, tmp_path, monkeypatch, capsys):
-    tasks.multitask.save_task(classifier, tmp_path / "bare.ckpt")
+    tasks.save_task(classifier, tmp_path / "bare.ckpt")
     (image,) = photos(tmp_path, (40, 50))
     known = {"RUN": str(tmp_path / "bare.ckpt"), "POSE": str(pose_run), "IMAGE": str(image)}
-    words = [known.get(word, word) for word in words] + ["--image_size", "32", "32", "--output", str(tmp_path / "o")]
+    words = ["--image_size", "32", "32", "--output", str(tmp_path / "o"), *(known.get(word, word) for word in words)]
     monkeypatch.setattr(sys, "argv", ["predict", *words])
     assert predict.command() == 2
     error = capsys.readouterr().err
@@ -523,7 +549,7 @@ def test_video_goes_in_and_out(pyav, segmenter, tmp_path, monkeypatch):
     assert video_info(clip) == (7, 12)
     levels = [frame.mean() for frame in read_frames(clip)]
     np.testing.assert_allclose(levels, [30 * number for number in range(7)], atol=6)
-    tasks.multitask.save_task(segmenter, tmp_path / "bare.ckpt")
+    tasks.save_task(segmenter, tmp_path / "bare.ckpt")
     out = tmp_path / "out"
     assert not predict.main([str(tmp_path / "bare.ckpt"), str(clip), "--output", str(out), "--batch_size", "3"])
     frames = list(read_frames(out / "overlays" / "clip.mp4"))
@@ -543,6 +569,8 @@ def test_a_damaged_video_is_a_failure(pyav, tmp_path, monkeypatch):
     (item,) = read_photos(find_sources([str(tmp_path / "bad.mp4")]))
     assert isinstance(item, Failure)
     assert "bad.mp4" in str(item.error)
+    assert "Errno" not in str(item.error)
+    assert ("install PyAV" in str(item.error)) != pyav
 
 
 def test_images_are_read_ahead_but_not_far(tmp_path):

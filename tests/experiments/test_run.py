@@ -73,11 +73,13 @@ def test_resumed_run_goes_through_the_same_losses(tmp_path):
     flags = ["--data.batch_size", "8", "--trainer.limit_train_batches", "3", "--model.schedule", "null"]
     whole = folder_of(main([*QUICK, *flags, "--trainer.max_epochs", "2", "--runs", str(tmp_path / "a")]))
     first = folder_of(main([*QUICK, *flags, "--trainer.max_epochs", "1", "--runs", str(tmp_path / "b")]))
+    seconds = json.loads((first / "summary.json").read_text())["seconds"]
     resumed = folder_of(main(["--resume", str(first), "--trainer.max_epochs", "2", "--wandb.mode", "disabled"]))
     assert resumed == first
     expected, found = losses(whole), losses(first)
     assert list(expected) == list(found) == [0, 1, 2, 3, 4, 5]
     assert found == pytest.approx(expected, rel=1e-4)
+    assert json.loads((first / "summary.json").read_text())["seconds"] > seconds > 0
 
 
 def test_stored_config_runs_again_and_checkpoint_opens_as_plain_data(tmp_path):

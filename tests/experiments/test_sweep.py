@@ -205,6 +205,7 @@ def test_a_users_mistake_in_a_trial_stops_the_search(monkeypatch, tmp_path, caps
         ([*FILES, f"--search.{LR}={{min: 1.0, max: 0.1}}"], [LR, "rising"]),
         ([*FILES, f"--search.{LR}={{min: 1, max: 2, distribution: normal}}"], [LR, "log_uniform_values", "normal"]),
         ([*FILES, f"--search.{LR}={{parameters: {{a: 1}}}}"], [LR, "dotted"]),
+        ([*FILES, *SPACE, "--trials", "0"], ["--trials 0"]),
     ],
 )
 def test_a_users_mistake_is_one_message_and_status_2(arguments, words, monkeypatch, tmp_path, capsys):
@@ -214,6 +215,14 @@ def test_a_users_mistake_is_one_message_and_status_2(arguments, words, monkeypat
     assert error.startswith("error: ")
     for word in words:
         assert word in error
+
+
+@pytest.mark.parametrize("setting", ["metric: val/AP", "run_cap: many", "early_terminate: hyperband"])
+def test_a_setting_of_another_form_is_shown_as_it_should_be(setting, tmp_path):
+    (tmp_path / "mine.yaml").write_text(f"{setting}\nparameters: {{{LR}: {{values: [0.1]}}}}\n")
+    key, value = setting.split(": ")
+    with pytest.raises(ConfigError, match=f"mine.yaml: {key} should be as in `{key}: .*`, not '{value}'"):
+        sweep.read_sweep(str(tmp_path / "mine.yaml"))
 
 
 def test_another_space_is_another_study(monkeypatch, tmp_path):

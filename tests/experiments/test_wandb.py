@@ -92,6 +92,7 @@ def test_best_values_and_their_epoch_are_in_the_summary(trained):
     for name, value in trained.summary["best"].items():
         assert summary[f"best/{name}"] == pytest.approx(value)
     assert summary["best/epoch"] == trained.summary["best_epoch"] == 0
+    assert summary["parameters"] == trained.summary["parameters"]
 
 
 def test_history_has_curves_pictures_and_tables(trained):

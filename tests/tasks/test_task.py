@@ -133,6 +133,10 @@ def test_load_says_what_it_expected(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
     with pytest.raises(ValueError, match="weights="):
         tasks.load(tmp_path / "foreign.ckpt")
+    for content in (b'{"a": 1}', b"step,loss\n1,2\n", b"", bytes(range(256))):
+        (tmp_path / "none.ckpt").write_bytes(content)
+        with pytest.raises(ValueError, match=r"none\.ckpt is damaged or not a PyTorch checkpoint"):
+            tasks.load(tmp_path / "none.ckpt")
 
 
 def test_backbone_thaws_after_its_epochs():
