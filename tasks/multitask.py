@@ -6,6 +6,7 @@ task = MultiTask(HRNet("w32"), {"pose": PoseTask, "parts": partial(SegmentationT
 """
 
 import copy
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,6 +17,7 @@ from lightning import LightningDataModule
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from hrnet import HRNet, load_weights
 from tasks.balancing import BalancingSpec, make_balancing
@@ -41,6 +43,9 @@ class MultiTask(Task):
             or {name, arguments}; see tasks.balancing.
         task_weights: Constant factor of a task's loss, 1 where not given.
         batch_norm: "shared" statistics of the backbone, or "per_task"; scales and shifts are shared in either case.
+        frozen_statistics: Share of the training, at its end, in which shared statistics are fixed and used. Before,
+            a batch is normalised by its own, those of one task, and evaluated by the mean of all: the network has to
+            learn to do with these.
         gradient_every: Log norms and cosines of the tasks' gradients at the last shared stage every so many steps.
         baselines: Task -> run folder of a single-task run, or its value of that task's monitored metric: the mean
             relative change against them is logged as `val/delta_m` (Vandenhende et al., TPAMI 2021), as a fraction.
@@ -61,6 +66,7 @@ class MultiTask(Task):
         balancing: str | BalancingSpec = "fixed",
         task_weights: dict[str, float] | None = None,
         batch_norm: Literal["shared", "per_task"] = "shared",
+        frozen_statistics: float = 0.0,
         gradient_every: int = 50,
         baselines: dict[str, str | float] | None = None,
         **kwargs: Any,
@@ -73,6 +79,13 @@ class MultiTask(Task):
         self.balancing = make_balancing(balancing, list(made), task_weights)
         if batch_norm not in ("shared", "per_task"):
             raise ValueError(f'batch_norm is "shared" or "per_task", not {batch_norm!r}.')
+        if not 0 <= frozen_statistics <= 1 or (frozen_statistics and batch_norm == "per_task"):
+            raise ValueError(
+                f"frozen_statistics is {frozen_statistics} with {batch_norm} batch norm: expected a share of the "
+                "training from 0 to 1, and 0 with per_task, where training and evaluation do not differ."
+            )
+        self.frozen_statistics = frozen_statistics
+        self.first_frozen_step = math.inf
         self.norms = nn.ModuleDict({name: TaskNorms(backbone) for name in made} if batch_norm == "per_task" else {})
         self.gradient_every = gradient_every
         self.baselines = baselines or {}
@@ -191,6 +204,10 @@ class MultiTask(Task):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One task after the other; the loss that is returned delivers the combined gradient."""
         names = list(self.tasks)
+        if self.global_step >= self.first_frozen_step:
+            for module in self.backbone.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
         if self.balancing.needs_all and len(batch) < len(names):
             raise ValueError(
                 f"The balancing {type(self.balancing).__name__} needs every task in every step and this one has "
@@ -261,6 +278,14 @@ class MultiTask(Task):
         load_weights(task, task.weights, strict=False)
         del task._modules["backbone"]
         self.backbone.load_state_dict(kept)
+
+    def on_train_start(self) -> None:
+        """Find the step from which statistics are fixed."""
+        if self.frozen_statistics:
+            steps = self.trainer.estimated_stepping_batches
+            if steps == math.inf:
+                raise ValueError("frozen_statistics needs an end: set trainer.max_epochs or trainer.max_steps.")
+            self.first_frozen_step = round((1 - self.frozen_statistics) * steps)
 
     def on_train_epoch_end(self) -> None:
         """Tell the balancing."""

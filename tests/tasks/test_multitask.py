@@ -280,6 +280,19 @@ def test_shared_statistics_see_every_task():
     assert int(joint.backbone.bn1.num_batches_tracked) == 2
 
 
+def test_shared_statistics_are_fixed_and_used_at_the_end(tmp_path):
+    seen = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+            norm = pl_module.backbone.bn1
+            seen.append((norm.training, int(norm.num_batches_tracked)))
+
+    trainer = quiet_trainer(tmp_path, max_epochs=4, callbacks=[Watch()])
+    trainer.fit(toy(frozen_statistics=0.5), toy_data(epoch_length=2))  # validates after each epoch
+    assert seen == [*((True, count) for count in (2, 4, 6, 8)), *[(False, 8)] * 4]  # two tasks a step
+
+
 class Stop(Callback):
     """Ends the training before a step and keeps what was reached."""
 
@@ -310,6 +323,7 @@ class Record(Callback):
     [
         ("all", {"balancing": "dwa", "batch_norm": "per_task"}),
         ("all", {"balancing": "gradnorm"}),
+        ("all", {"frozen_statistics": 0.4, "optimizer": {"name": "momentum", "lr": 1e-5}}),
         ("all", {"balancing": "pcgrad"}),
         ("proportional", {"balancing": "uncertainty"}),
     ],
@@ -437,6 +451,8 @@ def test_a_fourth_task_is_one_entry_in_the_yaml(tmp_path):
         ({}, {}, "at least one task"),
         ({"a": partial(Brightness, optimizer={"name": "adam", "lr": 1.0})}, {}, "'a' sets optimizer.*joint run"),
         ({"a": Brightness}, {"batch_norm": "both"}, "per_task"),
+        ({"a": Brightness}, {"frozen_statistics": 2.0}, "frozen_statistics is 2.0"),
+        ({"a": Brightness}, {"frozen_statistics": 0.5, "batch_norm": "per_task"}, "0 with per_task"),
         ({"a": Brightness}, {"balancing": "magic"}, "no method 'magic'"),
         ({"a": Brightness}, {"baselines": {"b": 1.0}}, "baselines has b"),
     ],
