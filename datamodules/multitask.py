@@ -41,7 +41,8 @@ class MultiTaskDataModule(BaseDataModule):
         policy: See above.
         temperature: Of that policy: 1 is proportional, the higher the more equal.
         ratios: Of that policy: a positive number a part.
-        epoch_length: Steps an epoch, instead of the lengths above; `shortest`, with `all`, the fewest that a part has.
+        epoch_length: Steps an epoch, instead of the lengths above. With `all` also `shortest`, the fewest that a part
+            has, or a share of these from above 0 to 1: at 0.5 the shortest part is through after two epochs.
         root: Replaces the root of every part, such as `sample`.
         image_size: Replaces that of every part, (height, width).
         batch_size: Replaces that of every part.
@@ -59,7 +60,7 @@ class MultiTaskDataModule(BaseDataModule):
         policy: Policy = "all",
         temperature: float | None = None,
         ratios: dict[str, float] | None = None,
-        epoch_length: int | Literal["shortest"] | None = None,
+        epoch_length: int | float | Literal["shortest"] | None = None,
         root: str | Path | None = None,
         image_size: tuple[int, int] | None = None,
         batch_size: int | None = None,
@@ -99,8 +100,12 @@ class MultiTaskDataModule(BaseDataModule):
             raise DataError(f"temperature must be positive, got {self.temperature}.")
         if self.ratios is not None and (set(self.ratios) != set(self.parts) or min(self.ratios.values()) <= 0):
             raise DataError(f"ratios {self.ratios} should give a positive number to each of {', '.join(self.parts)}.")
-        if self.epoch_length == "shortest" and self.policy != "all":
-            raise DataError(f"`epoch_length: shortest` goes with `policy: all`, and policy is {self.policy!r}.")
+        if isinstance(self.epoch_length, str | float) and self.policy != "all":
+            raise DataError(
+                f"`epoch_length: {self.epoch_length}` goes with `policy: all`, and policy is {self.policy!r}."
+            )
+        if isinstance(self.epoch_length, float) and not 0 < self.epoch_length <= 1:
+            raise DataError(f"epoch_length must be whole, or a share from above 0 to 1, got {self.epoch_length}.")
         if isinstance(self.epoch_length, int) and self.epoch_length < 1:
             raise DataError(f"epoch_length must be at least 1, got {self.epoch_length}.")
 
@@ -127,15 +132,17 @@ class MultiTaskDataModule(BaseDataModule):
             name: max(1, len(part.split("train")) // (processes * part.batch_size)) for name, part in self.parts.items()
         }
         if self.policy == "all":
-            shortest = self.epoch_length == "shortest"
-            return dict.fromkeys(own, min(own.values()) if shortest else self.epoch_length or max(own.values()))
+            share = 1.0 if self.epoch_length == "shortest" else self.epoch_length
+            if isinstance(share, float):
+                return dict.fromkeys(own, max(1, int(share * min(own.values()))))
+            return dict.fromkeys(own, share or max(own.values()))
         shares = {
             "round_robin": dict.fromkeys(own, 1.0),
             "proportional": own,
             "temperature": {name: count ** (1 / (self.temperature or 1.0)) for name, count in own.items()},
             "ratios": self.ratios or {},
         }[self.policy]
-        return apportion(shares, self.epoch_length or sum(own.values()))
+        return apportion(shares, int(self.epoch_length or sum(own.values())))
 
     def preparation(self) -> dict[str, Any]:
         """{task: the arguments of its part}."""

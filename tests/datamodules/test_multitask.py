@@ -71,6 +71,14 @@ def test_the_shortest_part_can_set_the_epoch():
     assert sorted(i for step in found for i in step["b"][:2]) == list(range(4))
 
 
+def test_a_share_of_the_shortest_part_can_be_an_epoch():
+    data = joint({"a": 24, "b": 8}, epoch_length=0.5)
+    first, second = steps(data), steps(data, epoch=1)
+    assert [len(first), len(second)] == [2, 2]
+    assert sorted(i for step in first + second for i in step["b"][:2]) == list(range(8))
+    assert len({i for step in first + second for i in step["a"][:2]}) == 8
+
+
 def test_a_pass_goes_on_across_epochs():
     sampler = EndlessSampler(Rows(5), samples=4)
     drawn = []
@@ -204,7 +212,9 @@ def test_apportion_sums_up_and_leaves_nobody_out():
         ({"policy": "temperature"}, "go together"),
         ({"policy": "temperature", "temperature": -1.0}, "positive"),
         ({"epoch_length": 0}, "at least 1"),
+        ({"epoch_length": 1.5}, "from above 0 to 1"),
         ({"epoch_length": "shortest", "policy": "proportional"}, "goes with"),
+        ({"epoch_length": 0.5, "policy": "proportional"}, "goes with"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, words):
