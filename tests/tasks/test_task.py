@@ -89,6 +89,24 @@ def test_layers_decay_towards_the_stem_and_parts_have_rates_of_their_own():
         assert rate[name] == pytest.approx(expected), name
 
 
+def test_on_a_cpu_all_parameters_are_updated_by_one_kernel_to_the_same_values():
+    tasks_ = [PoseTask(SMALL), PoseTask(SMALL)]
+    tasks_[1].load_state_dict(tasks_[0].state_dict())
+    optimizers = [create_optimizer(tasks_[0], {"name": "adam", "lr": 1e-2})]
+    optimizers.append(create_optimizer(tasks_[1], {"name": "adam", "lr": 1e-2, "fused": False}))
+    for _ in range(3):
+        torch.manual_seed(0)
+        for first, second in zip(tasks_[0].parameters(), tasks_[1].parameters(), strict=True):
+            first.grad = torch.randn_like(first)
+            second.grad = first.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert [optimizer.defaults["fused"] for optimizer in optimizers] == [True, False]
+    assert "fused" not in create_optimizer(tasks_[0], {"name": "lamb", "lr": 1e-2}).defaults
+    for first, second in zip(tasks_[0].parameters(), tasks_[1].parameters(), strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-6)
+
+
 def test_a_part_that_is_none_is_named():
     with pytest.raises(ValueError, match=r"'heads'.*backbone, head"):
         create_optimizer(PoseTask(SMALL), {"name": "sgd", "lr": 1.0, "lr_scales": {"heads": 2.0}})
