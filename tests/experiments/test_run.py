@@ -251,7 +251,8 @@ def test_broken_data_are_one_message_and_status_2(break_it, words, flags, tmp_pa
 @pytest.mark.slow
 def test_eight_real_crops_are_learned_by_heart(shared_data, tmp_path):
     flags = ["--data.root", str(shared_data / "coco_mini"), "--runs", str(tmp_path), "--wandb.mode", "disabled"]
-    trainer = main(["pose_coco.yaml", "sample.yaml", "overfit.yaml", *flags])
+    flags += ["--model.optimizer.lr", "1.0e-3", "--trainer.max_epochs", "100"]
+    trainer = main(["pose_coco_udp.yaml", "sample.yaml", "overfit.yaml", *flags])
     assert trainer.callback_metrics["val/AP"] > 0.9
 
 
