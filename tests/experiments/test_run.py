@@ -258,17 +258,17 @@ def test_eight_real_crops_are_learned_by_heart(shared_data, tmp_path):
 
 @pytest.mark.parametrize("name", ["pose_coco.yaml", pytest.param("multitask.yaml", marks=pytest.mark.slow)])
 def test_interrupted_within_an_epoch_goes_on_where_it_was(name, tmp_path):
-    flags = ["--data.batch_size", "8", "--trainer.limit_train_batches", "5", "--model.schedule", "null"]
+    flags = ["--data.batch_size", "8", "--trainer.limit_train_batches", "3", "--model.schedule", "null"]
     flags += ["--trainer.max_epochs", "2", "--data.num_workers", "1"]
     command = [name, *QUICK[1:], *flags]
     whole = folder_of(main([*command, "--runs", str(tmp_path / "a")]))
-    stop = "{class_path: StopAt, init_args: {step: 7}}"
+    stop = "{class_path: StopAt, init_args: {step: 5}}"
     with pytest.raises(RuntimeError, match="stopped on purpose"):
         main([*command, "--trainer.callbacks+", stop, "--runs", str(tmp_path / "b")])
     (folder,) = (tmp_path / "b" / Path(name).stem).iterdir()
     main(["--resume", str(folder), "--trainer.callbacks", "null", "--wandb.mode", "disabled"])
     expected, found = losses(whole), losses(folder)
-    assert set(expected) - set(found) <= {6}  # the step that was cut short came before its line in the log
+    assert set(expected) - set(found) <= {4}  # the step that was cut short came before its line in the log
     assert found == pytest.approx({step: expected[step] for step in found}, rel=1e-4)
 
 
