@@ -102,7 +102,8 @@ class MultiTaskDataModule(BaseDataModule):
             raise DataError(f"ratios {self.ratios} should give a positive number to each of {', '.join(self.parts)}.")
         if isinstance(self.epoch_length, str | float) and self.policy != "all":
             raise DataError(
-                f"`epoch_length: {self.epoch_length}` goes with `policy: all`, and policy is {self.policy!r}."
+                f"`epoch_length: {self.epoch_length}` goes with `policy: all`, and policy is {self.policy!r}: "
+                "make it null or a number of steps."
             )
         if isinstance(self.epoch_length, float) and not 0 < self.epoch_length <= 1:
             raise DataError(f"epoch_length must be whole, or a share from above 0 to 1, got {self.epoch_length}.")
