@@ -18,7 +18,7 @@ from datamodules.base import DataError
 from datamodules.image_folder import SUFFIXES as IMAGE_SUFFIXES
 from datamodules.images import read_image
 from experiments.config import ConfigError
-from experiments.video import read_frames
+from experiments.video import read_video
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 READERS = min(4, os.cpu_count() or 1)
@@ -39,12 +39,13 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """An image (H, W, 3) uint8 RGB with its file, the name of its outputs, and its number in a video."""
+    """An image (H, W, 3) uint8 RGB with its file, the name of its outputs; in a video its number and time (seconds)."""
 
     image: np.ndarray
     path: Path | None = None
     name: str = "image"
     frame: int | None = None
+    time: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +187,7 @@ def read_photos(
 
 def _frames(source: Source) -> Iterator[Photo | Failure]:
     try:
-        for number, image in enumerate(read_frames(source.path)):
-            yield Photo(image, source.path, source.name, number)
+        for number, (image, time) in enumerate(read_video(source.path)):
+            yield Photo(image, source.path, source.name, number, time)
     except DataError as error:
         yield Failure(source.path, error)

@@ -21,6 +21,7 @@ from experiments.results import Result
 from experiments.video import VideoWriter, video_info
 
 SAVES = ("overlays", "json", "masks", "csv")
+WHERE = ("image", "frame", "time")  # the first columns, though a picture has no frame and no time
 
 
 class PredictionFiles:
@@ -64,7 +65,7 @@ class PredictionFiles:
         if self._video is None or self._video.path != path:
             self._end_video()
             self._video = VideoWriter(path, video_info(photo.path).rate)
-        self._video.write(np.asarray(result.frame()))
+        self._video.write(np.asarray(result.frame()), photo.time)
 
     def _end_video(self, complete: bool = True) -> None:
         if self._video is not None:
@@ -162,6 +163,6 @@ class _Csv(_Lines):
         file = self.opened()
         for row in rows:
             if self.columns is None:
-                self.columns = ["image", "frame", *(key for key in row if key not in ("image", "frame"))]
+                self.columns = list(dict.fromkeys((*WHERE, *row)))
                 csv.DictWriter(file, self.columns).writeheader()
             csv.DictWriter(file, self.columns).writerow(row)

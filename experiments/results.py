@@ -49,8 +49,8 @@ class Result:
         raise NotImplementedError
 
     def _where(self) -> dict[str, Any]:
-        where: dict[str, Any] = {"image": str(self.photo.path or self.photo.name)}
-        return where if self.photo.frame is None else where | {"frame": self.photo.frame}
+        where = {"image": str(self.photo.path or self.photo.name), "frame": self.photo.frame, "time": self.photo.time}
+        return {key: value for key, value in where.items() if value is not None}
 
     def _tensor(self) -> Tensor:
         return torch.tensor(self.photo.image).permute(2, 0, 1)

@@ -1,109 +1,111 @@
-"""Videos, a frame at a time: by PyAV where it is installed (`pip install 'hrnet-lightning[video]'`), else by OpenCV.
+"""Videos, a frame at a time with its time, by PyAV: `pip install 'hrnet-lightning[video]'`.
 
-for image in read_frames(path): ...         # (H, W, 3) uint8 RGB
-with VideoWriter(path, rate) as video: video.write(image)
+for image, time in read_video(path): ...         # (H, W, 3) uint8 RGB, seconds
+with VideoWriter(path, rate) as video: video.write(image, time)
+
+Phones and screen recorders write frames when there is something new, so the time of a frame is not its number divided
+by a rate. Times count as a player does, from the beginning of the file: a file whose own stamps begin at 2.5 s has its
+first frame at 0, unless its sound begins earlier.
 """
 
-import importlib.util
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-import cv2
 import numpy as np
 
 from datamodules.base import DataError
 
 if TYPE_CHECKING:
-    from av.container import InputContainer
+    from av.container import InputContainer, OutputContainer
+    from av.video.frame import VideoFrame
 
-CONVERT = "convert it to an MP4 (H.264)"
-HINT = f"{CONVERT}, or install PyAV, which knows more formats: pip install 'hrnet-lightning[video]'"
+TICKS = 90_000  # a second at least, MPEG's clock: no stamp moves by more than 6 microseconds
 
 
 class VideoInfo(NamedTuple):
-    """Frames, None where the file does not say, and frames a second."""
+    """Frames, None where the file does not say, and frames a second on average."""
 
     frames: int | None
     rate: Fraction
 
 
-def has_pyav() -> bool:
-    """Whether PyAV is installed."""
-    return importlib.util.find_spec("av") is not None
+class Frame(NamedTuple):
+    """Image (H, W, 3) uint8 RGB, and its time in seconds from the beginning of the file."""
+
+    image: np.ndarray
+    time: float
 
 
 def video_info(path: Path) -> VideoInfo:
     """What the file's head says; raises DataError where it is no video that can be read."""
-    if has_pyav():
-        with _opened_by_pyav(path) as container:
-            stream = container.streams.video[0]
-            return VideoInfo(stream.frames or None, stream.average_rate or Fraction(25))
-    capture = _opened_by_opencv(path)
-    frames, rate = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
-    capture.release()
-    return VideoInfo(frames if frames > 0 else None, Fraction(rate or 25).limit_denominator(1001))
+    with _opened(path) as container:
+        return VideoInfo(container.streams.video[0].frames or None, _rate(container))
 
 
 def read_frames(path: Path) -> Iterator[np.ndarray]:
-    """The frames (H, W, 3) uint8 RGB, turned as a player shows them.
+    """The images of `read_video`."""
+    return (frame.image for frame in read_video(path))
+
+
+def read_video(path: Path) -> Iterator[Frame]:
+    """The frames, turned as a player shows them; times rise from frame to frame.
+
+    A frame without a time stamp, or with one that does not rise, comes an average interval after the one before.
 
     Raises:
         DataError: If the file is absent, damaged, or no video that can be read; after the frames before the damage.
+            If PyAV is not installed.
     """
-    return _read_with_pyav(path) if has_pyav() else _read_with_opencv(path)
-
-
-def _opened_by_pyav(path: Path) -> "InputContainer":
-    import av
-
-    try:
-        container = av.open(str(path))
-    except (av.error.FFmpegError, OSError) as error:
-        raise DataError(f"The video {path} cannot be read ({error.strerror}): fetch it again or {CONVERT}.") from error
-    if not container.streams.video:
-        container.close()
-        raise DataError(f"{path} has no video stream: remove it from the inputs.")
-    return container
-
-
-def _read_with_pyav(path: Path) -> Iterator[np.ndarray]:
-    import av
-
-    with _opened_by_pyav(path) as container:
+    av = _pyav(path)
+    with _opened(path) as container:
         container.streams.video[0].thread_type = "AUTO"
+        start, step = Fraction(container.start_time or 0, av.time_base), 1 / _rate(container)
+        time = -step
         try:
             for frame in container.decode(video=0):
-                image = frame.to_ndarray(format="rgb24")
-                turns = round(frame.rotation / 90) % 4
-                yield np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+                stamp = time if frame.pts is None else frame.pts * frame.time_base - start
+                time = stamp if stamp > time else time + step
+                yield Frame(_upright(frame), round(float(time), 6))
         except av.error.FFmpegError as error:
             raise DataError(f"The video {path} is damaged or cut off ({error.strerror}): fetch it again.") from error
 
 
-def _opened_by_opencv(path: Path) -> cv2.VideoCapture:
-    capture = cv2.VideoCapture(str(path))
-    if not capture.isOpened():
-        raise DataError(f"The video {path} cannot be read by OpenCV: check the file, {HINT}.")
-    return capture
+def _upright(frame: "VideoFrame") -> np.ndarray:
+    image = frame.to_ndarray(format="rgb24")
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 
 
-def _read_with_opencv(path: Path) -> Iterator[np.ndarray]:
-    capture = _opened_by_opencv(path)
-    count = 0
+def _rate(container: "InputContainer") -> Fraction:
+    return container.streams.video[0].average_rate or Fraction(25)
+
+
+def _pyav(path: Path) -> ModuleType:
     try:
-        while True:
-            there, frame = capture.read()
-            if not there:
-                break
-            count += 1
-            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-    finally:
-        capture.release()
-    if not count:
-        raise DataError(f"OpenCV finds no frame in the video {path}: check the file, {HINT}.")
+        import av
+    except ModuleNotFoundError:
+        raise DataError(
+            f"The video {path} needs PyAV, which is not installed: pip install av, or this project with its extra, "
+            "pip install 'hrnet-lightning[video]'."
+        ) from None
+    return av
+
+
+def _opened(path: Path) -> "InputContainer":
+    av = _pyav(path)
+    try:
+        container = av.open(str(path))
+    except (av.error.FFmpegError, OSError) as error:
+        raise DataError(
+            f"The video {path} cannot be read ({error.strerror}): fetch it again or convert it to an MP4 (H.264)."
+        ) from error
+    if not container.streams.video:
+        container.close()
+        raise DataError(f"{path} has no video stream: remove it from the inputs.")
+    return container
 
 
 class VideoWriter:
@@ -111,28 +113,54 @@ class VideoWriter:
 
     Args:
         path: Ends with .mp4.
-        rate: Frames a second.
+        rate: Frames a second: the last frame is shown for such an interval, and so is each that comes without a time.
     """
 
     def __init__(self, path: Path, rate: Fraction) -> None:
-        self.path, self.rate = path, rate
+        self.path = path
         self.partial = path.with_name(f"{path.stem}.part.mp4")
-        self._sink: _PyAVSink | _OpenCVSink | None = None
+        self.rate = Fraction(rate).limit_denominator(1001)
+        per_second = self.rate.numerator  # frames at exactly this rate fall on ticks: 1001 of 24000 a second
+        self.tick = Fraction(1, per_second * max(1, -(-TICKS // per_second)))
+        self._last = -1  # tick of the frame before
+        self._container: OutputContainer | None = None
 
-    def write(self, image: np.ndarray) -> None:
-        """Append a frame (H, W, 3) uint8 RGB of the size of the first; an odd side loses its last line of pixels."""
-        if self._sink is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            kind = _PyAVSink if has_pyav() else _OpenCVSink
-            self._sink = kind(self.partial, self.rate, (image.shape[0] // 2 * 2, image.shape[1] // 2 * 2))
-        height, width = self._sink.size
-        self._sink.write(np.ascontiguousarray(image[:height, :width]))
+    def write(self, image: np.ndarray, time: float | None = None) -> None:
+        """Append a frame.
+
+        Args:
+            image: (H, W, 3) uint8 RGB of the size of the first; an odd side loses its last line of pixels.
+            time: Seconds from the beginning of the video, later than the frame before; an interval later when not
+                given.
+        """
+        if self._container is None:
+            self._open((image.shape[0] // 2 * 2, image.shape[1] // 2 * 2))
+        if time is not None:
+            self._last = max(self._last + 1, round(time / self.tick))
+        else:
+            self._last = 0 if self._last < 0 else self._last + round(1 / self.rate / self.tick)
+        height, width = self._stream.height, self._stream.width
+        frame = _pyav(self.path).VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), format="rgb24")
+        frame.pts, frame.time_base = self._last, self.tick
+        self._container.mux(self._stream.encode(frame))
+
+    def _open(self, size: tuple[int, int]) -> None:
+        av = _pyav(self.path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # The clock of the file, too: in milliseconds, as usual, what comes before the first frame would be rounded.
+        self._container = av.open(str(self.partial), "w", options={"movie_timescale": str(self.tick.denominator)})
+        # Frames in the order shown ("bf"): with others between, an MP4 of uneven times is said to end too early.
+        self._stream = self._container.add_stream("libx264", rate=self.rate, options={"crf": "20", "bf": "0"})
+        self._stream.height, self._stream.width = size
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.codec_context.time_base = self.tick
 
     def close(self, complete: bool = True) -> None:
         """End the file; an incomplete one keeps the ending .part.mp4, and can be played too."""
-        if self._sink is not None:
-            self._sink.close()
-            self._sink = None
+        if self._container is not None:
+            self._container.mux(self._stream.encode())
+            self._container.close()
+            self._container = None
             if complete:
                 self.partial.replace(self.path)
 
@@ -143,39 +171,3 @@ class VideoWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close(complete=error is None)
-
-
-class _PyAVSink:
-    def __init__(self, path: Path, rate: Fraction, size: tuple[int, int]) -> None:
-        import av
-
-        self.size = size
-        self.container = av.open(str(path), "w")
-        self.stream = self.container.add_stream("libx264", rate=rate, options={"crf": "20"})
-        self.stream.height, self.stream.width = size
-        self.stream.pix_fmt = "yuv420p"
-
-    def write(self, image: np.ndarray) -> None:
-        import av
-
-        self.container.mux(self.stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-
-    def close(self) -> None:
-        self.container.mux(self.stream.encode())
-        self.container.close()
-
-
-class _OpenCVSink:
-    def __init__(self, path: Path, rate: Fraction, size: tuple[int, int]) -> None:
-        self.size = size
-        self.writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), float(rate), size[::-1])
-        if not self.writer.isOpened():
-            raise DataError(
-                f"OpenCV cannot write the video {path}: install PyAV, pip install 'hrnet-lightning[video]'."
-            )
-
-    def write(self, image: np.ndarray) -> None:
-        self.writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-
-    def close(self) -> None:
-        self.writer.release()

@@ -1,11 +1,10 @@
-"""Prediction on files gives what validation gives on the same boxes and images; files, videos and mistakes."""
+"""Prediction on files gives what validation gives on the same boxes and images; files and mistakes."""
 
 import csv
 import json
 import os
 import sys
 import time
-from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -18,16 +17,15 @@ import tasks
 from datamodules import CocoPose, FolderSegmentation, ImageFolder
 from datamodules.base import DataError
 from datamodules.image_masks import ImageMasks
-from experiments import media, predict, predictor, results, video
+from experiments import media, predict, predictor, results
 from experiments.boxes import Boxes, CocoBoxes, TorchvisionDetector, box_array
 from experiments.config import ConfigError
-from experiments.media import Failure, Photo, find_sources, read_photo, read_photos
+from experiments.media import Photo, find_sources, read_photo, read_photos
 from experiments.prediction_files import PredictionFiles
 from experiments.predictor import Predictor
 from experiments.preparation import Preparation, preparation_of
 from experiments.results import ClassificationResult, JointResult, PoseResult, SegmentationResult
 from experiments.run import main as run
-from experiments.video import VideoWriter, read_frames, video_info
 from experiments.views import spans
 from hrnet import HRNet
 from tasks import ClassificationTask, MultiTask, PoseTask, SegmentationTask
@@ -534,43 +532,7 @@ def test_a_users_mistake_is_one_message_and_status_2(words, said, classifier, po
     assert said in error
 
 
-# ---- videos
-
-
-@pytest.mark.parametrize("pyav", [True, False])
-def test_video_goes_in_and_out(pyav, segmenter, tmp_path, monkeypatch):
-    if pyav:
-        pytest.importorskip("av")
-    monkeypatch.setattr(video, "has_pyav", lambda: pyav)
-    clip = tmp_path / "clip.mp4"
-    with VideoWriter(clip, Fraction(12)) as writer:
-        for number in range(7):
-            writer.write(np.full((64, 96, 3), 30 * number, np.uint8))
-    assert video_info(clip) == (7, 12)
-    levels = [frame.mean() for frame in read_frames(clip)]
-    np.testing.assert_allclose(levels, [30 * number for number in range(7)], atol=6)
-    tasks.save_task(segmenter, tmp_path / "bare.ckpt")
-    out = tmp_path / "out"
-    assert not predict.main([str(tmp_path / "bare.ckpt"), str(clip), "--output", str(out), "--batch_size", "3"])
-    frames = list(read_frames(out / "overlays" / "clip.mp4"))
-    assert len(frames) == 7
-    assert frames[0].shape[0] >= 64 + 20  # the legend below
-    assert video_info(out / "overlays" / "clip.mp4").rate == 12
-    assert len(list((out / "masks" / "clip").glob("*.png"))) == 7
-    assert {row["frame"] for row in csv.DictReader((out / "predictions.csv").open())} == set(map(str, range(7)))
-
-
-@pytest.mark.parametrize("pyav", [True, False])
-def test_a_damaged_video_is_a_failure(pyav, tmp_path, monkeypatch):
-    if pyav:
-        pytest.importorskip("av")
-    monkeypatch.setattr(video, "has_pyav", lambda: pyav)
-    (tmp_path / "bad.mp4").write_bytes(b"no video at all")
-    (item,) = read_photos(find_sources([str(tmp_path / "bad.mp4")]))
-    assert isinstance(item, Failure)
-    assert "bad.mp4" in str(item.error)
-    assert "Errno" not in str(item.error)
-    assert ("install PyAV" in str(item.error)) != pyav
+# ---- reading ahead
 
 
 def test_images_are_read_ahead_but_not_far(tmp_path):
