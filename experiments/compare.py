@@ -3,6 +3,7 @@
 python -m experiments.compare runs/pose_coco                      # all runs in the folder
 python -m experiments.compare RUN RUN --metric val/AP50 --out comparison
 python -m experiments.compare "runs/*/2026*" --html comparison.html
+python -m experiments.compare runs/mine --metric val/RMSE --mode val/RMSE=min    # where the runs do not say it
 
 In a notebook: `compare(["runs/pose_coco"])` shows itself; `.tables` are lists of dicts, `.plot()` is a figure. A W&B
 folder, `wandb/offline-run-*`, is a run too. The first run is the one that the others are held against.
@@ -11,16 +12,17 @@ folder, `wandb/offline-run-*`, is a run too. The first run is the one that the o
 import difflib
 import sys
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from experiments.compare_modes import Mode
 from experiments.compare_runs import Run, RunsError, find_runs, read_run
 from experiments.compare_tables import Row, Table, make_tables
-from experiments.compare_text import print_tables, to_csv, to_markdown
+from experiments.compare_text import print_tables, to_csv, to_markdown, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,21 +88,29 @@ class Comparison:
         return to_fragment(self.runs, self.titled, self.curves)
 
 
-def compare(runs: Sequence[str | Path], metric: str | None = None) -> Comparison:
-    """Compare runs; nothing is written.
+def compare(
+    runs: Sequence[str | Path], metric: str | None = None, modes: Mapping[str, Mode] | None = None
+) -> Comparison:
+    """Compare runs; nothing is written. Runs in which nothing was measured are left out, and named in the first note.
 
     Args:
         runs: Run folders, globs, folders of run folders, W&B's offline-run-* folders.
         metric: To compare by, such as val/AP; the one that each run monitors when not given.
+        modes: Metric -> "min" where less is better, or "max", instead of what the runs say.
 
     Raises:
-        RunsError: If there is no run, or none has the metric.
+        RunsError: If there is no run with results, or none has the metric.
     """
-    found = [read_run(path) for path in find_runs(runs)]
-    if metric is not None and not any(metric in run.best or metric in run.last for run in found):
-        raise _no_such_metric(metric, found)
-    metrics = [metric or run.monitor for run in found]
-    return Comparison(found, metrics, make_tables(found, metrics))
+    found = [read_run(path, metric, modes or {}) for path in find_runs(runs)]
+    measured = [run for run in found if run.has_results]
+    empty = [visible(run.name) for run in found if not run.has_results]
+    if not measured:
+        raise RunsError(f"There is nothing to compare yet: no results in {', '.join(empty)}.")
+    for name in filter(None, (metric, *(modes or ()))):
+        if not any(name in run.best or name in run.last for run in measured):
+            raise _no_such_metric(name, measured)
+    metrics = [metric or run.monitor for run in measured]
+    return Comparison(measured, metrics, make_tables(measured, metrics, empty))
 
 
 def _no_such_metric(metric: str, runs: Sequence[Run]) -> RunsError:
@@ -108,7 +118,7 @@ def _no_such_metric(metric: str, runs: Sequence[Run]) -> RunsError:
     known = sorted({name for run in runs for name in (*run.best, *run.last)})
     near = difflib.get_close_matches(metric, known, n=1)
     question = f"; did you mean {near[0]}?" if near else "."
-    return RunsError(f"No run has the metric {metric!r}{question} There are: {', '.join(known) or 'none'}.")
+    return RunsError(visible(f"No run has the metric {metric!r}{question} There are: {', '.join(known) or 'none'}."))
 
 
 def main(argv: Sequence[str] | None = None) -> Comparison:
@@ -120,6 +130,13 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     parser = ArgumentParser(prog="python -m experiments.compare", description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", help="Run folders, globs, folders of runs, or W&B's offline-run-* folders.")
     parser.add_argument("--metric", help="To compare by; the one that each run monitors when not given.")
+    parser.add_argument(
+        "--mode",
+        action="append",
+        default=[],
+        metavar="METRIC=min|max",
+        help="Whether less (min) or more (max) of a metric is better, where the runs do not say it; once a metric.",
+    )
     parser.add_argument("--out", type=Path, help="Folder for comparison.html, comparison.csv and comparison.md.")
     for kind in ("html", "csv", "markdown"):
         parser.add_argument(f"--{kind}", type=Path, metavar="FILE", help="File to write.")
@@ -130,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
         files[kind] += [path for path in (getattr(arguments, kind),) if path]
         files[kind] += [arguments.out / f"comparison.{ending}"] if arguments.out else []
     _check(files, arguments.overwrite)
-    comparison = compare(arguments.runs, arguments.metric)
+    comparison = compare(arguments.runs, arguments.metric, dict(map(_mode, arguments.mode)))
     for kind, paths in files.items():  # before the tables: what reads these may stop, as `| head` does
         for path in paths:
             _write(path, getattr(comparison, f"to_{kind}")())
@@ -138,6 +155,13 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     for path in (path for paths in files.values() for path in paths):
         print(f"wrote {path}")
     return comparison
+
+
+def _mode(text: str) -> tuple[str, Mode]:
+    metric, _, mode = text.rpartition("=")
+    if not metric or mode not in ("min", "max"):
+        raise RunsError(f"--mode {text}: expected a metric and min or max, as in --mode val/RMSE=min.")
+    return metric, mode
 
 
 def _check(files: dict[str, list[Path]], overwrite: bool) -> None:
@@ -153,7 +177,7 @@ def _write(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no UTF-8
         partial.replace(path)
     except OSError as error:
         raise RunsError(f"{path} cannot be written ({error.strerror}): name another file.") from error

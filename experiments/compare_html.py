@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.compare_runs import Run
 from experiments.compare_tables import Table
-from experiments.compare_text import cells, is_number, readable
+from experiments.compare_text import cells, is_number, readable, visible
 
 INK = "#123457"  # a colour that nothing else has, replaced by the page's own text colour
 PALETTE = [matplotlib.colors.to_hex(colour) for colour in matplotlib.colormaps["tab10"].colors]
@@ -84,7 +84,7 @@ def draw_curves(runs: Sequence[Run], metric: str, ink: str = "black") -> Figure:
             marker = "o" if len(points) < 3 else ""
             label = str(i + 1)
             axes.plot(*zip(*points, strict=True), style, marker=marker, color=PALETTE[i % len(PALETTE)], label=label)
-    axes.set_title(metric, color=ink, loc="left", fontsize=11)
+    axes.set_title(visible(metric), color=ink, loc="left", fontsize=11, parse_math=False)
     axes.set_xlabel("epoch", color=ink)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(colors=ink)
@@ -120,7 +120,7 @@ def _svg(figure: Figure, label: str) -> str:
         FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = file.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
-    return text.replace("<svg", f'<svg role="img" aria-label="{escape(label)} over the epochs"', 1)
+    return text.replace("<svg", f'<svg role="img" aria-label="{escape(visible(label))} over the epochs"', 1)
 
 
 def _table(table: Table, coloured: bool = False) -> str:
@@ -133,9 +133,9 @@ def _table(table: Table, coloured: bool = False) -> str:
             colour = PALETTE[k % len(PALETTE)]
             texts[0] = f'<td class="number"><span style="color: {colour}">&#9632;</span> {escape(row[0])}</td>'
         lines.append("<tr>" + "".join(texts) + "</tr>")
-    note = f"<p>{escape(table.note)}</p>\n" if table.note else ""
+    note = f"<p>{escape(visible(table.note))}</p>\n" if table.note else ""
     body = "\n".join(lines)
-    return f'<h2>{escape(table.title)}</h2>\n{note}<div class="wide"><table>\n{body}\n</table></div>'
+    return f'<h2>{escape(visible(table.title))}</h2>\n{note}<div class="wide"><table>\n{body}\n</table></div>'
 
 
 def _cell(tag: str, text: str, is_right: bool) -> str:

@@ -7,20 +7,20 @@
 import glob
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 
 from experiments.compare_files import numbers, read_csv, read_mapping, scores
+from experiments.compare_modes import MONITORS, Mode, checkpoint_monitor, known_mode, recorded_modes
 from experiments.compare_wandb import is_wandb_run, read_wandb_run
 
 FILES = ("config.yaml", "metrics.csv", "summary.json")
 RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
-MONITORED = ("val/score", "val/AP", "val/mIoU", "val/top1", "val/NME", "val/loss")
-LOWER_IS_BETTER = re.compile(r"(loss|NME|error|cross_entropy|heatmap)$")
 
 
 class RunsError(Exception):
@@ -41,6 +41,8 @@ class Run:
         tables: Name such as val_keypoints -> rows of predictions/*.csv, as text.
         samples: Name such as val or val_pose -> sample -> score.
         notes: What is missing or broken.
+        monitor: Metric that chose the best checkpoint; None where nothing says it.
+        modes: Metric -> min or max, as recorded, and as the user says.
     """
 
     path: Path
@@ -52,12 +54,34 @@ class Run:
     tables: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     samples: dict[str, dict[int, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    monitor: str | None = None
+    modes: Mapping[str, Mode] = field(default_factory=dict)
 
     @property
-    def monitor(self) -> str | None:
-        """Metric that chose the best checkpoint; of an unfinished run the likeliest of those it has."""
-        known = {key for row in self.rows for key in row}
-        return self.summary.get("monitor") or next((metric for metric in MONITORED if metric in known), None)
+    def has_results(self) -> bool:
+        """Whether anything was measured."""
+        return bool(self.best or self.last or self.tables or self.samples)
+
+    @property
+    def given_name(self) -> str | None:
+        """What the user called the run."""
+        return self.environment.get("name") or self.config.get("wandb.name")
+
+    @property
+    def tags(self) -> list[str]:
+        """Labels that the user gave it."""
+        tags = self.environment.get("tags") or self.config.get("wandb.tags") or []
+        return [str(tag) for tag in tags] if isinstance(tags, list) else [str(tags)]
+
+    @property
+    def roots(self) -> list[str]:
+        """Folders of its data, each once; a joint run may have several."""
+        keys = [key for key in self.config if key.split(".")[0] == "data" and key.endswith(".root")]
+        return list(dict.fromkeys(str(self.config[key]) for key in keys))
+
+    def mode(self, metric: str) -> Mode | None:
+        """Whether less (min) or more (max) of a metric is better; None where nothing says it."""
+        return self.modes.get(metric) or known_mode(metric)
 
     @property
     def best(self) -> dict[str, float]:
@@ -69,13 +93,14 @@ class Run:
 
     @property
     def best_epoch(self) -> int | None:
-        """Epoch, from 0, of `best`."""
+        """Epoch, from 0, of `best`; None of an unfinished run if its monitored metric or the direction is unknown."""
         if self.summary.get("best") and self.summary.get("best_epoch") is not None:
             return int(self.summary["best_epoch"])
         points = self.curve(self.monitor) if self.monitor else []
-        if not points:
+        mode = self.mode(self.monitor) if self.monitor else None
+        if not points or mode is None:
             return None
-        choose = min if lower_is_better(self.monitor) else max
+        choose = {"min": min, "max": max}[mode]
         return int(choose(points, key=lambda point: point[1])[0])
 
     @property
@@ -101,11 +126,6 @@ class Run:
             if row.get("epoch", row.get("step")) == epoch:
                 found |= {key: value for key, value in row.items() if key.startswith("val/")}
         return found
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether a metric is a loss or an error, by its name."""
-    return LOWER_IS_BETTER.search(metric) is not None
 
 
 def find_runs(names: Iterable[str | Path]) -> list[Path]:
@@ -149,14 +169,20 @@ def _is_run(path: Path) -> bool:
     return RUN_NAME.fullmatch(path.name) is not None or (path / "wandb").is_dir()
 
 
-def read_run(path: Path) -> Run:
-    """One run from its folder, or from W&B's record in it where there is nothing else."""
+def read_run(path: Path, metric: str | None = None, modes: Mapping[str, Mode] = MappingProxyType({})) -> Run:
+    """One run from its folder, or from W&B's record in it where there is nothing else.
+
+    Args:
+        path: The folder.
+        metric: Monitored where nothing says what is.
+        modes: Metric -> min or max; instead of what is recorded.
+    """
     path = Path(path)
     name = "/".join(path.resolve().parts[-2:])
     if is_wandb_run(path) or not any((path / file).is_file() for file in FILES):
         logs = [path] if is_wandb_run(path) else sorted(p for p in (path / "wandb").glob("*") if is_wandb_run(p))
         if not logs:
-            return Run(path, name, notes=("empty: stopped before anything was written",))
+            return Run(path, name)
         content, notes = read_wandb_run(logs[-1])
         name = content["name"] or name
         kinds = ("config", "rows", "summary", "environment", "tables")
@@ -171,8 +197,11 @@ def read_run(path: Path) -> Run:
             summary["best"] = {summary["monitor"]: summary["best"]}
         tables = {file.stem: read_csv(file, notes) for file in sorted((path / "predictions").glob("*.csv"))}
     flat = flatten({key: value for key, value in config.items() if key != "config"})
+    monitored = _monitored(path, summary, flat)
+    monitor, mode = monitored or (metric, None)
+    modes = {**({monitor: mode} if mode else {}), **recorded_modes(summary), **modes}
     samples = {name.removesuffix("_samples"): rows for name, rows in tables.items() if name.endswith("_samples")}
-    return Run(
+    run = Run(
         path,
         name,
         flat,
@@ -182,7 +211,29 @@ def read_run(path: Path) -> Run:
         {name: rows for name, rows in tables.items() if not name.endswith("_samples")},
         {name: scores(rows) for name, rows in samples.items()},
         tuple(notes),
+        monitor,
+        modes,
     )
+    return replace(run, notes=(*notes, *_missing_direction(run)))
+
+
+def _monitored(path: Path, summary: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[str, Mode | None] | None:
+    """Metric that chooses the best checkpoint, and its direction where it is said with it."""
+    if isinstance(summary.get("monitor"), str):
+        return summary["monitor"], None
+    task = config.get("model")
+    return checkpoint_monitor(path) or ((MONITORS[task], None) if task in MONITORS else None)
+
+
+def _missing_direction(run: Run) -> Iterator[str]:
+    """Why an unfinished run with metrics has no best epoch."""
+    measured = sorted({key for row in run.rows for key in row if key.startswith("val/")})
+    if run.best or not measured:
+        return
+    if run.monitor is None:
+        yield f"which metric is monitored is not recorded: say --metric {measured[0]}, or another"
+    elif run.curve(run.monitor) and run.mode(run.monitor) is None:
+        yield f"whether less or more of {run.monitor} is better is not recorded: say --mode {run.monitor}=min, or =max"
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

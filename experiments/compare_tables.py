@@ -11,7 +11,7 @@ from typing import Any
 from experiments.compare_runs import Run
 from experiments.compare_statistics import Spread, holm, paired_test, spread
 
-IGNORED = ("runs", "resume", "debug", "wandb")
+IGNORED = ("runs", "name", "resume", "debug", "wandb")
 SEED_KEY = "seed_everything"
 SAME_SAMPLES = ("data", "data.root", "data.annotations", "data.images")  # equal sample ids mean the same samples
 
@@ -33,18 +33,22 @@ class Table:
         return Table(self.title, rows, self.note)
 
 
-def make_tables(runs: Sequence[Run], metrics: Sequence[str | None]) -> dict[str, Table]:
+def make_tables(runs: Sequence[Run], metrics: Sequence[str | None], left_out: Sequence[str] = ()) -> dict[str, Table]:
     """All tables that the runs have something for, in the order to be read.
 
     Args:
         runs: To compare.
         metrics: Of each run, the one to compare by.
+        left_out: Names of runs without results.
     """
+    reference, pairs = paired_tests(runs)
+    best = metric_rows([run.best for run in runs])
     tables = {
         "runs": Table(
             "Runs",
             overview(runs, metrics),
-            "Best is of the checkpoint that the monitored metric chose; epochs count from 0. Without summary.json: "
+            (f"Left out, without results: {', '.join(left_out)}. " if left_out else "")
+            + "Best is of the checkpoint that the monitored metric chose; epochs count from 0. Without summary.json: "
             "of the best epoch so far.",
         ),
         "config": Table(
@@ -57,12 +61,12 @@ def make_tables(runs: Sequence[Run], metrics: Sequence[str | None]) -> dict[str,
             "percentile bootstrap interval of the mean over runs, from three runs on, and narrow when they are few.",
         ),
         "paired": Table(
-            "Paired tests against run 1",
-            paired_tests(runs),
+            f"Paired tests against run {reference}",
+            pairs,
             "Mean score over the samples that both runs evaluated, 95 % bootstrap interval of the mean difference over "
             "samples, p of the two-sided Wilcoxon signed-rank test, and p corrected for the number of tests (Holm).",
         ),
-        "best": Table("Metrics of the best checkpoint", metric_rows([run.best for run in runs])),
+        "best": Table("Metrics of the best checkpoint", best, directions(runs, best)),
         "last": Table("Metrics at the end", metric_rows([run.last for run in runs])),
     }
     tables |= name_tables(runs)
@@ -71,12 +75,18 @@ def make_tables(runs: Sequence[Run], metrics: Sequence[str | None]) -> dict[str,
 
 def overview(runs: Sequence[Run], metrics: Sequence[str | None]) -> list[Row]:
     """A row a run: what it is, what it reached, what it cost, what it lacks. Seconds, bytes, multiply-adds."""
+    names = [run.given_name if run.given_name not in run.name.split("/") else None for run in runs]
+    tags = [", ".join(run.tags) or None for run in runs]
+    roots = [", ".join(run.roots) or None for run in runs]
     return [
         {
             "#": i,
             "run": run.name,
+            **({"name": names[i - 1]} if any(names) else {}),
+            **({"tags": tags[i - 1]} if any(tags) else {}),
             "task": run.config.get("model"),
             "data": run.config.get("data"),
+            **({"root": roots[i - 1]} if any(roots) else {}),
             "metric": metric,
             "best": run.best.get(metric),
             "epoch": run.best_epoch,
@@ -176,22 +186,35 @@ def _group_note(unfinished: int, found: Spread) -> str:
     return "; ".join(notes)
 
 
-def paired_tests(runs: Sequence[Run]) -> list[Row]:
-    """A row for each later run and split of which it and the first have scores of the same samples."""
-    rows = []
-    for number, run in enumerate(runs[1:], start=2):
-        if any(runs[0].config.get(key) != run.config.get(key) for key in SAME_SAMPLES):
+def paired_tests(runs: Sequence[Run]) -> tuple[int, list[Row]]:
+    """Number of the first run that can be paired with a later one, and a row for each such run and split."""
+    for reference in range(1, len(runs)):
+        rows = _pairs(runs, reference)
+        if rows:
+            break
+    else:
+        return 1, []
+    for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p (Holm)"] = corrected
+    return reference, sorted(rows, key=lambda row: (row["split"], row["run"]))
+
+
+def _pairs(runs: Sequence[Run], reference: int) -> list[Row]:
+    """A row for each run after the reference and split of which both have scores of the same samples."""
+    first, rows = runs[reference - 1], []
+    for number, run in enumerate(runs[reference:], start=reference + 1):
+        if any(first.config.get(key) != run.config.get(key) for key in SAME_SAMPLES):
             continue
-        for split in runs[0].samples.keys() & run.samples.keys():
-            found = paired_test(runs[0].samples[split], run.samples[split])
+        for split in first.samples.keys() & run.samples.keys():
+            found = paired_test(first.samples[split], run.samples[split])
             if found is not None:
-                only_one = len(runs[0].samples[split].keys() ^ run.samples[split].keys())
+                only_one = len(first.samples[split].keys() ^ run.samples[split].keys())
                 rows.append(
                     {
                         "split": split,
                         "run": number,
                         "samples": found.n,
-                        "mean of run 1": found.first,
+                        f"mean of run {reference}": found.first,
                         "mean": found.second,
                         "difference": found.difference,
                         "low": found.low,
@@ -201,9 +224,17 @@ def paired_tests(runs: Sequence[Run]) -> list[Row]:
                         "note": f"{only_one} samples in one run alone, left out" if only_one else "",
                     }
                 )
-    for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row["p (Holm)"] = corrected
-    return sorted(rows, key=lambda row: (row["split"], row["run"]))
+    return rows
+
+
+def directions(runs: Sequence[Run], rows: Sequence[Row]) -> str:
+    """Which metrics of a table are better when they are greater, which when they are less, and of which nobody said."""
+    found: dict[str, list[str]] = {"max": [], "min": [], "": []}
+    for row in rows:
+        modes = {run.mode(row["metric"]) for run in runs} - {None}
+        found[modes.pop() if len(modes) == 1 else ""].append(row["metric"])
+    said = {"max": "More is better", "min": "Less is better", "": "Not recorded which (say --mode METRIC=min or =max)"}
+    return " ".join(f"{said[mode]}: {', '.join(names)}." for mode, names in found.items() if names)
 
 
 def metric_rows(values: Sequence[dict[str, float]]) -> list[Row]:

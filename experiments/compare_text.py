@@ -24,7 +24,7 @@ def cell(column: str, value: Any, signed: bool = False) -> str:
     if value is None:
         return "n/a"
     if isinstance(value, str):
-        return value
+        return visible(value)
     if column == "time":
         return f"{value:.0f} s" if value < 60 else f"{value / 60:.1f} min" if value < 3600 else f"{value / 3600:.2f} h"
     if column == "peak memory":
@@ -42,6 +42,11 @@ def cell(column: str, value: Any, signed: bool = False) -> str:
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
 
 
+def visible(text: str) -> str:
+    """Names come from files of any origin: what a terminal would obey, or not show, is written as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def cells(table: Table) -> tuple[list[str], list[list[str]]]:
     """Heads, and the texts of each row."""
     heads = list(table.rows[0])
@@ -50,7 +55,7 @@ def cells(table: Table) -> tuple[list[str], list[list[str]]]:
         [cell(head, row.get(head), " - " in f"{head}{row[heads[0]]}" or (paired and head in SIGNED)) for head in heads]
         for row in table.rows
     ]
-    return heads, texts
+    return [visible(head) for head in heads], texts
 
 
 def readable(table: Table) -> Table:
@@ -71,14 +76,14 @@ def to_markdown(tables: Mapping[str, Table]) -> str:
         heads, rows = cells(table)
         numbers = [all(is_number(row[i]) for row in rows) for i in range(len(heads))]
         lines = [heads, ["---:" if right else "---" for right in numbers], *rows]
-        parts.append(f"## {_escaped(table.title)}")
-        parts += [table.note] if table.note else []
+        parts.append(f"## {_escaped(visible(table.title))}")
+        parts += [_escaped(visible(table.note))] if table.note else []
         parts.append("\n".join("| " + " | ".join(_escaped(text) for text in line) + " |" for line in lines))
     return "\n\n".join(parts) + "\n"
 
 
 def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;").replace("`", "\\`")
+    return re.sub(r"([\\|`*\[\]])", r"\\\1", text).replace("&", "&amp;").replace("<", "&lt;")
 
 
 def to_csv(runs: Sequence[Run], tables: Mapping[str, Table]) -> str:
@@ -103,7 +108,7 @@ def print_tables(tables: Mapping[str, Table], console: Console) -> None:
         heads, rows = cells(table)
         blocks = _blocks(heads, rows, console.width)
         for block in blocks:
-            shown = RichTable(title=Text(table.title) if block is blocks[0] else None, box=box.SIMPLE)
+            shown = RichTable(title=Text(visible(table.title)) if block is blocks[0] else None, box=box.SIMPLE)
             for i in block:
                 right = all(is_number(row[i]) for row in rows)
                 shown.add_column(Text(heads[i]), justify="right" if right else "left", overflow="fold")
@@ -111,7 +116,7 @@ def print_tables(tables: Mapping[str, Table], console: Console) -> None:
                 shown.add_row(*(Text(row[i]) for i in block))
             console.print(shown)
         if table.note:
-            console.print(Text(table.note, style="dim"))
+            console.print(Text(visible(table.note), style="dim"))
 
 
 def _blocks(heads: list[str], rows: list[list[str]], width: int) -> list[list[int]]:

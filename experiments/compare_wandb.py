@@ -112,7 +112,7 @@ def _summary(values: dict[str, Any], records: list[dict[str, Any]], ending: dict
         "seconds": ending.get("runtime") if ending else None,
         "peak_memory_bytes": int(max((value for value in memory if value), default=0) * 2**20) or None,
     }
-    found |= {key: values.get(key) for key in ("epochs", "parameters", "multiply_adds")}
+    found |= {key: values.get(key) for key in ("epochs", "parameters", "multiply_adds", "monitor", "mode", "modes")}
     return {key: value for key, value in found.items() if value not in (None, {})}
 
 

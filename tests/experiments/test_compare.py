@@ -13,13 +13,18 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import lightning
 import numpy as np
 import pytest
+import torch
 import yaml
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.demos.boring_classes import BoringModel
 
 from experiments import compare as command
 from experiments.compare import compare, main
-from experiments.compare_runs import MONITORED, RunsError, find_runs, flatten, lower_is_better, read_run
+from experiments.compare_modes import MONITORS, checkpoint_monitor, known_mode
+from experiments.compare_runs import RunsError, find_runs, flatten, read_run
 from experiments.compare_statistics import bootstrap_interval, holm, paired_test, spread
 
 NAMES = ("nose", "left_eye", "right_eye")
@@ -173,14 +178,6 @@ def test_broken_file_is_a_note_and_the_rest_is_shown(file: str, tmp_path: Path) 
     assert comparison.to_html().count("broken")
 
 
-def test_empty_run_folder_is_shown(tmp_path: Path) -> None:
-    make_run(tmp_path / "pose" / "whole")
-    (tmp_path / "pose" / "20260101-120000-abcdef").mkdir()
-    rows = compare([tmp_path]).tables["runs"]
-    assert [row["best"] for row in rows] == [None, 0.6]
-    assert "empty" in rows[0]["note"]
-
-
 def test_summary_of_an_earlier_version_had_one_best_value(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     summary = json.loads((folder / "summary.json").read_text()) | {"best": 0.61}
@@ -188,13 +185,153 @@ def test_summary_of_an_earlier_version_had_one_best_value(tmp_path: Path) -> Non
     assert read_run(folder).best == {"val/AP": 0.61}
 
 
-def test_every_task_monitors_a_metric_known_here_and_its_direction_is_told_from_the_name() -> None:
+# Direction of a metric
+
+
+def unfinished(folder: Path, metric: str, values: list[float], task: str = "mine.DepthTask") -> Path:
+    """Run folder of a training that goes on, or was killed."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump({"model": {"class_path": task}, "trainer": {"max_epochs": 9}}))
+    write_csv(folder / "metrics.csv", [{"epoch": i, "step": i, metric: value} for i, value in enumerate(values)])
+    return folder
+
+
+def keep_best(folder: Path, *monitors: tuple[str, str], name: str = "last.ckpt") -> None:
+    """A checkpoint as Lightning writes it, of the callbacks that keep the best by these metrics."""
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    callbacks = [ModelCheckpoint(monitor=metric, mode=mode) for metric, mode in monitors]
+    callbacks += [ModelCheckpoint(), EarlyStopping("val/other", mode="min")]
+    states = {callback.state_key: callback.state_dict() for callback in callbacks}
+    weights = {"weight": torch.zeros(3)}
+    torch.save({"epoch": 1, "state_dict": weights, "callbacks": states}, folder / "checkpoints" / name)
+
+
+VALUES = [0.5, 0.2, 0.9, 0.4]
+
+
+@pytest.mark.parametrize(("mode", "epoch", "best"), [("min", 1, 0.2), ("max", 2, 0.9)])
+@pytest.mark.parametrize("said_by", ["checkpoint", "summary", "summary of all metrics", "user"])
+def test_best_epoch_of_an_unfinished_run_follows_the_direction(said_by, mode, epoch, best, tmp_path: Path) -> None:
+    folder = unfinished(tmp_path / "run", "val/RMSE", VALUES)
+    modes: dict[str, str] = {}
+    if said_by == "checkpoint":
+        keep_best(folder, ("val/RMSE", mode))
+    elif said_by == "user":
+        modes = {"val/RMSE": mode}
+    else:
+        record = {"mode": mode} if said_by == "summary" else {"modes": {"val/RMSE": mode, "val/loss": "min"}}
+        (folder / "summary.json").write_text(json.dumps({"monitor": "val/RMSE", "best": {}, **record}))
+    for order in ([folder], [make_run(tmp_path / "other"), folder]):
+        row = compare(order, "val/RMSE", modes).tables["runs"][-1]
+        assert (row["epoch"], row["best"], row["last"]) == (epoch, best, 0.4)
+        assert "--mode" not in row["note"]
+
+
+def test_a_direction_that_nobody_recorded_is_asked_for_and_not_guessed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = unfinished(tmp_path / "run", "val/RMSE", VALUES)
+    (row,) = compare([folder]).tables["runs"]
+    assert (row["metric"], row["best"]) == (None, None)
+    assert "--metric val/RMSE" in row["note"]
+    (row,) = compare([folder], "val/RMSE").tables["runs"]
+    assert (row["metric"], row["best"], row["epoch"], row["last"]) == ("val/RMSE", None, None, 0.4)
+    assert "--mode val/RMSE=min" in row["note"]
+    comparison = main([str(folder), "--metric", "val/RMSE", "--mode", "val/RMSE=min"])
+    assert comparison.tables["runs"][0]["best"] == 0.2
+    assert comparison.titled["best"].note == "Less is better: val/RMSE."
+    for words in (["--mode", "val/RMSE"], ["--mode", "val/RMSE=less"], ["--mode", "=min"], ["--mode", "val/RSME=min"]):
+        monkeypatch.setattr(sys, "argv", ["compare", str(folder), *words])
+        assert command.command() == 2
+        assert "val/RMSE" in capsys.readouterr().err
+
+
+def test_the_users_word_counts_more_than_the_record(tmp_path: Path) -> None:
+    folder = unfinished(tmp_path / "run", "val/RMSE", VALUES)
+    keep_best(folder, ("val/RMSE", "max"))
+    assert compare([folder]).tables["runs"][0]["best"] == 0.9
+    assert compare([folder], modes={"val/RMSE": "min"}).tables["runs"][0]["best"] == 0.2
+
+
+def test_a_run_is_compared_by_what_its_checkpoint_was_chosen_by_though_another_metric_is_known(tmp_path: Path) -> None:
+    folder = unfinished(tmp_path / "run", "val/RMSE", VALUES)
+    rows = [{"epoch": i, "step": i, "val/RMSE": v, "val/loss": 1 + i} for i, v in enumerate(VALUES)]
+    write_csv(folder / "metrics.csv", rows)
+    keep_best(folder, ("val/RMSE", "min"), name="best.ckpt")
+    run = read_run(folder)
+    assert (run.monitor, run.best_epoch) == ("val/RMSE", 1)
+    assert run.best == {"val/RMSE": 0.2, "val/loss": 2}
+
+
+@pytest.mark.parametrize(
+    ("monitors", "expected"),
+    [
+        ([("val/x y'z", "min")], None),
+        ([("val/AP", "max")], ("val/AP", "max")),
+        ([("val/a", "min"), ("val/b", "max")], None),
+        ([], None),
+    ],
+)
+def test_checkpoint_says_what_it_was_chosen_by_unless_it_is_not_clear(monitors, expected, tmp_path: Path) -> None:
+    keep_best(tmp_path, *monitors)
+    assert checkpoint_monitor(tmp_path) == expected
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"no checkpoint", None])
+def test_a_damaged_checkpoint_says_nothing(content: bytes | None, tmp_path: Path) -> None:
+    assert checkpoint_monitor(tmp_path) is None
+    keep_best(tmp_path, ("val/RMSE", "min"))
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    (tmp_path / "checkpoints" / "best.ckpt").write_bytes(last.read_bytes()[:-9] if content is None else content)
+    assert checkpoint_monitor(tmp_path) == ("val/RMSE", "min")
+
+
+def test_checkpoint_of_a_training(tmp_path: Path) -> None:
+    class Model(BoringModel):
+        def validation_step(self, batch, batch_idx):
+            self.log("val/RMSE", super().validation_step(batch, batch_idx)["x"])
+
+    folder = tmp_path / "checkpoints"
+    callbacks = [ModelCheckpoint(folder, "best", monitor="val/RMSE", mode="min"), ModelCheckpoint(folder, "last")]
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    limits = {"limit_train_batches": 1, "limit_val_batches": 1, "max_epochs": 1}
+    lightning.Trainer(callbacks=callbacks, **limits, **options).fit(Model())
+    assert {path.name for path in folder.iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert checkpoint_monitor(tmp_path) == ("val/RMSE", "min")
+
+
+def test_monitors_and_directions_of_earlier_versions_are_those_of_the_tasks() -> None:
     import tasks
 
-    ours = [task for task in tasks.subclasses(tasks.Task).values() if task.__module__.startswith("tasks.")]
-    for task in ours:  # other test files may have tasks of their own
-        assert task.monitor in MONITORED
-        assert lower_is_better(task.monitor) == (task.mode == "min")
+    ours = {name: task for name, task in tasks.subclasses(tasks.Task).items() if task.__module__.startswith("tasks.")}
+    assert set(MONITORS) <= set(ours)
+    for name, monitor in MONITORS.items():
+        assert (ours[name].monitor, ours[name].mode) == (monitor, known_mode(monitor))
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode"),
+    [
+        ("val/loss", "min"), ("train/heatmap", "min"), ("val/parts/cross_entropy", "min"), ("train/loss", "min"),
+        ("val/AP75", "max"), ("val/parts/mIoU", "max"), ("test/top1", "max"), ("val/delta_m", "max"),
+        ("val/RMSE", None), ("val/NME", None), ("val/error", None), ("val/mAP", None), ("val/lossless", None),
+        ("val/my_loss", None), ("train/weight", None),
+    ],
+)  # fmt: skip
+def test_direction_is_known_of_what_earlier_versions_measured_and_of_nothing_else(metric: str, mode: str) -> None:
+    assert known_mode(metric) == mode
+
+
+def test_page_says_which_way_each_metric_goes(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["best"] |= {"val/loss": 0.3, "val/RMSE": 3.0, "val/lag": 4.0, "val/odd": 1.0}
+    (folder / "summary.json").write_text(json.dumps(summary | {"modes": {"val/RMSE": "min", "val/lag": "max"}}))
+    note = compare([folder]).titled["best"].note
+    assert "More is better: val/AP, val/lag." in note
+    assert "Less is better: val/loss, val/RMSE." in note
+    assert re.search(r"Not recorded.*--mode.*: val/odd\.", note)
+    assert note in unescape(compare([folder]).to_html())
 
 
 # Tables
@@ -263,6 +400,84 @@ def test_misspelled_metric_is_answered_with_the_nearest(tmp_path: Path) -> None:
         compare([run]).plot("val/nothing")
 
 
+# Runs without results, names
+
+
+def test_runs_without_results_are_left_out_in_one_line_and_cost_no_test(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = np.random.default_rng(0).uniform(size=(2, 30))
+    (tmp_path / "pose" / "20260101-120000-abcdef").mkdir(parents=True)  # empty
+    failed = make_run(tmp_path / "pose" / "20260101-130000-abcdef")  # before its first step
+    for file in ("metrics.csv", "summary.json", "predictions/val_keypoints.csv"):
+        (failed / file).unlink()
+    for name, row in zip(("a", "b"), scores, strict=True):
+        make_run(tmp_path / "pose" / name, samples=dict(enumerate(row)))
+    comparison = main([str(tmp_path)])
+    said = capsys.readouterr().out
+    (line,) = (line for line in said.splitlines() if line.startswith("Left out, without results: pose/2026"))
+    assert "pose/20260101-120000-abcdef, pose/20260101-130000-abcdef." in line
+    assert [(row["#"], row["run"]) for row in comparison.tables["runs"]] == [(1, "pose/a"), (2, "pose/b")]
+    (row,) = comparison.tables["paired"]
+    assert row["difference"] == pytest.approx((scores[1] - scores[0]).mean())
+    assert comparison.titled["paired"].title == "Paired tests against run 1"
+    for text in (comparison.to_html(), comparison.to_markdown()):
+        assert all(name in text for name in ("pose/20260101-120000-abcdef", "pose/20260101-130000-abcdef"))
+    with pytest.raises(RunsError, match=r"no results in pose/20260101-120000-abcdef, pose/20260101-130000-abcdef"):
+        compare([failed.parent / "20260101-120000-abcdef", failed])
+
+
+def test_run_that_only_trained_so_far_is_shown(tmp_path: Path) -> None:
+    folder = unfinished(tmp_path / "run", "train/loss", [3.0, 2.0])
+    (row,) = compare([folder]).tables["runs"]
+    assert row["best"] is None
+    assert rows_of(compare([folder]).tables, "last", "metric")["train/loss"]["1"] == 2.0
+
+
+def test_tests_are_paired_against_the_first_run_that_can_be_paired(tmp_path: Path) -> None:
+    scores = np.random.default_rng(0).uniform(size=(3, 30))
+    first = make_run(tmp_path / "first")  # without scores of samples
+    other = make_run(tmp_path / "other", samples={1: 0.5, 2: 0.25})  # of other data
+    (other / "config.yaml").write_text((other / "config.yaml").read_text().replace("root: sample", "root: data/coco"))
+    runs = [make_run(tmp_path / str(i), samples=dict(enumerate(row))) for i, row in enumerate(scores)]
+    comparison = compare([first, other, *runs])
+    assert comparison.titled["paired"].title == "Paired tests against run 3"
+    rows = comparison.tables["paired"]
+    assert [row["run"] for row in rows] == [4, 5]
+    assert [row["mean of run 3"] for row in rows] == pytest.approx([scores[0].mean()] * 2)
+    assert [row["mean"] for row in rows] == pytest.approx([scores[1].mean(), scores[2].mean()])
+
+
+def test_names_tags_and_roots_are_shown_where_there_are_any(tmp_path: Path) -> None:
+    plain, named, joint = (make_run(tmp_path / "pose" / name) for name in ("plain", "named", "joint"))
+    assert not {"name", "tags"} & set(compare([plain]).tables["runs"][0])
+    config = yaml.safe_load((named / "config.yaml").read_text())
+    config["wandb"] = {"name": "bees", "tags": ["summer", "32 points"]}
+    (named / "config.yaml").write_text(yaml.safe_dump(config))
+    (joint / "environment.json").write_text(json.dumps({"name": "two hives"}))
+    parts = {
+        "pose": {"class_path": "A", "init_args": {"root": "data/bees"}},
+        "parts": {"init_args": {"root": "data/x"}},
+    }
+    config["data"] = {"class_path": "MultiTaskData", "init_args": {"parts": parts}}
+    (joint / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    comparison = compare([plain, named, joint])
+    rows = comparison.tables["runs"]
+    assert [row["name"] for row in rows] == [None, "bees", "two hives"]
+    assert [row["tags"] for row in rows] == [None, "summer, 32 points", "summer, 32 points"]
+    assert [row["root"] for row in rows] == ["sample", "sample", "data/bees, data/x"]
+    assert "bees" in comparison.to_csv().splitlines()[2]
+    assert [row["key"] for row in compare([plain, named]).tables.get("config", [])] == []
+
+
+def test_a_name_that_is_the_folders_is_not_repeated(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "bees" / "a")
+    (folder / "environment.json").write_text(json.dumps({"name": "bees"}))
+    (row,) = compare([folder]).tables["runs"]
+    assert row["run"] == "bees/a"
+    assert "name" not in row
+
+
 # Statistics
 
 
@@ -311,6 +526,77 @@ def test_equal_and_disjoint_runs() -> None:
     assert found is not None
     assert (found.p, found.difference, found.low, found.high) == (1.0, 0.0, 0.0, 0.0)
     assert paired_test({1: 0.5}, {2: 0.5}) is None
+
+
+def signed_rank(difference: np.ndarray) -> float:
+    """Two-sided p of Wilcoxon's test by its normal approximation: zeros left out, ties share ranks (Pratt 1959)."""
+    d = difference[difference != 0]
+    size, counts = np.unique(np.abs(d), return_counts=True)
+    rank = dict(zip(size, np.cumsum(counts) - (counts - 1) / 2, strict=True))
+    plus = sum(rank[abs(x)] for x in d if x > 0)
+    n = len(d)
+    variance = n * (n + 1) * (2 * n + 1) / 24 - (counts**3 - counts).sum() / 48
+    return math.erfc(abs(plus - n * (n + 1) / 4) / math.sqrt(2 * variance))
+
+
+@pytest.mark.parametrize("zeros", [0, 3, 200])
+def test_wilcoxon_leaves_out_samples_with_equal_scores(zeros: int) -> None:
+    random = np.random.default_rng(zeros)
+    difference = np.concatenate([random.integers(-8, 13, 60) / 16, np.zeros(zeros)])  # ties, and zeros among them
+    random.shuffle(difference)
+    found = paired_test(dict.fromkeys(range(len(difference)), 0.25), dict(enumerate(0.25 + difference)))
+    assert found is not None
+    assert found.p == pytest.approx(signed_rank(difference), rel=1e-6)
+    assert found.n == len(difference)
+    assert found.difference == pytest.approx(difference.mean())
+
+
+def test_pairs_stay_pairs() -> None:
+    random = np.random.default_rng(3)
+    easy = random.uniform(0.2, 0.8, 400)  # how hard a sample is, for both runs
+    change = random.normal(0.004, 0.05, 400)
+    first = {int(i): easy[i] for i in random.permutation(400)}
+    second = {int(i): easy[i] + change[i] for i in random.permutation(400)}
+    found = paired_test(first, second)
+    assert found is not None
+    assert (found.first, found.second) == (pytest.approx(easy.mean()), pytest.approx((easy + change).mean()))
+    assert found.p == pytest.approx(signed_rank(change), rel=1e-3)
+    error = change.std(ddof=1) / math.sqrt(400)
+    assert found.low == pytest.approx(change.mean() - 1.96 * error, abs=0.15 * error)
+    assert found.high == pytest.approx(change.mean() + 1.96 * error, abs=0.15 * error)
+    back = paired_test(second, first)
+    assert back is not None
+    assert (back.difference, back.p) == (pytest.approx(-found.difference), pytest.approx(found.p))
+
+
+def test_p_values_of_the_table_are_corrected_for_their_number(tmp_path: Path) -> None:
+    random = np.random.default_rng(5)
+    base = random.uniform(size=80)
+    gains = (0.0, 0.1, 0.011, 0.03, 0.012)
+    scores = [base + random.normal(gain, 0.1, 80) * (gain > 0) for gain in gains]
+    runs = [make_run(tmp_path / str(i), samples=dict(enumerate(row))) for i, row in enumerate(scores)]
+    rows = compare(runs).tables["paired"]
+    raw = [signed_rank(row - base) for row in scores[1:]]
+    assert [row["p"] for row in rows] == pytest.approx(raw, rel=1e-3)
+    # Holm (1979): the k-th least of m is multiplied by m - k + 1; none may be below a lesser one's.
+    expected = [
+        max(min(1.0, sum(other >= p for other in raw) * p) for p in raw if p <= own) for own in raw
+    ]  # fmt: skip
+    assert [row["p (Holm)"] for row in rows] == pytest.approx(expected, rel=1e-3)
+    assert len({row["p (Holm)"] / row["p"] for row in rows}) > 1
+    assert [row["difference"] for row in rows] == pytest.approx([(row - base).mean() for row in scores[1:]])
+
+
+def test_tests_on_two_splits_are_corrected_together(tmp_path: Path) -> None:
+    random = np.random.default_rng(7)
+    runs = [make_run(tmp_path / name, samples=dict(enumerate(random.uniform(size=60)))) for name in "ab"]
+    for run in runs:
+        scores = [{"sample": i, "score": score} for i, score in enumerate(random.uniform(size=60))]
+        write_csv(run / "predictions" / "test_samples.csv", scores)
+    rows = compare(runs).tables["paired"]
+    assert [row["split"] for row in rows] == ["test", "val"]
+    low, high = sorted(row["p"] for row in rows)
+    assert sorted(row["p (Holm)"] for row in rows) == pytest.approx([min(1, 2 * low), max(min(1, 2 * low), high)])
 
 
 def test_holm_by_hand() -> None:
@@ -403,6 +689,35 @@ def test_page_needs_nothing_else_and_escapes_what_it_is_given(tmp_path: Path) ->
     assert bad in unescape(page)
     assert not re.findall(r"(?:src|href|url\()\s*=?\s*[\"']?(?:https?:)?//", page)
     assert "currentColor" in page
+
+
+HOSTILE = "\x1b[31mred\x1b[0m [bold]not[/bold] $\\frac{1}$ <b>a</b> \u202eevil\x07"
+
+
+def test_names_are_shown_as_text_and_obeyed_by_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = make_run(tmp_path / "a", metric=f"val/{HOSTILE}", samples={1: 0.5, 2: 0.25, 3: 0.125})
+    second = make_run(tmp_path / "b", metric=f"val/{HOSTILE}", variant=HOSTILE, samples={1: 0.25, 2: 0.5, 3: 0.75})
+    for folder in (first, second):
+        table = [{"name": HOSTILE, HOSTILE: 0.25}, {"name": "nose", HOSTILE: 0.5}]
+        write_csv(folder / "predictions" / "val_x\x1b[2J.csv", table)
+        (folder / "environment.json").write_text(json.dumps({"name": f"{HOSTILE} {folder.name}", "tags": [HOSTILE]}))
+    comparison = main([str(first), str(second), "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().out
+    for text in (said, comparison.to_html(), comparison.to_markdown(), comparison._repr_html_()):
+        assert not {"\x1b", "\x07", "\u202e"} & set(text)
+        assert "x1b" in text
+        assert "<b>" not in text or text == said
+    assert "[bold]" in said
+    assert "[/bold]" in said
+    with pytest.raises(RunsError) as caught:
+        compare([first], "val/none")
+    assert "\x1b" not in str(caught.value)
+
+
+def test_a_name_that_is_no_utf8_is_written(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / os.fsdecode(b"h\xf8ne"))
+    main([str(folder), "--out", str(tmp_path / "out")])
+    assert "h\\udcf8ne" in (tmp_path / "out" / "comparison.csv").read_text()
 
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
