@@ -32,7 +32,8 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
-from datamodules.samplers import EvaluationSampler, TrainingSampler, even_batch_size, global_seed, world
+from datamodules.draws import stream
+from datamodules.samplers import EvaluationSampler, TrainingSampler, even_batch_size, world
 
 # albumentations asks a server for its newest version when it is first imported; training must not depend on that.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -46,7 +47,7 @@ class DataError(Exception):
 
 
 class BaseDataset(Dataset, ABC):
-    """Map-style data set whose random draws follow from (global seed, epoch, index) alone.
+    """Map-style data set whose random draws follow from (global seed, epoch, index) alone, see `draws.py`.
 
     So neither the number of workers nor what ran before changes a sample, and a resumed run draws what the
     uninterrupted one would have drawn. Subclasses write `__len__` and `sample`.
@@ -64,9 +65,9 @@ class BaseDataset(Dataset, ABC):
         return f"sample {index}"
 
     def __getitem__(self, key: int | tuple[int, ...]) -> dict[str, Any]:
-        """The sample for an index, or for the (index, epoch) that the training sampler yields."""
+        """The sample for an index, or for the (index, epoch, ...) that a training sampler yields."""
         index, *words = key if isinstance(key, tuple) else (key,)
-        return self.sample(int(index), np.random.default_rng((global_seed(), *words, int(index))))
+        return self.sample(int(index), stream("sample", *words, int(index)))
 
 
 class First(BaseDataset):

@@ -4,9 +4,6 @@ A DataModule such as `image_folder.py` fills it with file names.
 """
 
 import os
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from datamodules.base import BaseDataset, DataError
+from datamodules.draws import draw_from, global_draws
 from datamodules.images import read_image
 
 IMAGENET_MEAN = (124, 116, 104)  # what RandAugment fills with
@@ -47,13 +45,13 @@ class TrainingView:
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """(H, W, 3) uint8 -> the same of `image_size`."""
-        self._crop.set_random_seed(int(rng.integers(2**31)))
+        draw_from(rng, self._crop)
         image = self._crop(image=image)["image"]
         if self._augment is not None:
-            with _global_draws(int(rng.integers(2**31))):
+            with global_draws(rng):
                 image = np.array(self._augment(Image.fromarray(image)))
         if self._erase is not None:
-            self._erase.set_random_seed(int(rng.integers(2**31)))
+            draw_from(rng, self._erase)
             image = self._erase(image=image)["image"]
         return image
 
@@ -108,16 +106,3 @@ def centre_crop(image: np.ndarray, size: tuple[int, int], ratio: float) -> np.nd
     image = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
     top, left = round((height - size[0]) / 2), round((width - size[1]) / 2)
     return image[top : top + size[0], left : left + size[1]]
-
-
-@contextmanager
-def _global_draws(seed: int) -> Iterator[None]:
-    """Seed the global generators, from which timm draws, and put them back afterwards."""
-    before = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])

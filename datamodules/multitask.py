@@ -14,7 +14,8 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from datamodules.base import BaseDataModule, BaseDataset, DataError, Split
-from datamodules.samplers import global_seed, world
+from datamodules.draws import global_seed, stream
+from datamodules.samplers import world
 
 Policy = Literal["all", "round_robin", "proportional", "temperature", "ratios"]
 
@@ -160,9 +161,9 @@ class MultiTaskDataModule(BaseDataModule):
         start = (self._running_epoch(), self._batches_behind())
         order = StepOrder(counts, self.policy, *start)
         loaders = {}
-        for name, part in self.parts.items():
-            dataset, (processes, rank) = part.split("train"), world()
-            sampler = EndlessSampler(dataset, counts[name] * part.batch_size, processes, rank)
+        for number, (name, part) in enumerate(self.parts.items()):
+            dataset = part.split("train")
+            sampler = EndlessSampler(dataset, counts[name] * part.batch_size, *world(), part=number)
             sampler.start = (start[0], order.taken(name) * part.batch_size)
             sampler.set_epoch(start[0])
             loaders[name] = part._loader(dataset, sampler, part.batch_size)
@@ -249,7 +250,7 @@ class StepOrder:
             return [names[i] for _, i in turns]
         order = np.repeat(np.arange(len(names)), [self.counts[name] for name in names])
         if self.policy != "in_order":
-            order = np.random.default_rng((global_seed(), epoch)).permutation(order)
+            order = stream("turns", epoch).permutation(order)
         return [names[i] for i in order]
 
     def taken(self, name: str) -> int:
@@ -294,29 +295,35 @@ class OneByOne:
 class EndlessSampler(DistributedSampler):
     """A fixed number of samples an epoch from an endless row of shuffled passes; yields (index, pass).
 
+    As one part of a joint run it yields (index, pass, part), so that no two parts draw the same order or augmentation.
+
     Args:
         dataset: What is sampled.
         samples: Samples an epoch on each process.
         num_replicas: Number of processes; a pass is padded from its start to a multiple of it.
         rank: Of this process.
+        part: Number of the part; None for a data set that stands alone.
     """
 
-    def __init__(self, dataset: Dataset, samples: int, num_replicas: int = 1, rank: int = 0) -> None:
+    def __init__(
+        self, dataset: Dataset, samples: int, num_replicas: int = 1, rank: int = 0, part: int | None = None
+    ) -> None:
         super().__init__(dataset, num_replicas, rank, seed=global_seed())
         self.samples = samples
+        self.part = () if part is None else (part,)
         self.start = (0, 0)
         """(epoch, samples of it) that a resumed training has behind it."""
 
     def __len__(self) -> int:
         return self.samples
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
         first = self.epoch * self.samples
         behind = self.start[1] if self.start[0] == self.epoch else 0
         current, order = -1, np.empty(0, int)
         for position in range(first + behind, first + self.samples):
             turn, place = divmod(position, self.num_samples)
             if turn != current:
-                shuffled = np.random.default_rng((self.seed, turn)).permutation(len(self.dataset))
+                shuffled = stream("order", turn, *self.part).permutation(len(self.dataset))
                 current, order = turn, np.resize(shuffled, self.total_size)[self.rank :: self.num_replicas]
-            yield int(order[place]), turn
+            yield int(order[place]), turn, *self.part

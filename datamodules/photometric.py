@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.base import DataError
+from datamodules.draws import draw_from
 
 
 class Photometric:
@@ -28,18 +29,28 @@ class Photometric:
         import albumentations  # half a second, only for those who ask for it
 
         self._compose = albumentations.Compose([_photometric_transform(entry) for entry in transforms])
-        blank = np.zeros((32, 32, 3), np.uint8)
-        result = self._compose(image=blank)["image"]
-        if result.dtype != np.uint8 or result.shape != blank.shape:
-            raise DataError(
-                f"The photometric transforms turn uint8 (32, 32, 3) into {result.dtype} {result.shape}: leave out "
-                "normalisation and conversions, the task normalises on the device."
-            )
+        draw_from(np.random.default_rng(0), self._compose)
+        for transform in self._compose:
+            _refuse_what_fails(transform)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """(H, W, 3) uint8 the changed image."""
-        self._compose.set_random_seed(int(rng.integers(2**31)))
+        draw_from(rng, self._compose)
         return self._compose(image=image)["image"]
+
+
+def _refuse_what_fails(transform: Any) -> None:
+    """Try a transform, however seldom it is to be drawn, instead of failing in the middle of an epoch."""
+    name, blank = type(transform).__name__, np.zeros((512, 512, 3), np.uint8)
+    try:
+        result = transform(image=blank, force_apply=True)["image"]
+    except Exception as error:  # whatever a transform raises, such as for arguments that come with each call
+        raise DataError(f"The photometric transform {name} fails on an image: {error} Leave it out.") from error
+    if result.dtype != np.uint8 or result.shape != blank.shape:
+        raise DataError(
+            f"The photometric transform {name} turns uint8 {blank.shape} into {result.dtype} {result.shape}: leave out "
+            "normalisation and conversions, the task normalises on the device."
+        )
 
 
 def _photometric_transform(entry: dict[str, Any]) -> Any:

@@ -10,6 +10,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
+from datamodules.draws import draw_from
 from datamodules.masks import IGNORED
 
 
@@ -52,7 +53,7 @@ class RandomCrop:
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """(H, W, 3) and (H, W) uint8 -> the same of the crop's size."""
-        self._compose.set_random_seed(int(rng.integers(2**31)))
+        draw_from(rng, self._compose)
         result = self._compose(image=image, mask=mask)
         return result["image"], result["mask"]
 

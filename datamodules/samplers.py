@@ -3,17 +3,13 @@
 Both are DistributedSamplers, which Lightning leaves in place; the loaders of `base.py` use them, in one process too.
 """
 
-import os
 from collections.abc import Iterator
 
 import numpy as np
 import torch.distributed as dist
 from torch.utils.data import Dataset, DistributedSampler
 
-
-def global_seed() -> int:
-    """The seed of this run: the one given to `seed_everything`, else 0."""
-    return int(os.environ.get("PL_GLOBAL_SEED") or 0)
+from datamodules.draws import global_seed, stream
 
 
 def world() -> tuple[int, int]:
@@ -41,7 +37,7 @@ class TrainingSampler(DistributedSampler):
         self.skip = skip
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.dataset))
+        order = stream("order", self.epoch).permutation(len(self.dataset))
         skip, self.skip = self.skip, 0
         for index in np.resize(order, self.total_size)[self.rank :: self.num_replicas][skip:]:
             yield int(index), self.epoch

@@ -16,7 +16,7 @@ from torch.utils.data import default_collate
 from datamodules.base import collate
 from datamodules.coco_pose import CocoPose
 from datamodules.persons import Persons
-from datamodules.samplers import global_seed
+from datamodules.draws import stream
 from experiments.benchmark_peers import UNIT, Recipe, Record, plain_sample
 from experiments.benchmark_timing import Comparison, Setting, Variant, require
 from hrnet import HRNet
@@ -90,7 +90,7 @@ def _check(persons: Persons, records: dict[int, Record], recipe: Recipe, task: P
     training = persons.augmentation is not None
     for index in list(records)[:16]:
         image, targets, weights = _complete(collate([persons[(index, EPOCH) if training else index]]), task)
-        rng = np.random.default_rng((global_seed(), EPOCH, index)) if training else None
+        rng = stream("sample", EPOCH, index) if training else None
         plain_image, plain_targets, plain_weights = plain_sample(records[index], recipe, rng)
         # OpenCV rounds positions to 1/32 pixel, so a mirrored crop may differ by a few grey levels at sharp edges.
         difference = (image[0] - plain_image).abs().mean().item()

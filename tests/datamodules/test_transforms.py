@@ -186,7 +186,9 @@ def test_photometric_follows_the_generator_and_keeps_the_format() -> None:
         ({"name": "Compose"}, "no transform Compose"),
         ({"name": "ColorJitter", "brigthness": 0.5}, "brigthness"),
         ({"name": "ColorJitter", "p": "often"}, "does not accept"),
-        ({"name": "Normalize"}, "float32"),
+        ({"name": "Normalize"}, "Normalize turns uint8 .* into float32"),
+        ({"name": "Normalize", "p": 0.01}, "float32"),
+        ({"name": "FDA", "p": 0.01}, "FDA fails on an image: .*fda_metadata"),
         ({"p": 0.5}, "no `name`"),
     ],
 )
