@@ -28,7 +28,7 @@ def stream(use: Use, *key: int) -> np.random.Generator:
     """The generator of a use and a key; no two share their numbers, keys of unlike lengths included.
 
     Args:
-        use: `sample` for what a sample draws, `order` for the order of samples, `turns` for that of a joint run's parts.
+        use: `sample` for what a sample draws, `order` for the order of samples, `turns` for that of joint tasks.
         key: Numbers from zero, such as epoch and index.
     """
     # Not default_rng((seed, *key)): numpy pads that with zeros, so that (seed, epoch) and (seed, epoch, 0) are one.

@@ -15,8 +15,8 @@ from torch.utils.data import default_collate
 
 from datamodules.base import collate
 from datamodules.coco_pose import CocoPose
-from datamodules.persons import Persons
 from datamodules.draws import stream
+from datamodules.persons import Persons
 from experiments.benchmark_peers import UNIT, Recipe, Record, plain_sample
 from experiments.benchmark_timing import Comparison, Setting, Variant, require
 from hrnet import HRNet
