@@ -1,7 +1,8 @@
 """How the losses of a joint run are weighed against each other: fixed, by uncertainty, by progress, or by gradients.
 
 A step hands over each task's loss and the inner products of the tasks' gradients at the last shared stage, and gets a
-factor for each task's gradient: `factors = balancing(losses, gram)`.
+factor for each task's gradient: `factors = balancing(losses, gram)`. Both are means over all processes, so that these
+agree on the factors and on what a method keeps.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ class Balancing(nn.Module):
     needs_all = False
     """Whether a step must have a loss of every task."""
     needs_gradients = False
-    """Whether a step must have the inner products of the gradients."""
+    """Whether the method works by the inner products of the gradients."""
 
     def __init__(self, names: Sequence[str], weights: dict[str, float] | None = None) -> None:
         super().__init__()
@@ -50,6 +51,10 @@ class Balancing(nn.Module):
     def shared(self, factors: Tensor, gram: Tensor | None) -> Tensor:
         """Factors of the gradients at the shared parameters; those of the heads unless a method distinguishes."""
         return factors
+
+    def wants_gradients(self) -> bool:
+        """Whether the coming step must have the inner products of the gradients."""
+        return self.needs_gradients
 
     def penalty(self, losses: Tensor) -> Tensor | None:
         """What is minimised beside, with gradients only to the method's own parameters."""
@@ -159,16 +164,19 @@ class GradNorm(Balancing):
         every: int = 1,
     ) -> None:
         super().__init__(names, weights)
-        self.alpha, self.lr, self.every = alpha, lr, max(1, every)
+        self.alpha, self.lr, self.every = alpha, lr, _steps(every)
         self.register_buffer("moving", torch.ones(len(names)))
         self.register_buffer("first", torch.full((len(names),), torch.nan))
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
+    def wants_gradients(self) -> bool:
+        """At every so many steps."""
+        return int(self.step) % self.every == 0
+
     def forward(self, losses: Tensor, gram: Tensor | None = None) -> Tensor:
-        """The weights after this step's move."""
-        if self.first.isnan().any():
-            self.first.copy_(losses)
-        if gram is not None and self.step % self.every == 0:
+        """The weights after this step's move; none before each task had a loss above 0, to which paces relate."""
+        self.first.copy_(torch.where(self.first > 0, self.first, losses))
+        if gram is not None and self.wants_gradients() and (self.first > 0).all():
             norms = self.constant * gram.diag().clamp(min=0).sqrt()
             pace = losses / self.first
             target = (self.moving * norms).mean() * (pace / pace.mean()) ** self.alpha
@@ -193,17 +201,20 @@ class GradientMethod(Balancing):
 
     def __init__(self, names: Sequence[str], weights: dict[str, float] | None = None, *, every: int = 1) -> None:
         super().__init__(names, weights)
-        self.every = max(1, every)
+        self.every = _steps(every)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
         self.register_buffer("coefficients", torch.ones(len(names)))
 
+    def wants_gradients(self) -> bool:
+        """At every so many steps."""
+        return int(self.step) % self.every == 0
+
     def shared(self, factors: Tensor, gram: Tensor | None) -> Tensor:
         """Factors times coefficients; a task that the step lacks is left out by its missing gradient."""
-        if gram is not None:
-            if self.step % self.every == 0:
-                products = (factors[:, None] * gram * factors).double().cpu()
-                self.coefficients.copy_(self.combine(products))
-            self.step += 1
+        if gram is not None and self.wants_gradients():
+            products = (factors[:, None] * gram * factors).double().cpu()
+            self.coefficients.copy_(self.combine(products))
+        self.step += 1
         return factors * self.coefficients
 
     def combine(self, products: Tensor) -> Tensor:
@@ -253,9 +264,10 @@ class TorchJD(GradientMethod):
             ) from error
 
     def combine(self, products: Tensor) -> Tensor:
-        """What torchjd makes of the products."""
+        """What torchjd makes of the products; zeros where that is nothing, as of gradients that cancel each other."""
         found = self.weigh(products)
-        return found * len(found) / found.sum()
+        total = found.sum()
+        return found * len(found) / total if total > 0 else torch.zeros_like(found)
 
 
 class MGDA(TorchJD):
@@ -280,6 +292,12 @@ class AlignedMTL(TorchJD):
     """Aligned-MTL (Senushkin et al., CVPR 2023): gradients made orthogonal and of one size first."""
 
     weighting = "AlignedMTLWeighting"
+
+
+def _steps(every: int) -> int:
+    if every < 1:
+        raise ValueError(f"`every` of a balancing is a number of steps, at least 1, got {every}.")
+    return every
 
 
 METHODS: dict[str, type[Balancing]] = {

@@ -43,8 +43,22 @@ def gradients_of(loss: Tensor, parameters: Sequence[Tensor], scale: float = 1.0)
     return list(found) if scale == 1 else [None if g is None else g / scale for g in found]
 
 
+def mean_over_processes(value: Tensor) -> Tensor:
+    """The mean of a tensor that every process has, or the tensor itself where there is one process."""
+    if not _distributed():
+        return value
+    value = value.detach().clone()
+    torch.distributed.all_reduce(value)
+    return value / torch.distributed.get_world_size()
+
+
 def gram_matrix(gradients: Sequence[Gradients]) -> Tensor:
-    """Inner products (T, T) of T gradients, float32; missing entries count as zero."""
+    """Inner products (T, T) of T gradients, float32; missing entries count as zero.
+
+    With several processes these are of their mean gradients: products of each process' own would count its noise.
+    """
+    if _distributed():
+        gradients = _means(gradients)
     products = torch.zeros(len(gradients), len(gradients))
     for i, first in enumerate(gradients):
         for j, second in enumerate(gradients[: i + 1]):
@@ -90,3 +104,19 @@ def step_values(names: Sequence[str], losses: Tensor, factors: Tensor, gram: Ten
                 size = (gram[i, i] * gram[j, j]).sqrt().clamp(min=torch.finfo(gram.dtype).tiny)
                 values[f"gradient_cosine/{names[j]}_{names[i]}"] = gram[i, j] / size
     return values
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _means(gradients: Sequence[Gradients]) -> list[Gradients]:
+    """Over the processes, each gradient as one float32 vector, so that it is one message; zeros for missing entries."""
+    columns = [column for column in zip(*gradients, strict=True) if any(g is not None for g in column)]
+    if not columns:
+        return [[] for _ in gradients]
+    filled = []
+    for column in columns:
+        like = next(g for g in column if g is not None)
+        filled.append([(torch.zeros_like(like) if g is None else g).float().flatten() for g in column])
+    return [[mean_over_processes(torch.cat(row))] for row in zip(*filled, strict=True)]

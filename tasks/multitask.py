@@ -21,7 +21,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hrnet import HRNet, load_weights
 from tasks.balancing import BalancingSpec, make_balancing
-from tasks.joint_gradients import Gradients, carry, combined, gradients_of, gram_matrix, step_values
+from tasks.joint_gradients import (
+    Gradients,
+    carry,
+    combined,
+    gradients_of,
+    gram_matrix,
+    mean_over_processes,
+    step_values,
+)
 from tasks.joint_score import joint_score, print_delta, read_baselines, relative_change
 from tasks.shared_backbone import computed_once, make_tasks, naming, specs_of
 from tasks.task import Batch, Losses, Predictions, Task, built
@@ -86,6 +94,7 @@ class MultiTask(Task):
             )
         self.frozen_statistics = frozen_statistics
         self.first_frozen_step = math.inf
+        self._reached: set[int] = set()  # ids of parameters that had a gradient since the last optimiser step
         self.norms = nn.ModuleDict({name: TaskNorms(backbone) for name in made} if batch_norm == "per_task" else {})
         self.gradient_every = gradient_every
         self.baselines = baselines or {}
@@ -229,9 +238,10 @@ class MultiTask(Task):
         return self._balanced(parameters, losses, gradients)
 
     def _balanced(self, parameters: list[nn.Parameter], losses: Tensor, gradients: list[Gradients]) -> Tensor:
+        losses = mean_over_processes(losses)
         logged = self.gradient_every > 0 and self.global_step % self.gradient_every == 0
         gram = None
-        if logged or self.balancing.needs_gradients:
+        if logged or self.balancing.wants_gradients():
             last = {id(parameter) for parameter in self.backbone.stage4.parameters()}
             columns = [k for k, parameter in enumerate(parameters) if id(parameter) in last]
             gram = gram_matrix([[row[k] for k in columns] for row in gradients]).to(self.device)
@@ -246,7 +256,9 @@ class MultiTask(Task):
         values = step_values(list(self.tasks), losses, factors, gram if logged else None)
         epoch = {f"train/{key}": value for key, value in values.items()}
         self.log_dict(epoch, on_step=False, on_epoch=True, batch_size=1)
-        return carry(total, parameters, combined(gradients, weights))
+        carried = combined(gradients, weights)
+        self._reached |= {id(p) for p, g in zip(parameters, carried, strict=True) if g is not None}
+        return carry(total, parameters, carried)
 
     def _log_losses(self, stage: str, losses: Losses, batch: Batch) -> Tensor:
         """In evaluation: means over each task's own samples."""
@@ -286,6 +298,18 @@ class MultiTask(Task):
             if steps == math.inf:
                 raise ValueError("frozen_statistics needs an end: set trainer.max_epochs or trainer.max_steps.")
             self.first_frozen_step = round((1 - self.frozen_statistics) * steps)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leave the heads of tasks alone that no batch of this step had.
+
+        Distributed training gives them gradients of zero, by which momentum and weight decay would move them.
+        """
+        if self.trainer.world_size > 1:
+            kept = self._reached | {id(parameter) for parameter in self.balancing.parameters()}
+            for parameter in self.parameters():
+                if id(parameter) not in kept:
+                    parameter.grad = None
+        self._reached.clear()
 
     def on_train_epoch_end(self) -> None:
         """Tell the balancing."""

@@ -126,6 +126,16 @@ def test_gradient_methods_keep_their_coefficients_between():
     torch.testing.assert_close(third, torch.ones(2))
 
 
+@pytest.mark.parametrize("name", ["gradnorm", "pcgrad"])
+def test_gradients_are_asked_for_only_where_they_are_used(name):
+    balancing, asked = make_balancing({"name": name, "every": 3}, NAMES), []
+    for _ in range(7):
+        asked.append(balancing.wants_gradients())
+        gram = gram_of([1.0, 0.0], [-1.0, 1.0]) if asked[-1] else None
+        balancing.shared(balancing(LOSSES, gram), gram)
+    assert asked == [True, False, False, True, False, False, True]
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -143,6 +153,14 @@ def test_torchjd_methods_on_orthogonal_gradients(name, expected):
     pytest.importorskip("torchjd", reason="the extra `balancing` is not installed")
     factors = make_balancing(name, NAMES).shared(torch.ones(2), gram_of([2.0, 0.0], [0.0, 1.0]))
     torch.testing.assert_close(factors, torch.tensor(expected), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if issubclass(METHODS[name], TorchJD)])
+@pytest.mark.parametrize("gradients", [([1.0, 0.0], [-1.0, 0.0]), ([0.0, 0.0], [0.0, 0.0]), ([1.0, 2.0], [0.0, 0.0])])
+def test_torchjd_methods_are_finite_where_gradients_cancel_or_vanish(name, gradients):
+    pytest.importorskip("torchjd", reason="the extra `balancing` is not installed")
+    factors = make_balancing(name, NAMES).shared(torch.ones(2), gram_of(*gradients))
+    assert factors.isfinite().all()
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -165,6 +183,8 @@ def test_state_goes_through_a_checkpoint(name):
         ("uncertain", None, "no method 'uncertain'"),
         ({"name": "dwa", "alpha": 1.0}, None, "'dwa' does not take alpha"),
         ({"name": "dwa", "temperature": 0.0}, None, "must be positive"),
+        ({"name": "gradnorm", "every": 0}, None, "`every`.*at least 1, got 0"),
+        ({"name": "pcgrad", "every": -1}, None, "`every`.*at least 1, got -1"),
         ("fixed", {"c": 1.0}, "some of a, b"),
         ("fixed", {"a": -1.0}, "positive"),
     ],

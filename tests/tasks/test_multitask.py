@@ -237,20 +237,35 @@ def test_only_one_tasks_graph_is_alive_at_a_time(monkeypatch):
     assert len(outputs) == 2
 
 
+class Darkness(Brightness):
+    """Away from where brightness goes, or nearly so."""
+
+    def losses(self, outputs: Tensor, batch: dict) -> dict[str, Tensor]:
+        weights = torch.linspace(0.5, 1.0, len(outputs))
+        return {"square": -(weights * (outputs + batch["image"].float().mean((1, 2, 3)) / 255).square()).mean()}
+
+
 def test_pcgrad_projects_all_shared_gradients_by_the_last_stage():
-    joint, plain_sum = alone(toy(balancing="pcgrad")), toy()
-    gradients = {}
-    for name, part in batches().items():
-        fresh = copy.deepcopy(plain_sum)
-        sum(fresh.tasks[name].training_losses(part).values()).backward()
-        gradients[name] = {n: p.grad for n, p in fresh.named_parameters() if p.grad is not None}
-    last = [torch.cat([g.flatten() for n, g in rows.items() if "backbone.stage4" in n]) for rows in gradients.values()]
-    expected = joint.balancing.shared(torch.ones(2), torch.stack(last) @ torch.stack(last).T)
-    joint.balancing.step.zero_()
-    joint.training_step(batches(), 0).backward()
-    for n in ("backbone.conv1.weight", "backbone.layer1.0.conv1.weight"):
-        wanted = sum(factor * rows[n] for factor, rows in zip(expected, gradients.values(), strict=True))
-        torch.testing.assert_close(dict(joint.named_parameters())[n].grad, wanted, rtol=1e-3, atol=1e-5)
+    torch.manual_seed(0)
+    joint = MultiTask(HRNet(**SMALL), {"bright": Brightness, "dark": Darkness}, balancing="pcgrad")
+    joint.tasks["dark"].head.load_state_dict(joint.tasks["bright"].head.state_dict())
+    images = images_of(255, 0)
+    rows = {}
+    for name in joint.tasks:
+        fresh = copy.deepcopy(joint)
+        sum(fresh.tasks[name].training_losses(images).values()).backward()
+        rows[name] = {n: p.grad for n, p in fresh.named_parameters() if p.grad is not None}
+    last = [torch.cat([g.flatten() for n, g in row.items() if "backbone.stage4" in n]) for row in rows.values()]
+    product, (first, second) = last[0] @ last[1], (g.square().sum() for g in last)
+    assert product < -0.1 * (first * second).sqrt()
+    # Each loses its part along the other: g1 - p / |g2|^2 g2 and g2 - p / |g1|^2 g1.
+    factors = {"bright": 1 - product / first, "dark": 1 - product / second}
+    alone(joint).training_step({"bright": images, "dark": images}, 0).backward()
+    for n in ("backbone.conv1.weight", "backbone.layer1.0.conv1.weight", "backbone.stage4.0.branches.0.0.conv1.weight"):
+        wanted = sum(factors[name] * row[n] for name, row in rows.items())
+        torch.testing.assert_close(joint.get_parameter(n).grad, wanted, rtol=1e-3, atol=1e-5)
+    for name, task in joint.tasks.items():
+        torch.testing.assert_close(task.head.weight.grad, rows[name][f"tasks.{name}.head.weight"])
 
 
 @pytest.mark.parametrize("balancing", ["geometric", "gradnorm"])
