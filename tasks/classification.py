@@ -31,7 +31,8 @@ class ClassificationTask(Task):
         class_names: Names of the classes; the data bring them along.
 
     Raises:
-        ValueError: If the backbone gives fewer than four streams, or the data have another number of classes.
+        ValueError: If the backbone gives fewer than four streams, the data or the names have another number of classes,
+            or a batch to be mixed is odd.
     """
 
     monitor = "val/top1"
@@ -52,6 +53,8 @@ class ClassificationTask(Task):
         super().__init__(backbone, **kwargs)
         if num_classes < 2:
             raise ValueError(f"ClassificationTask needs at least two classes, got num_classes={num_classes}.")
+        if class_names is not None and len(class_names) != num_classes:
+            raise ValueError(f"Found {len(class_names)} class names for {num_classes} classes, expected one a class.")
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
         self.class_names = class_names
@@ -73,6 +76,11 @@ class ClassificationTask(Task):
         """Mixup or CutMix; `target` then has the share of each class, (B, num_classes)."""
         if self.mixer is None:
             return images, batch
+        if len(images) % 2:
+            raise ValueError(
+                f"Mixup and CutMix take pairs, and a batch of {len(images)} images came: they need an even one. Make "
+                "data.init_args.batch_size even, and no larger than the data set."
+            )
         images, target = self.mixer(images.contiguous(memory_format=torch.channels_last), batch["label"])
         return images, {**batch, "target": target}
 

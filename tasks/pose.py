@@ -30,7 +30,8 @@ class PoseTask(Task):
         skeleton: Names, limbs, flip pairs and sigmas as plain data (`Skeleton.to_dict()`); the data bring it along.
 
     Raises:
-        ValueError: If the data have another number of key points, or flip_test lacks a skeleton.
+        ValueError: If the data or the skeleton have another number of key points, the codec's heatmaps are not those of
+            the network, or flip_test lacks a skeleton.
     """
 
     monitor = "val/AP"
@@ -50,6 +51,16 @@ class PoseTask(Task):
         super().__init__(backbone, **kwargs)
         self.num_keypoints = num_keypoints
         self.codec = codec or MSRACodec()
+        if self.codec.stride != self.backbone.strides[0]:
+            raise ValueError(
+                f"The codec's heatmaps have stride {self.codec.stride} and the network's {self.backbone.strides[0]}: "
+                f"set model.init_args.codec.init_args.stride to {self.backbone.strides[0]}."
+            )
+        if skeleton is not None and len(skeleton["names"]) != num_keypoints:
+            raise ValueError(
+                f"The skeleton has {len(skeleton['names'])} key points and the model num_keypoints={num_keypoints}: "
+                "make them equal, or leave skeleton out, since the data bring it along."
+            )
         self.flip_test = flip_test
         self.skeleton = skeleton
         self.representation = HRNetV1()

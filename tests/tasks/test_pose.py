@@ -1,5 +1,6 @@
-"""PoseTask: shapes, the mirrored image, the ceiling of each codec, and what it says when something is missing."""
+"""PoseTask: shapes, options, the mirrored image, the ceiling of each codec, what it says when something is missing."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -8,6 +9,7 @@ from hrnet import HRNet
 from tasks import DarkCodec, MSRACodec, PoseTask, UDPCodec
 from tasks.metrics import CocoKeypoints
 from tasks.pose import Task
+from tests.tasks.test_heatmaps import slow_encode
 
 SKELETON = {"names": ["left", "right", "tip"], "limbs": [[0, 2]], "flip_pairs": [[0, 1]], "sigmas": [0.05] * 3}
 SMALL = {"variant": "w18_small_v1", "multi_scale_output": False}
@@ -114,3 +116,148 @@ def test_arguments_are_kept_as_plain_data():
     assert task.hparams["codec"] == {"class_path": "UDPCodec", "init_args": {"stride": 4, "sigma": 3.0}}
     assert task.hparams["backbone"]["variant"] == "w18_small_v1"
     assert task.hparams["num_keypoints"] == 3
+
+
+# ---- every option reaches what it is an option of
+
+CODECS = [MSRACodec(), MSRACodec(sigma=3.0), DarkCodec(sigma=1.5), UDPCodec(), UDPCodec(sigma=3.0)]
+
+
+def labelled(keypoints: list[list[float]], visible: list[int]) -> dict:
+    """One crop of 64 x 96 pixels, two original pixels each, shifted by (5, 7)."""
+    return {
+        "image": torch.zeros(1, 3, 64, 96, dtype=torch.uint8),
+        "keypoints": torch.tensor([keypoints]),
+        "visible": torch.tensor([visible]),
+        "to_image": torch.tensor([[[2.0, 0, 5], [0, 2, 7]]]),
+    }
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=str)
+def test_loss_is_against_the_targets_of_the_given_codec(codec):
+    batch = labelled([[20.0, 30.0], [50.3, 11.8], [70.0, 40.0]], [2, 1, 0])
+    outputs = torch.randn(1, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    expected = 0.0
+    for point, (place, visible) in enumerate(zip(batch["keypoints"][0], batch["visible"][0], strict=True)):
+        target, weight = slow_encode(codec, place.numpy(), int(visible), (64, 96))
+        assert weight == (visible > 0)
+        expected += 0.5 * weight * np.square(outputs[0, point].numpy() - target).mean() / 3
+    assert small_task(codec=codec).losses(outputs, batch)["heatmap"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_is_not_labelled_or_far_outside_neither_costs_nor_teaches():
+    task = small_task()
+    near = labelled([[20.0, 30.0], [50.0, 12.0], [95.0, 63.0]], [2, 1, 2])
+    far = labelled([[20.0, 30.0], [500.0, 12.0], [30.0, 40.0]], [2, 1, 0])
+    outputs = torch.randn(1, 3, 16, 24).requires_grad_()
+    for batch, taught in ((near, [True, True, True]), (far, [True, False, False])):
+        (slopes,) = torch.autograd.grad(task.losses(outputs, batch)["heatmap"], outputs)
+        assert (slopes.abs().amax((0, 2, 3)) > 0).tolist() == taught
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=str)
+@torch.no_grad()
+def test_prediction_reads_the_maps_of_the_given_codec(codec):
+    batch = labelled([[40.0, 24.0], [50.3, 31.8], [47.0, 36.0]], [2, 2, 2])
+    maps, _ = codec.encode(batch["keypoints"], batch["visible"], (64, 96))
+    found = small_task(codec=codec, flip_test=False).predict(maps, batch)
+    error = 2.0 if isinstance(codec, MSRACodec) else 0.1
+    assert (found["input_keypoints"] - batch["keypoints"]).abs().max() <= error
+    torch.testing.assert_close(found["keypoints"], 2 * found["input_keypoints"] + torch.tensor([5.0, 7.0]))
+    torch.testing.assert_close(found["scores"], maps.amax((2, 3)))
+
+
+@pytest.mark.parametrize(("codec", "shift"), [(MSRACodec(), 1), (DarkCodec(), 1), (UDPCodec(), 0)], ids=str)
+@torch.no_grad()
+def test_flip_test_averages_with_the_mirrored_image_left_and_right_exchanged(codec, shift):
+    """The network's place is taken by one whose maps are the image's own channels, at stride 4."""
+    image = torch.randint(0, 256, (2, 3, 64, 96), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    task = small_task(codec=codec)
+    task.forward = lambda images: images[:, :, ::4, ::4]
+    batch = batch_of(image)
+    outputs = task(task.normalize(image))
+    other = task.normalize(image).numpy()[..., ::-1][:, :, ::4, ::4]  # maps of the mirrored image
+    back = other[:, [1, 0, 2], :, ::-1]
+    if shift:
+        back = np.concatenate([back[..., :1], back[..., :-1]], axis=-1)
+    expected, scores = codec.decode(torch.from_numpy((outputs.numpy() + back) / 2))
+    found = task.predict(outputs, batch)
+    torch.testing.assert_close(found["input_keypoints"], expected)
+    torch.testing.assert_close(found["scores"], scores)
+    task.flip_test = False
+    alone, _ = codec.decode(outputs)
+    torch.testing.assert_close(task.predict(outputs, batch)["input_keypoints"], alone)
+    assert not torch.equal(alone, expected)
+
+
+@torch.no_grad()
+def test_without_flip_test_the_network_runs_once():
+    task, runs = small_task(flip_test=False), []
+    task.backbone.register_forward_hook(lambda *_: runs.append(1))
+    batch = batch_of(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+    task.predict(task.outputs(batch), batch)
+    assert len(runs) == 1
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_as_many_heatmaps_as_key_points(count):
+    assert PoseTask(SMALL, count)(torch.zeros(1, 3, 64, 64)).shape == (1, count, 16, 16)
+
+
+def test_a_codec_of_another_stride_is_refused_at_once():
+    with pytest.raises(ValueError, match=r"codec\.init_args\.stride to 4"):
+        PoseTask(SMALL, codec=UDPCodec(stride=8))
+
+
+def test_a_skeleton_of_other_key_points_is_refused_at_once():
+    with pytest.raises(ValueError, match=r"3 key points.*num_keypoints=5"):
+        PoseTask(SMALL, 5, skeleton=SKELETON)
+
+
+def evaluated(task: PoseTask) -> list[dict]:
+    """Results of three boxes in two of three images, with scores 0.5, 1 and 1; two of them show the same person."""
+    person = {"category_id": 1, "bbox": [0, 0, 90, 90], "area": 4000.0, "iscrowd": 0, "num_keypoints": 3}
+    truth = {
+        "images": [{"id": i} for i in (1, 2, 3)],
+        "annotations": [{**person, "id": i, "image_id": i, "keypoints": [30, 30, 2] * 3} for i in (1, 2, 3)],
+        "categories": [{"id": 1}],
+    }
+    task.metric = CocoKeypoints(truth, SKELETON["sigmas"], SKELETON["names"])
+    task.reset()
+    batch = {
+        "image_id": torch.tensor([1, 2, 2]),
+        "instance_id": torch.tensor([10, 20, 21]),
+        "score": torch.tensor([0.5, 1.0, 1.0]),
+        "area": torch.tensor([5000.0, 5000.0, 5000.0]),
+    }
+    scores = torch.tensor([[0.8, 0.4, 0.1], [0.9, 0.9, 0.9], [0.5, 0.5, 0.5]])
+    task.update({"keypoints": torch.full((3, 3, 2), 30.0), "scores": scores}, batch)
+    return task.metric.results()
+
+
+def test_boxes_bring_their_scores_and_areas_to_the_evaluation():
+    found = evaluated(small_task())
+    # Box score times the mean of the key points above 0.2; of two poses on one another the better stays.
+    assert [row["image_id"] for row in found] == [1, 2]
+    assert [row["score"] for row in found] == pytest.approx([0.5 * 0.6, 0.9])
+
+
+def test_persons_of_images_that_were_not_looked_at_count_only_in_a_whole_evaluation():
+    task = small_task()
+    evaluated(task)
+    assert task.compute()["AR"] == pytest.approx(2 / 3)
+    evaluated(task)
+    task.partial = True
+    assert task.compute()["AR"] == pytest.approx(1.0)
+
+
+def test_attaching_takes_the_skeleton_into_the_checkpoint(request, monkeypatch):
+    monkeypatch.chdir(request.config.rootpath)
+    data = CocoPose("sample", image_size=(64, 48), num_workers=0)
+    task = PoseTask(SMALL)
+    task.attach(data)
+    assert task.hparams["skeleton"] == data.skeleton.to_dict() == task.skeleton
+    order = list(range(17))
+    for left, right in data.skeleton.flip_pairs:
+        order[left], order[right] = right, left
+    assert task._flip_permutation().tolist() == order != list(range(17))
