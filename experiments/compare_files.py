@@ -63,5 +63,14 @@ def _number(text: str) -> float:
 
 def scores(rows: list[dict[str, str]]) -> dict[int, float]:
     """sample -> score, of rows that have both."""
-    pairs = [(_number(row.get("sample", "")), _number(row.get("score", ""))) for row in rows]
-    return {int(sample): score for sample, score in pairs if math.isfinite(sample) and math.isfinite(score)}
+    pairs = [(_id(row.get("sample", "")), _number(row.get("score", ""))) for row in rows]
+    return {sample: score for sample, score in pairs if sample is not None and math.isfinite(score)}
+
+
+def _id(text: str) -> int | None:
+    """Ids may have 64 bits, of which a float keeps 53."""
+    try:
+        return int(text)
+    except ValueError:
+        value = _number(text)
+        return int(value) if math.isfinite(value) else None

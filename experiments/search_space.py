@@ -67,7 +67,7 @@ def read_sweep(name: str) -> Sweep:
         parameters=content["parameters"],
         method=METHODS[method],
         metric=metric.get("name"),
-        goal=metric.get("goal", "minimize") if metric else None,  # W&B's default
+        goal=metric.get("goal"),
         trials=content.get("run_cap"),
         early_terminate=content.get("early_terminate"),
     )

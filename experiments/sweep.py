@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 from lightning import Callback, LightningModule, Trainer
@@ -27,6 +28,7 @@ except ModuleNotFoundError:
     raise SystemExit(2) from None
 
 from experiments import run
+from experiments.compare_modes import known_mode
 from experiments.config import ConfigError, make_parser, parse
 from experiments.search_space import Sweep, check, choices, constants, read_sweep, suggest
 from experiments.sweep_table import show
@@ -81,13 +83,15 @@ def main(argv: Sequence[str] | None = None) -> optuna.Study:
     files, flags = flags[:files_at], flags[files_at:]
     if options.trials is not None and options.trials < 1:
         raise ConfigError(f"--trials {options.trials}: a search has one trial or more.")
+    if options.sampler_seed < 0:
+        raise ConfigError(f"--sampler_seed {options.sampler_seed}: a seed is 0 or more.")
     if not files:
         raise ConfigError("Name an experiment before the flags, such as pose_coco.yaml sample.yaml.")
     sweep, flags = _sweep(options, flags)
     flags = [*constants(sweep["parameters"]), *flags]  # the command line has the last word, except on what is searched
     task = _task_class(files, flags)
     metric = sweep["metric"] or task.monitor
-    goal = sweep["goal"] or {"min": "minimize", "max": "maximize"}[task.mode]
+    goal = _goal(metric, sweep["goal"], task)
     name = f"{Path(files[0]).stem}-{Path(options.sweep).stem if options.sweep else 'search'}"
     folder = Path(options.folder or Path(options.runs) / "sweeps" / name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> optuna.Study:
 
     def objective(trial: optuna.Trial) -> float:
         print(f"trial {trial.number}", flush=True)
+        study.sampler = _sampler(sweep["method"], options.sampler_seed, trial.number)
         arguments = [*files, *flags, *suggest(trial, sweep["parameters"]), "--runs", str(folder)]
         if not any(flag.startswith("--wandb.group") for flag in flags):
             arguments += ["--wandb.group", name]
@@ -215,6 +220,30 @@ def _task_class(files: list[str], flags: list[str]) -> type[Task]:
     return subclasses(Task)[config.model.class_path.rsplit(".", 1)[-1]]
 
 
+def _goal(metric: str, asked: str | None, task: type[Task]) -> str:
+    """maximize or minimize: as asked, else as the metric is declared.
+
+    Raises:
+        ConfigError: If neither says it.
+    """
+    mode = task.mode if metric == task.monitor else known_mode(metric)
+    declared = mode and {"min": "minimize", "max": "maximize"}[mode]
+    if asked is None and declared is None:
+        raise ConfigError(
+            f"Whether less or more of {metric} is better is not known: add to the sweep file, under metric, "
+            "goal: minimize, or goal: maximize."
+        )
+    if asked and declared and asked != declared:
+        print(f"note: the sweep file asks to {asked} {metric}, of which {task.__name__} would {declared}", flush=True)
+    return asked or declared
+
+
+def _sampler(method: str, seed: int, trial: int) -> optuna.samplers.BaseSampler:
+    """Draws that follow from the trial's number: those of a continued search go on, and of several machines differ."""
+    own = int(np.random.SeedSequence((seed, trial)).generate_state(1)[0])
+    return optuna.samplers.TPESampler(seed=own) if method == "tpe" else optuna.samplers.RandomSampler(seed=own)
+
+
 def _grid(sweep: Sweep) -> list[dict[str, str]]:
     """All combinations of the parameters' values."""
     values = {key: choices(parameter) for key, parameter in sweep["parameters"].items() if "value" not in parameter}
@@ -242,9 +271,6 @@ def _study(folder: Path, name: str, goal: str, sweep: Sweep, options: argparse.N
     if before != sweep["parameters"] or study.direction.name.lower() != goal:
         raise ConfigError(f"The study in {folder} searched another space or goal; name a new one: --folder FOLDER.")
     study.set_user_attr("parameters", sweep["parameters"])
-    seed = options.sampler_seed + len(study.trials)  # a continued search does not draw the same numbers again
-    tpe = sweep["method"] == "tpe"
-    study.sampler = optuna.samplers.TPESampler(seed=seed) if tpe else optuna.samplers.RandomSampler(seed=seed)
     if sweep["method"] == "grid":  # Optuna's own grid does not go with trials that are to be tried again
         for point in _grid(sweep):
             study.enqueue_trial(point, skip_if_exists=True)

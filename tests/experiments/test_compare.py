@@ -376,6 +376,15 @@ def test_samples_are_joined_by_their_ids(tmp_path: Path) -> None:
     assert "2 samples in one run alone" in row["note"]
 
 
+def test_ids_of_64_bits_are_not_mixed_up(tmp_path: Path) -> None:
+    ids = [2**63 + i for i in range(5)]
+    a = make_run(tmp_path / "a", samples={sample: 0.1 * i for i, sample in enumerate(ids)})
+    b = make_run(tmp_path / "b", samples={sample: 0.2 * i for i, sample in enumerate(ids)})
+    (row,) = compare([a, b]).tables["paired"]
+    assert (row["samples"], row["mean of run 1"], row["mean"]) == (5, pytest.approx(0.2), pytest.approx(0.4))
+    assert row["note"] == ""
+
+
 def test_equal_ids_of_other_data_are_not_paired(tmp_path: Path) -> None:
     a, b = (make_run(tmp_path / name, samples={1: 0.1, 2: 0.2, 3: 0.3}) for name in "ab")
     (b / "config.yaml").write_text((b / "config.yaml").read_text().replace("root: sample", "root: data/coco"))

@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,12 +19,13 @@ optuna = pytest.importorskip("optuna")
 from experiments import run, sweep  # noqa: E402
 from experiments.config import ConfigError, find, make_parser, parse  # noqa: E402
 from experiments.search_space import flag_text  # noqa: E402
+from tasks import ClassificationTask, PoseTask  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
 
 FILES = ["pose_coco.yaml", "sample.yaml", "debug.yaml"]
 LR = "model.init_args.optimizer.lr"
 BATCH = "data.init_args.batch_size"
-SPACE = [f"--search.{LR}", "[1.0e-3, 1.0e-2]", f"--search.{BATCH}", "[4, 8, 16]"]
+SPACE = [f"--search.{LR}", "[1.0e-3, 4.0e-3]", f"--search.{BATCH}", "[4, 8, 16]"]
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +56,14 @@ class FakeRunner:
 
 def search(monkeypatch, runner, *arguments):
     monkeypatch.setattr(run, "main", runner)
+    monkeypatch.setattr(sweep, "gc", SimpleNamespace(collect=lambda: 0))  # takes a second, and nothing was trained
     return sweep.main([*FILES, *arguments])
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Without reading the experiment's files, which takes a second."""
+    monkeypatch.setattr(sweep, "_task_class", lambda files, flags: PoseTask)
 
 
 def states(study) -> list[str]:
@@ -122,7 +131,8 @@ def test_grid_tries_each_point_once_and_then_has_nothing_to_do(monkeypatch, tmp_
     study = search(monkeypatch, runner, *arguments)
     search(monkeypatch, runner, *arguments)
     assert len(runner.tried) == len(set(runner.tried)) == 6
-    assert study.best_params[LR] == "0.001" or study.best_params[LR] == "0.01"
+    assert {trial.params[LR] for trial in study.trials} == {"0.001", "0.004"}
+    assert study.best_params[LR] == "0.004"  # the nearer to 0.003, on a logarithmic scale
     out = capsys.readouterr().out
     assert "6 trials, 6 of them done" in out
     assert f"best: trial {study.best_trial.number}" in out
@@ -133,15 +143,117 @@ def test_grid_tries_each_point_once_and_then_has_nothing_to_do(monkeypatch, tmp_
     assert values == sorted(values, reverse=True)
 
 
-def test_tpe_comes_near_the_best_value_and_says_what_mattered(monkeypatch, tmp_path, capsys):
+RANGE = f"--search.{LR}={{distribution: log_uniform_values, min: 1.0e-5, max: 1.0}}"
+
+
+@pytest.mark.parametrize("method", ["random", "tpe"])
+def test_a_continued_search_draws_on(method, quick, monkeypatch, tmp_path):
+    """What would have been drawn without the stop, and so nothing twice."""
+
+    def tried(name: str, *pieces: int, seed: int = 0) -> list[str]:
+        runner = FakeRunner()
+        for trials in pieces:
+            words = ["--method", method, "--trials", str(trials), "--sampler_seed", str(seed)]
+            search(monkeypatch, runner, RANGE, *words, "--runs", str(tmp_path / name))
+        return [point[0] for point in runner.tried]
+
+    whole, pieces = tried("whole", 6), tried("pieces", 2, 3, 6)
+    assert len(set(pieces)) == 6
+    assert pieces == whole
+    assert not set(tried("other seed", 6, seed=1)) & set(whole)
+
+
+def test_machines_that_begin_together_try_different_points(quick, monkeypatch, tmp_path):
+    storage = f"sqlite:///{tmp_path / 'shared.db'}"
+    runner = FakeRunner()
+    words = [RANGE, "--method", "random", "--storage", storage, "--runs", str(tmp_path)]
+
+    def with_a_second_machine(arguments, callbacks):
+        if not runner.tried:
+            runner.tried.append(("begun",))
+            monkeypatch.setattr(run, "main", runner)
+            sweep.main([*FILES, *words, "--trials", "2"])  # while the first is at its first point
+            runner.tried.remove(("begun",))
+        return runner(arguments, callbacks)
+
+    search(monkeypatch, with_a_second_machine, *words, "--trials", "3")
+    assert len(runner.tried) == len(set(runner.tried)) == 3
+
+
+@dataclass
+class Goal:
+    """A sweep file's metric, and the direction that follows."""
+
+    metric: dict[str, str] | None
+    direction: str
+
+
+GOALS = {
+    "asked for": Goal({"name": "val/AP", "goal": "minimize"}, "MINIMIZE"),
+    "asked for, of a metric of one's own": Goal({"name": "val/RMSE", "goal": "minimize"}, "MINIMIZE"),
+    "asked for, more of one's own": Goal({"name": "val/lag", "goal": "maximize"}, "MAXIMIZE"),
+    "of the loss": Goal({"name": "val/loss"}, "MINIMIZE"),
+    "of another metric": Goal({"name": "val/AP75"}, "MAXIMIZE"),
+    "of what the task monitors": Goal(None, "MAXIMIZE"),
+}
+
+
+@pytest.mark.parametrize("goal", GOALS.values(), ids=GOALS)
+def test_a_search_goes_in_the_direction_of_its_goal(goal, quick, monkeypatch, tmp_path, capsys):
+    values = iter([0.5, 0.2, 0.9, 0.4])
+    name = (goal.metric or {"name": "val/AP"})["name"]
+
+    def measure(arguments, callbacks):
+        callbacks[0].trial.set_user_attr("run", "somewhere")
+        return SimpleNamespace(callback_metrics={name: torch.tensor(next(values))}, interrupted=False)
+
+    content = {"parameters": {BATCH: {"values": [1, 2, 4, 8]}}, "method": "grid"}
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(content | ({"metric": goal.metric} if goal.metric else {})))
+    study = search(monkeypatch, measure, "--sweep", str(file), "--runs", str(tmp_path))
+    best = 0.2 if goal.direction == "MINIMIZE" else 0.9
+    assert study.direction.name == goal.direction
+    assert study.best_value == pytest.approx(best)
+    said = capsys.readouterr().out
+    assert f"{name} {best:.4f}" in said
+    assert ("PoseTask would maximize" in said) == (goal.metric == {"name": "val/AP", "goal": "minimize"})
+    with (tmp_path / "sweeps" / "pose_coco-mine" / "trials.csv").open() as lines:
+        table = [float(row[name]) for row in csv.DictReader(lines)]
+    assert table == pytest.approx(sorted([0.5, 0.2, 0.9, 0.4], reverse=goal.direction == "MAXIMIZE"))
+
+
+class LeastTask(ClassificationTask):
+    """Monitors what is best when small."""
+
+    monitor = "val/RMSE"
+    mode = "min"
+
+
+def test_without_a_file_the_search_goes_as_the_task_declares(quick, monkeypatch, tmp_path):
+    def measure(arguments, callbacks):
+        callbacks[0].trial.set_user_attr("run", "somewhere")
+        return SimpleNamespace(callback_metrics={"val/RMSE": torch.tensor(2.5)}, interrupted=False)
+
+    monkeypatch.setattr(sweep, "_task_class", lambda files, flags: LeastTask)
+    words = [f"--search.{BATCH}=[4]", "--method", "grid", "--runs", str(tmp_path)]
+    study = search(monkeypatch, measure, *words)
+    assert study.direction.name == "MINIMIZE"
+
+
+def test_a_direction_that_nobody_declares_is_asked_for(quick, monkeypatch, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({"parameters": {LR: {"values": [0.1]}}, "metric": {"name": "val/RMSE"}}))
+    with pytest.raises(ConfigError, match=r"val/RMSE.*goal: minimize, or goal: maximize"):
+        search(monkeypatch, FakeRunner(), "--sweep", str(file), "--runs", str(tmp_path))
+
+
+def test_tpe_comes_near_the_best_value_and_says_what_mattered(quick, monkeypatch, tmp_path, capsys):
     space = "{distribution: log_uniform_values, min: 1.0e-5, max: 1.0}"
     arguments = [
         f"--search.{LR}={space}",
         f"--search.{BATCH}=[4, 8]",
         "--trials",
         "20",
-        "--storage",
-        "sqlite:///:memory:",
         "--runs",
         str(tmp_path),
     ]
@@ -152,7 +264,7 @@ def test_tpe_comes_near_the_best_value_and_says_what_mattered(monkeypatch, tmp_p
     assert f"importance: {LR}" in out  # the batch size does nothing here
 
 
-def test_a_failed_trial_is_recorded_and_the_search_goes_on(monkeypatch, tmp_path, capsys):
+def test_a_failed_trial_is_recorded_and_the_search_goes_on(quick, monkeypatch, tmp_path, capsys):
     runner = FakeRunner({1: RuntimeError("out of memory")})
     study = search(monkeypatch, runner, *SPACE, "--trials", "3", "--runs", str(tmp_path))
     assert states(study) == ["COMPLETE", "FAIL", "COMPLETE"]
@@ -160,7 +272,7 @@ def test_a_failed_trial_is_recorded_and_the_search_goes_on(monkeypatch, tmp_path
     assert "trial 1 failed: RuntimeError: out of memory" in capsys.readouterr().err
 
 
-def test_diverged_is_failed(monkeypatch, tmp_path):
+def test_diverged_is_failed(quick, monkeypatch, tmp_path):
     def diverge(arguments, callbacks):
         return SimpleNamespace(callback_metrics={"val/AP": torch.tensor(float("nan"))}, interrupted=False)
 
@@ -183,7 +295,7 @@ def test_an_interrupted_search_goes_on_with_the_trial_that_was_cut_short(method,
         assert len(set(runner.tried)) == 6
 
 
-def test_a_users_mistake_in_a_trial_stops_the_search(monkeypatch, tmp_path, capsys):
+def test_a_users_mistake_in_a_trial_stops_the_search(quick, monkeypatch, tmp_path, capsys):
     runner = FakeRunner({1: ConfigError("no such thing")})
     monkeypatch.setattr(run, "main", runner)
     monkeypatch.setattr(sys, "argv", ["sweep", *FILES, *SPACE, "--trials", "3", "--runs", str(tmp_path)])
@@ -206,6 +318,7 @@ def test_a_users_mistake_in_a_trial_stops_the_search(monkeypatch, tmp_path, caps
         ([*FILES, f"--search.{LR}={{min: 1, max: 2, distribution: normal}}"], [LR, "log_uniform_values", "normal"]),
         ([*FILES, f"--search.{LR}={{parameters: {{a: 1}}}}"], [LR, "dotted"]),
         ([*FILES, *SPACE, "--trials", "0"], ["--trials 0"]),
+        ([*FILES, *SPACE, "--sampler_seed", "-1"], ["--sampler_seed -1", "0 or more"]),
     ],
 )
 def test_a_users_mistake_is_one_message_and_status_2(arguments, words, monkeypatch, tmp_path, capsys):
@@ -225,13 +338,13 @@ def test_a_setting_of_another_form_is_shown_as_it_should_be(setting, tmp_path):
         sweep.read_sweep(str(tmp_path / "mine.yaml"))
 
 
-def test_another_space_is_another_study(monkeypatch, tmp_path):
+def test_another_space_is_another_study(quick, monkeypatch, tmp_path):
     search(monkeypatch, FakeRunner(), *SPACE, "--trials", "1", "--runs", str(tmp_path))
     with pytest.raises(ConfigError, match="--folder"):
         search(monkeypatch, FakeRunner(), *SPACE[:2], "--trials", "2", "--runs", str(tmp_path))
 
 
-def test_a_metric_that_nobody_measures_is_named(monkeypatch, tmp_path):
+def test_a_metric_that_nobody_measures_is_named(quick, monkeypatch, tmp_path):
     file = tmp_path / "mine.yaml"
     space = {"parameters": {LR: {"values": [0.1]}}, "metric": {"name": "val/mAP", "goal": "maximize"}}
     file.write_text(yaml.safe_dump(space))
