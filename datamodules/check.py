@@ -15,7 +15,6 @@ from pathlib import Path
 from jsonargparse import ArgumentError, ArgumentParser
 from rich.console import Console
 
-import datamodules
 from datamodules.base import BaseDataModule, BaseDataset, DataError, Split
 from datamodules.check_coco import check_coco_pose
 from datamodules.check_findings import Report, show_findings, show_statistics
@@ -23,10 +22,11 @@ from datamodules.check_folders import check_image_folder
 from datamodules.check_images import Mode, look_at_all
 from datamodules.check_masks import check_segmentation
 from datamodules.coco_pose import CocoPose
+from datamodules.constructors import kept_arguments
 from datamodules.image_folder import ImageFolder
 from datamodules.multitask import MultiTaskDataModule
 from datamodules.segmentation import SegmentationData
-from datamodules.yaml_files import ConfigError, combine, find, read, split_flags
+from datamodules.yaml_files import ConfigError, combine, find, flagged, read, split_flags
 from datamodules.yaml_mistakes import explain
 
 
@@ -107,7 +107,7 @@ def load_data(files: Sequence[str], flags: Sequence[str]) -> BaseDataModule:
     values, questions = split_flags(list(flags))
     if questions:
         raise ConfigError(f"The data doctor has no {questions[0]}; see `python -m experiments.run {questions[0]}`.")
-    merged = combine([content for _, content in contents], values)
+    merged = combine([content for _, content in contents], values, kept_arguments([BaseDataModule]))
     if "data" not in merged:
         raise ConfigError("No data: section; name an experiment, such as pose_coco.yaml.")
     parser = ArgumentParser(exit_on_error=False)
@@ -115,8 +115,8 @@ def load_data(files: Sequence[str], flags: Sequence[str]) -> BaseDataModule:
     try:
         config = parser.parse_args([f"--data={json.dumps(merged['data'])}"])
     except ArgumentError as error:
-        known = {name: cls for name, cls in vars(datamodules).items() if isinstance(cls, type)}
-        raise ConfigError(explain(str(error), contents, known)) from error
+        sources = [*((str(path), content) for path, content in contents), *flagged(values)]
+        raise ConfigError(explain(str(error), merged, sources, {"data": BaseDataModule})) from error
     return parser.instantiate(config).data
 
 

@@ -39,7 +39,7 @@ class MultiTaskDataModule(BaseDataModule):
 
     Args:
         data: DataModule of each task; or the name of another entry whose images are labelled for this task too.
-        policy: See above.
+        policy: Which parts a step has batches of; each policy is described before the arguments.
         temperature: Of that policy: 1 is proportional, the higher the more equal.
         ratios: Of that policy: a positive number a part.
         epoch_length: Steps an epoch, instead of the lengths above. With `all` also `shortest`, the fewest that a part

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import DataError
+from datamodules.yaml_files import ConfigError, read_yaml
 
 SKELETONS = Path(__file__).parent / "skeletons"
 DEFAULT_SIGMA = 0.05
@@ -123,8 +123,8 @@ class Skeleton:
             known = ", ".join(sorted(file.stem for file in SKELETONS.glob("*.yaml")))
             raise DataError(f"There is no skeleton {source}: give one of {known}, or the path of a YAML file.")
         try:
-            return cls.from_yaml(yaml.safe_load(path.read_text()))
-        except (DataError, yaml.YAMLError) as error:
+            return cls.from_yaml(read_yaml(path))
+        except (ConfigError, DataError) as error:
             raise DataError(f"{path} is no skeleton. {error}") from error
 
     @classmethod

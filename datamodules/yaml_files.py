@@ -1,10 +1,12 @@
 """YAML files of experiments and flags -> one mapping, as yet unchecked; every mistake is one sentence.
 
-Files are merged in order: mappings merge, everything else replaces, `key+:` appends to a list, and a new `class_path`
-starts afresh. `experiments/config.py` checks the result against the constructors.
+Files are merged in order: mappings merge, everything else replaces. `key+:` appends to a list, `key=:` replaces a whole
+mapping, and so does a table whose keys are numbers (`id_map`). A new `class_path` starts afresh; a class derived from
+the one before keeps the arguments that it takes. `experiments/config.py` checks the result against the constructors.
 """
 
 import difflib
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,13 @@ import yaml
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 SECTIONS = ("model", "data", "trainer", "wandb", "seed_everything", "runs", "checkpoint", "resume", "debug")
+MOST_VALUES = 1_000_000
+ACTIONS = ("fit", "validate", "test", "predict")
+FLAGS_ALONE = {"resume": None, "debug": False}
+"""Sections that have an effect on the command line only, and what stored configurations have there."""
+
+Kept = Callable[[str, str], set[str]]
+"""(class before, class now) -> the arguments of the former that are kept."""
 
 
 class ConfigError(Exception):
@@ -19,7 +28,7 @@ class ConfigError(Exception):
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """Plain YAML that does not let the second of two equal keys replace the first in silence."""
+    """Plain YAML that does not let the second of two equal keys replace the first in silence; dates are text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A mapping, unless a key comes twice."""
@@ -32,68 +41,210 @@ class UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+UniqueKeys.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def find(name: str) -> Path:
-    """YAML file as given, else beside run.py.
+    """YAML file as given, else beside run.py; the ending .yaml may be left out.
 
     Raises:
         ConfigError: If there is none.
     """
-    for path in (Path(name), EXPERIMENTS / name):
+    names = [name] if Path(name).suffix else [name, f"{name}.yaml"]
+    for path in (folder / file for file in names for folder in (Path(), EXPERIMENTS)):
         if path.is_file():
             return path
     known = sorted(path.name for path in EXPERIMENTS.glob("*.yaml"))
-    near = difflib.get_close_matches(Path(name).name, known, n=1)
+    if Path(name).is_dir():
+        inside = Path(name) / "config.yaml"
+        advice = f"name {inside}, or --resume {name}" if inside.is_file() else "name a YAML file in it"
+        raise ConfigError(f"{name} is a folder, where a YAML file is expected: {advice}.")
+    if name in ACTIONS:
+        raise ConfigError(f"{name} stands behind a file: what to do comes first, as in `{name} pose_coco.yaml`.")
+    if "=" in name:
+        raise ConfigError(f"There is no file {name}: a flag begins with two dashes, as in --{name}.")
+    near = nearest(Path(name).name, [*known, *ACTIONS])
     raise ConfigError(
-        f"There is no file {name}, neither here nor beside run.py{did_you_mean(near)}. Experiments: {', '.join(known)}."
+        f"There is no file {name}, neither here nor beside run.py{did_you_mean(near)} Experiments: {', '.join(known)}."
     )
 
 
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        ConfigError: If it is in another encoding, or cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(
+            f"{path} is not in UTF-8 (line {line}, byte 0x{error.object[error.start]:02x}): save it as UTF-8 in the "
+            "editor's menu of encodings."
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+        ConfigError: If it is no YAML, or refers to itself.
+    """
+    return _loaded(read_text(path), f"{path} is not valid YAML")
+
+
 def read(path: Path) -> dict[str, Any]:
-    """One YAML file as a mapping.
+    """One YAML file of an experiment as a mapping.
 
     Raises:
         ConfigError: If it is no YAML mapping, or has an unknown section.
     """
-    try:
-        content = yaml.load(path.read_text(), UniqueKeys)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} should be a mapping with sections such as model, data, trainer; it is {content!r}.")
+        what = "is empty" if content is None else f"is {str(content)[:80]!r}"
+        raise ConfigError(f"{path} should be a mapping with sections such as model, data, trainer; it {what}.")
     if "config" in content:
         raise ConfigError(
             f"{path}: config: inside a file would replace sections rather than merge them; "
             "name both files on the command line instead."
         )
     for key in content:
-        if key not in SECTIONS:
-            near = difflib.get_close_matches(key, SECTIONS, n=1)
+        name = str(key).rstrip("+=")
+        if name not in SECTIONS:
+            near = nearest(name, SECTIONS)
             raise ConfigError(
-                f"{path}: there is no section {key!r}{did_you_mean(near)}. Sections: {', '.join(SECTIONS)}."
+                f"{path}: there is no section {key!r}{did_you_mean(near)} Sections: {', '.join(SECTIONS)}."
             )
+        if name in FLAGS_ALONE and content[key] not in (None, FLAGS_ALONE[name]):
+            raise ConfigError(f"{path}: {name}: has no effect in a file; say --{name} on the command line.")
     return content
 
 
-def merge(base: Any, over: Any) -> Any:
-    """`over` on top of `base`: mappings merge, `key+` appends, a changed class_path and all else replace.
+def _loaded(text: str, complaint: str) -> Any:
+    try:
+        content = yaml.load(text, UniqueKeys)
+        _check_plain(content, (), {})
+    except yaml.YAMLError as error:
+        said = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
+        raise ConfigError(f"{complaint}: {said.removesuffix('.')}.") from error
+    except RecursionError as error:
+        raise ConfigError(f"{complaint}: it is nested too deeply.") from error
+    except (ValueError, OverflowError) as error:  # from here, or of such as `!!int text`
+        raise ConfigError(f"{complaint}: {str(error).removesuffix('.')}.") from error
+    return content
 
-    Where one of them names a class and the other has its arguments alone, these are the class's `init_args`.
+
+def _check_plain(value: Any, holders: tuple[int, ...], sizes: dict[int, int]) -> int:
+    """How many values there are, aliases followed; raises ValueError for what no configuration can be made of."""
+    if id(value) in holders:
+        raise ValueError("an alias (*) stands inside the very list or mapping that it names")
+    if value is not None and not isinstance(value, bool | int | float | str | dict | list):
+        raise ValueError(f"{value!r} ({type(value).__name__}) is no number, text, list or mapping")
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in sizes:
+        inside = value.values() if isinstance(value, dict) else value
+        sizes[id(value)] = 1 + sum(_check_plain(inner, (*holders, id(value)), sizes) for inner in inside)
+        if sizes[id(value)] > MOST_VALUES:
+            raise ValueError(f"with its aliases it has more than {MOST_VALUES} values")
+    return sizes[id(value)]
+
+
+def merge(base: Any, over: Any, kept: Kept | None = None, dropped: list[str] | None = None, path: str = "") -> Any:
+    """`over` on top of `base`: mappings merge, `key+` appends, `key=` and all else replace.
+
+    Where one of them names a class and the other has its arguments alone, these are the class's `init_args`. A new
+    class_path replaces the arguments of the one before, except for those that `kept` says.
+
+    Args:
+        base: What was said before.
+        over: What is said now.
+        kept: Which arguments of a class another one keeps; none where it is not given.
+        dropped: Gets a sentence for all that a new class or table drops.
+        path: Of the keys so far, for messages.
+
+    Raises:
+        ConfigError: If `key+` meets something that is no list.
     """
+    if isinstance(base, dict) and "class_path" in base and isinstance(over, str):
+        over = {"class_path": over}  # a class named without arguments
+    if isinstance(base, str) and base.rpartition(".")[2][:1].isupper() and isinstance(over, dict) and over:
+        base = {"class_path": base}
     if not (isinstance(base, dict) and isinstance(over, dict)):
-        return over
+        return _suffixes_off(over)
     if "class_path" in over and "class_path" in base and over["class_path"] != base["class_path"]:
+        return _of_another_class(base, over, kept, dropped, path)
+    if _is_table(base) and _is_table(over):
+        if gone := [key for key in base if key not in over]:
+            _note(dropped, f"{path} is replaced: dropped {', '.join(map(str, gone))}")
         return over
-    if "class_path" in base and not {"class_path", "init_args"} & set(over):
+    if base and "class_path" in over and not {"class_path", "init_args"} & set(base):
+        base = {"init_args": base}
+    if {"class_path", "init_args"} & set(base) and not {"class_path", "init_args"} & set(over):
         over = {"init_args": over}
     if "init_args" in over and "class_path" not in {*base, *over} and "init_args" not in base and base:
         over = over["init_args"]
     merged = dict(base)
+    table = _is_table(base)
     for key, value in over.items():
+        if table and isinstance(key, str) and key.isdigit():
+            key = int(key)  # as a flag says it: --data.id_map.7 3
+        name = str(key).rstrip("+=") if isinstance(key, str) else key
+        inner = path if name == "init_args" else f"{path}.{name}".lstrip(".")
         if isinstance(key, str) and key.endswith("+"):
-            merged[key[:-1]] = [*(merged.get(key[:-1]) or []), *(value if isinstance(value, list) else [value])]
+            merged[name] = _appended(merged.get(name), value, inner)
+        elif isinstance(key, str) and key.endswith("="):
+            merged[name] = _suffixes_off(value)
+        elif key in merged:
+            merged[key] = merge(merged[key], value, kept, dropped, inner)
         else:
-            merged[key] = merge(merged[key], value) if key in merged else value
+            merged[key] = _suffixes_off(value)
     return merged
+
+
+def _of_another_class(
+    base: dict[str, Any], over: dict[str, Any], kept: Kept | None, dropped: list[str] | None, path: str
+) -> dict[str, Any]:
+    old, new = str(base["class_path"]), str(over["class_path"])
+    before = base.get("init_args") or {}
+    stays = kept(old, new) if kept is not None else set()
+    gone = [key for key in before if key not in stays]
+    if gone:
+        _note(dropped, f"{path or 'class_path'}: {new} instead of {old}; dropped {', '.join(map(str, gone))}")
+    left = {key: value for key, value in before.items() if key in stays}
+    fresh = _suffixes_off(over)
+    if left:
+        fresh["init_args"] = merge(left, over.get("init_args") or {}, kept, dropped, path)
+    return fresh
+
+
+def _appended(base: Any, value: Any, path: str) -> list[Any]:
+    """A list and what is appended to it; one object counts as a list of one."""
+    if isinstance(base, dict) and "class_path" in base:
+        base = [base]
+    if base is not None and not isinstance(base, list):
+        raise ConfigError(f"{path}+ appends to a list, but {path} is {str(base)[:80]!r}: set {path} as a whole.")
+    return [*(base or []), *(value if isinstance(value, list) else [value])]
+
+
+def _is_table(value: dict[Any, Any]) -> bool:
+    return bool(value) and all(isinstance(key, int) and not isinstance(key, bool) for key in value)
+
+
+def _suffixes_off(value: Any) -> Any:
+    """A mapping that nothing lies below: there `key+` and `key=` say no more than `key`."""
+    return merge({}, value, path="") if isinstance(value, dict) and value else value
+
+
+def _note(dropped: list[str] | None, sentence: str) -> None:
+    if dropped is not None:
+        dropped.append(sentence)
 
 
 def split_flags(flags: list[str]) -> tuple[list[tuple[str, Any]], list[str]]:
@@ -104,45 +255,116 @@ def split_flags(flags: list[str]) -> tuple[list[tuple[str, Any]], list[str]]:
     """
     values: list[tuple[str, Any]] = []
     questions: list[str] = []
-    words = iter(flags)
-    for word in words:
+    at = 0
+    while at < len(flags):
+        word = flags[at]
         key, equals, text = word.removeprefix("--").partition("=")
         if key.split(".")[-1] in ("help", "print_config") or word == "-h":
-            questions += flags[flags.index(word) :]
+            questions += flags[at:]
             break
         if not word.startswith("--"):
-            raise ConfigError(
-                f"{word!r} is neither a YAML file before the flags nor a flag such as --trainer.max_epochs 10."
-            )
+            raise ConfigError(_no_flag(word, values))
+        at += 1
+        following = flags[at] if at < len(flags) and not flags[at].startswith("--") else None
         if key == "debug" and not equals:
             text = "true"
+            if following in ("true", "false"):
+                text, at = following, at + 1
+        elif text.startswith("=") or (equals and not text and following is not None):  # --key=={...}, --key= {...}
+            key, text = key if key.endswith("+") else f"{key}=", text[1:]
+            text, at = (text, at) if text or following is None else (following, at + 1)
         elif not equals:
-            text = next(words, None)
-        if text is None:
-            raise ConfigError(f"The flag --{key} lacks a value.")
-        values.append((key, yaml.safe_load(text)))
+            if following is None:
+                raise ConfigError(f"The flag --{key} lacks a value.")
+            text, at = following, at + 1
+        if not all(part.rstrip("+=") for part in key.split(".")):
+            raise ConfigError(f"{word!r} is no flag: expected the name of a key, as in --trainer.max_epochs 10.")
+        values.append((key, _flag_value(key, text)))
     return values, questions
 
 
-def combine(contents: list[dict[str, Any]], values: list[tuple[str, Any]]) -> dict[str, Any]:
+def _no_flag(word: str, values: list[tuple[str, Any]]) -> str:
+    if word.endswith((".yaml", ".yml")):
+        return f"{word} stands behind a flag: YAML files come before the flags."
+    if word.startswith("-"):
+        return f"{word!r} is no flag: flags have two dashes and the name of a key, as in --trainer.max_epochs 10."
+    if values and values[-1][0] != "debug":
+        return (
+            f"{word!r} is left over behind --{values[-1][0]}, which takes one value; a list is written in brackets, "
+            "as in --data.image_size '[256, 192]'."
+        )
+    return f"{word!r} is neither a YAML file before the flags nor a flag such as --trainer.max_epochs 10."
+
+
+def _flag_value(key: str, text: str) -> Any:
+    """The value of a flag: YAML, or the text itself where that is not meant to be any, such as @home."""
+    try:
+        return _loaded(text, f"The value of --{key} is not valid YAML")
+    except ConfigError:
+        if text[:1] in ("[", "{", "&", "'", '"'):
+            raise
+        return text
+
+
+def nested(values: list[tuple[str, Any]]) -> list[dict[str, Any]]:
+    """Dotted keys -> a mapping each."""
+    found = []
+    for key, value in values:
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        found.append(value)
+    return found
+
+
+def flagged(values: list[tuple[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """What flags say, each with the words that name the place in messages."""
+    return [("on the command line", content) for content in nested(values)]
+
+
+def combine(
+    contents: list[dict[str, Any]],
+    values: list[tuple[str, Any]],
+    kept: Kept | None = None,
+    dropped: list[str] | None = None,
+    guess: Callable[[str, Mapping[str, Any]], str | None] | None = None,
+) -> dict[str, Any]:
     """Contents of files, later ones over earlier ones, then the dotted keys of the flags over them all.
+
+    Args:
+        contents: Of the files.
+        values: Of the flags.
+        kept: See `merge`.
+        dropped: See `merge`.
+        guess: Where the configuration has a key of a name, for flags that name it without its section.
 
     Raises:
         ConfigError: If a flag's first word is no section.
     """
     merged: dict[str, Any] = {}
     for content in contents:
-        merged = merge(merged, content)
-    for key, value in values:
-        if key.split(".")[0] not in SECTIONS:
-            near = difflib.get_close_matches(key.split(".")[0], SECTIONS, n=1)
-            raise ConfigError(f"There is no flag --{key}{did_you_mean(near)}; flags are keys of the YAML files.")
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        merged = merge(merged, value)
+        merged = merge(merged, content, kept, dropped)
+    for (key, _), value in zip(values, nested(values), strict=True):
+        first = key.split(".")[0].rstrip("+=")
+        if first not in SECTIONS:
+            near = nearest(first, SECTIONS)
+            full = guess(first, merged) if guess is not None and not near else None
+            near = near or ([f"--{full}"] if full else [])
+            raise ConfigError(
+                f"There is no flag --{key}{did_you_mean(near)} Flags are keys of the YAML files, which begin with "
+                f"{', '.join(SECTIONS)}."
+            )
+        merged = merge(merged, value, kept, dropped)
     return merged
 
 
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """The known name that was probably meant, if any: a similar one, or one that begins as `name` does."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    stem = name.lower()[: max(4, len(name) - 2)]
+    return near or [other for other in known if len(name) > 3 and other.lower().startswith(stem)][:1]
+
+
 def did_you_mean(near: list[str]) -> str:
-    """The end of a sentence about an unknown name: empty without a near one."""
-    return f"; did you mean {near[0]}?" if near else ""
+    """The end of a sentence about an unknown name; without a near one a full stop."""
+    return f"; did you mean {near[0]}?" if near else "."

@@ -1,21 +1,25 @@
 """YAML files and flags -> one checked configuration; every mistake is one sentence.
 
-Files are merged in order: mappings merge, everything else replaces, `key+:` appends to a list, and a new `class_path`
-starts afresh. jsonargparse then checks the result against the constructors, which are the documentation of every key.
+Files are merged in order, see `datamodules/yaml_files.py`; jsonargparse then checks the result against the
+constructors, which are the documentation of every key.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, Literal, TypedDict
 
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
 from lightning import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
 import datamodules  # noqa: F401  the short class names of the YAML files
 import tasks
 from datamodules.base import BaseDataModule
-from datamodules.yaml_files import ConfigError, combine, find, merge, read, split_flags
-from datamodules.yaml_mistakes import explain
+from datamodules.constructors import kept_arguments
+from datamodules.yaml_files import ConfigError, combine, find, flagged, merge, read, split_flags
+from datamodules.yaml_mistakes import explain, find_key, find_mistake
+from experiments.help_pages import help_page
 from tasks.task import Task
 
 __all__ = ["ConfigError", "explain", "find", "make_parser", "merge", "parse", "read", "split_flags"]
@@ -33,7 +37,7 @@ class WandbSpec(TypedDict, total=False):
     tags: list[str]
     notes: str
     entity: str
-    mode: str
+    mode: Literal["online", "offline", "disabled"]
     log_model: bool
 
 
@@ -59,28 +63,58 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
+SECTIONS: dict[str, Any] = {
+    "model": Task,
+    "data": BaseDataModule,
+    "trainer": Trainer,
+    "wandb": WandbSpec | None,
+    "seed_everything": int,
+    "runs": str,
+    "checkpoint": str | None,
+    "resume": str | None,
+    "debug": bool,
+}
+"""Types of the sections, for help and for messages about mistakes."""
+
+
 def parse(parser: ArgumentParser, files: list[Path], flags: list[str]) -> Namespace:
     """Files and flags -> checked configuration.
 
     Raises:
         ConfigError: For any key or value that a constructor does not accept.
+        SystemExit: After help, or the configuration, that a flag asked for.
     """
-    contents = [(path, read(path)) for path in files]
+    contents = [(str(path), read(path)) for path in files]
     values, questions = split_flags(flags)
-    merged = combine([content for _, content in contents], values)
+    dropped: list[str] = []
+    kept = kept_arguments((Task, BaseDataModule, Callback, tasks.Codec))
+    merged = combine([content for _, content in contents], values, kept, dropped, _guess)
+    if questions and (questions[0] == "-h" or questions[0].partition("=")[0].endswith("help")):
+        print(help_page(questions[0], questions[1:], merged, SECTIONS, parser))
+        raise SystemExit(0)
     for section in ("model", "data"):
-        if section not in merged and not questions:
+        if merged.get(section) is None and not questions:
             raise ConfigError(f"No {section}: section; name an experiment, such as pose_coco.yaml.")
+    if not questions and not any("class_path" in (merged[name] or {}) for name in ("model", "data")):
+        named = " ".join(path.name for path in files)
+        raise ConfigError(f"No class_path: an overlay goes with an experiment, as in `pose_coco.yaml {named}`.")
+    sources = [*contents, *flagged(values)]
     try:
-        return parser.parse_args(["--config", json.dumps(merged), *questions])
-    except ArgumentError as error:
-        raise ConfigError(explain(str(error), contents, _known_classes())) from error
+        config = parser.parse_args(["--config", json.dumps(merged), *questions])
+    except (ArgumentError, AttributeError) as error:
+        raise ConfigError(explain(str(error), merged, sources, SECTIONS)) from error
+    mistake = find_mistake(merged, sources, SECTIONS)
+    if mistake is not None and (mistake.null or len(mistake.path) == 1):  # which jsonargparse lets pass
+        raise ConfigError(mistake.text)
+    for sentence in dropped:
+        _say(sentence)
+    return config
 
 
-def _known_classes() -> dict[str, type]:
-    from hrnet import HRNet
+@rank_zero_only
+def _say(line: str) -> None:
+    print(line, flush=True)
 
-    known = {"trainer": Trainer, HRNet.__name__: HRNet}
-    for base in (Task, BaseDataModule, Callback, tasks.Codec):
-        known |= tasks.subclasses(base)
-    return known
+
+def _guess(name: str, merged: Mapping[str, Any]) -> str | None:
+    return find_key(name, merged, SECTIONS)

@@ -161,7 +161,8 @@ def _make_data(folder: Path, content: dict[str, Any]) -> BaseDataModule:
     try:
         return parser.instantiate(parser.parse_object({"data": content["data"]})).data
     except jsonargparse.ArgumentError as error:
-        raise ConfigError(explain(str(error), [(folder / "config.yaml", content)])) from error
+        sources = [(str(folder / "config.yaml"), content)]
+        raise ConfigError(explain(str(error), content, sources, {"data": BaseDataModule})) from error
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypedDict
 import yaml
 from optuna import Trial
 
-from datamodules.yaml_files import UniqueKeys, find
+from datamodules.yaml_files import find, read_yaml
 from experiments.config import ConfigError
 
 Parameter = Mapping[str, Any]
@@ -44,10 +44,7 @@ def read_sweep(name: str) -> Sweep:
         ConfigError: If there is none, or something in it is not understood.
     """
     path = find(name)
-    try:
-        content = yaml.load(path.read_text(), UniqueKeys)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict):
         raise ConfigError(f"{path} should be a sweep in W&B's format, with a section `parameters`.")
     known = ("parameters", "method", *SETTINGS, *MEANT_FOR_W_AND_B)
