@@ -14,7 +14,7 @@ import yaml
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 SECTIONS = ("model", "data", "trainer", "wandb", "seed_everything", "runs", "checkpoint", "resume", "debug")
-MOST_VALUES = 1_000_000
+MOST_VALUES, MOST_LEVELS = 1_000_000, 100
 ACTIONS = ("fit", "validate", "test", "predict")
 FLAGS_ALONE = {"resume": None, "debug": False}
 """Sections that have an effect on the command line only, and what stored configurations have there."""
@@ -144,6 +144,8 @@ def _check_plain(value: Any, holders: tuple[int, ...], sizes: dict[int, int]) ->
     """How many values there are, aliases followed; raises ValueError for what no configuration can be made of."""
     if id(value) in holders:
         raise ValueError("an alias (*) stands inside the very list or mapping that it names")
+    if len(holders) > MOST_LEVELS:
+        raise ValueError("it is nested too deeply")
     if value is not None and not isinstance(value, bool | int | float | str | dict | list):
         raise ValueError(f"{value!r} ({type(value).__name__}) is no number, text, list or mapping")
     if not isinstance(value, dict | list):
