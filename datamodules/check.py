@@ -26,7 +26,7 @@ from datamodules.constructors import kept_arguments
 from datamodules.image_folder import ImageFolder
 from datamodules.multitask import MultiTaskDataModule
 from datamodules.segmentation import SegmentationData
-from datamodules.yaml_files import ConfigError, combine, find, flagged, read, split_flags
+from datamodules.yaml_files import ConfigError, Rules, combine, find, flagged, read, split_flags
 from datamodules.yaml_mistakes import explain
 
 
@@ -107,7 +107,7 @@ def load_data(files: Sequence[str], flags: Sequence[str]) -> BaseDataModule:
     values, questions = split_flags(list(flags))
     if questions:
         raise ConfigError(f"The data doctor has no {questions[0]}; see `python -m experiments.run {questions[0]}`.")
-    merged = combine([content for _, content in contents], values, kept_arguments([BaseDataModule]))
+    merged = combine([content for _, content in contents], values, Rules(kept_arguments([BaseDataModule])))
     if "data" not in merged:
         raise ConfigError("No data: section; name an experiment, such as pose_coco.yaml.")
     parser = ArgumentParser(exit_on_error=False)

@@ -1,12 +1,13 @@
 """YAML files of experiments and flags -> one mapping, as yet unchecked; every mistake is one sentence.
 
 Files are merged in order: mappings merge, everything else replaces. `key+:` appends to a list, `key=:` replaces a whole
-mapping, and so does a table whose keys are numbers (`id_map`). A new `class_path` starts afresh; a class derived from
+mapping, and so does a file's table whose keys are numbers (`id_map`). A new `class_path` starts afresh; a class derived from
 the one before keeps the arguments that it takes. `experiments/config.py` checks the result against the constructors.
 """
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -158,22 +159,34 @@ def _check_plain(value: Any, holders: tuple[int, ...], sizes: dict[int, int]) ->
     return sizes[id(value)]
 
 
-def merge(base: Any, over: Any, kept: Kept | None = None, dropped: list[str] | None = None, path: str = "") -> Any:
+@dataclass
+class Rules:
+    """What is kept of what another file said before, and what was dropped."""
+
+    kept: Kept = lambda before, now: set()
+    """Which arguments of a class another one keeps."""
+    replace_tables: bool = True
+    """A table whose keys are numbers replaces the one before; else it changes the entries that it has."""
+    dropped: list[str] = field(default_factory=list)
+    """A sentence for all that a new class or table has dropped."""
+
+
+def merge(base: Any, over: Any, rules: Rules | None = None, path: str = "") -> Any:
     """`over` on top of `base`: mappings merge, `key+` appends, `key=` and all else replace.
 
     Where one of them names a class and the other has its arguments alone, these are the class's `init_args`. A new
-    class_path replaces the arguments of the one before, except for those that `kept` says.
+    class_path replaces the arguments of the one before, except for those that the rules keep.
 
     Args:
         base: What was said before.
         over: What is said now.
-        kept: Which arguments of a class another one keeps; none where it is not given.
-        dropped: Gets a sentence for all that a new class or table drops.
+        rules: What is kept; gets a sentence for all that is dropped.
         path: Of the keys so far, for messages.
 
     Raises:
         ConfigError: If `key+` meets something that is no list.
     """
+    rules = Rules() if rules is None else rules
     if isinstance(base, dict) and "class_path" in base and isinstance(over, str):
         over = {"class_path": over}  # a class named without arguments
     if isinstance(base, str) and base.rpartition(".")[2][:1].isupper() and isinstance(over, dict) and over:
@@ -181,10 +194,10 @@ def merge(base: Any, over: Any, kept: Kept | None = None, dropped: list[str] | N
     if not (isinstance(base, dict) and isinstance(over, dict)):
         return _suffixes_off(over)
     if "class_path" in over and "class_path" in base and over["class_path"] != base["class_path"]:
-        return _of_another_class(base, over, kept, dropped, path)
-    if _is_table(base) and _is_table(over):
+        return _of_another_class(base, over, rules, path)
+    if rules.replace_tables and _is_table(base) and _is_table(over):
         if gone := [key for key in base if key not in over]:
-            _note(dropped, f"{path} is replaced: dropped {', '.join(map(str, gone))}")
+            rules.dropped.append(f"{path} is replaced: dropped {', '.join(map(str, gone))}")
         return over
     if base and "class_path" in over and not {"class_path", "init_args"} & set(base):
         base = {"init_args": base}
@@ -204,25 +217,23 @@ def merge(base: Any, over: Any, kept: Kept | None = None, dropped: list[str] | N
         elif isinstance(key, str) and key.endswith("="):
             merged[name] = _suffixes_off(value)
         elif key in merged:
-            merged[key] = merge(merged[key], value, kept, dropped, inner)
+            merged[key] = merge(merged[key], value, rules, inner)
         else:
             merged[key] = _suffixes_off(value)
     return merged
 
 
-def _of_another_class(
-    base: dict[str, Any], over: dict[str, Any], kept: Kept | None, dropped: list[str] | None, path: str
-) -> dict[str, Any]:
+def _of_another_class(base: dict[str, Any], over: dict[str, Any], rules: Rules, path: str) -> dict[str, Any]:
     old, new = str(base["class_path"]), str(over["class_path"])
     before = base.get("init_args") or {}
-    stays = kept(old, new) if kept is not None else set()
+    stays = rules.kept(old, new)
     gone = [key for key in before if key not in stays]
     if gone:
-        _note(dropped, f"{path or 'class_path'}: {new} instead of {old}; dropped {', '.join(map(str, gone))}")
+        rules.dropped.append(f"{path or 'class_path'}: {new} instead of {old}; dropped {', '.join(map(str, gone))}")
     left = {key: value for key, value in before.items() if key in stays}
     fresh = _suffixes_off(over)
     if left:
-        fresh["init_args"] = merge(left, over.get("init_args") or {}, kept, dropped, path)
+        fresh["init_args"] = merge(left, over.get("init_args") or {}, rules, path)
     return fresh
 
 
@@ -241,12 +252,7 @@ def _is_table(value: dict[Any, Any]) -> bool:
 
 def _suffixes_off(value: Any) -> Any:
     """A mapping that nothing lies below: there `key+` and `key=` say no more than `key`."""
-    return merge({}, value, path="") if isinstance(value, dict) and value else value
-
-
-def _note(dropped: list[str] | None, sentence: str) -> None:
-    if dropped is not None:
-        dropped.append(sentence)
+    return merge({}, value) if isinstance(value, dict) and value else value
 
 
 def split_flags(flags: list[str]) -> tuple[list[tuple[str, Any]], list[str]]:
@@ -326,8 +332,7 @@ def flagged(values: list[tuple[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
 def combine(
     contents: list[dict[str, Any]],
     values: list[tuple[str, Any]],
-    kept: Kept | None = None,
-    dropped: list[str] | None = None,
+    rules: Rules | None = None,
     guess: Callable[[str, Mapping[str, Any]], str | None] | None = None,
 ) -> dict[str, Any]:
     """Contents of files, later ones over earlier ones, then the dotted keys of the flags over them all.
@@ -335,16 +340,17 @@ def combine(
     Args:
         contents: Of the files.
         values: Of the flags.
-        kept: See `merge`.
-        dropped: See `merge`.
+        rules: See `merge`; a table in a flag changes entries of the one before.
         guess: Where the configuration has a key of a name, for flags that name it without its section.
 
     Raises:
         ConfigError: If a flag's first word is no section.
     """
+    rules = Rules() if rules is None else rules
+    entries = replace(rules, replace_tables=False)
     merged: dict[str, Any] = {}
     for content in contents:
-        merged = merge(merged, content, kept, dropped)
+        merged = merge(merged, content, rules)
     for (key, _), value in zip(values, nested(values), strict=True):
         first = key.split(".")[0].rstrip("+=")
         if first not in SECTIONS:
@@ -355,7 +361,7 @@ def combine(
                 f"There is no flag --{key}{did_you_mean(near)} Flags are keys of the YAML files, which begin with "
                 f"{', '.join(SECTIONS)}."
             )
-        merged = merge(merged, value, kept, dropped)
+        merged = merge(merged, value, entries)
     return merged
 
 

@@ -17,7 +17,7 @@ import datamodules  # noqa: F401  the short class names of the YAML files
 import tasks
 from datamodules.base import BaseDataModule
 from datamodules.constructors import kept_arguments
-from datamodules.yaml_files import ConfigError, combine, find, flagged, merge, read, split_flags
+from datamodules.yaml_files import ConfigError, Rules, combine, find, flagged, merge, read, split_flags
 from datamodules.yaml_mistakes import explain, find_key, find_mistake
 from experiments.help_pages import help_page
 from tasks.task import Task
@@ -86,9 +86,8 @@ def parse(parser: ArgumentParser, files: list[Path], flags: list[str]) -> Namesp
     """
     contents = [(str(path), read(path)) for path in files]
     values, questions = split_flags(flags)
-    dropped: list[str] = []
-    kept = kept_arguments((Task, BaseDataModule, Callback, tasks.Codec))
-    merged = combine([content for _, content in contents], values, kept, dropped, _guess)
+    rules = Rules(kept_arguments((Task, BaseDataModule, Callback, tasks.Codec)))
+    merged = combine([content for _, content in contents], values, rules, _guess)
     if questions and (questions[0] == "-h" or questions[0].partition("=")[0].endswith("help")):
         print(help_page(questions[0], questions[1:], merged, SECTIONS, parser))
         raise SystemExit(0)
@@ -106,7 +105,7 @@ def parse(parser: ArgumentParser, files: list[Path], flags: list[str]) -> Namesp
     mistake = find_mistake(merged, sources, SECTIONS)
     if mistake is not None and (mistake.null or len(mistake.path) == 1):  # which jsonargparse lets pass
         raise ConfigError(mistake.text)
-    for sentence in dropped:
+    for sentence in rules.dropped:
         _say(sentence)
     return config
 

@@ -31,8 +31,9 @@ from datamodules.yaml_files import ConfigError, did_you_mean, nearest
 
 MERGING = """\
 Files are merged from left to right, and flags come last. Mappings merge; lists and values are replaced. `key+:` appends
-to a list, `key=:` replaces a whole mapping, and a table whose keys are numbers (id_map) is replaced as it is. A new
-class_path drops the arguments of the one before, except for a class derived from it, which keeps what it takes.
+to a list, `key=:` (as a flag: --key= VALUE) replaces a whole mapping, and so does a file's table whose keys are numbers
+(id_map). A new class_path drops the arguments of the one before, unless it is derived from it: then it keeps what it
+takes. What is dropped is said.
 Flags are keys of the YAML files, without init_args: --model.optimizer.lr 1.0e-3 --data.image_size '[256, 192]'.
 --print_config shows the result."""
 

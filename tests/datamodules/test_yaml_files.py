@@ -6,7 +6,13 @@ import pytest
 
 from datamodules import Skeleton
 from datamodules.base import DataError
-from datamodules.yaml_files import ConfigError, combine, find, merge, read, split_flags
+from datamodules.yaml_files import ConfigError, Rules, combine, find, merge, read, split_flags
+
+KEPT = {("Base", "Derived"): {"root", "batch_size"}}
+
+
+def kept(before: str, now: str) -> set[str]:
+    return KEPT.get((before, now), set())
 
 
 def written(folder: Path, content: str | bytes) -> Path:
@@ -55,23 +61,27 @@ def test_a_flag_with_an_empty_value_is_null_and_appending_stays_appending():
 
 
 def test_a_table_of_ids_is_replaced_and_what_went_is_said():
-    dropped: list[str] = []
-    found = merge({"data": {"id_map": {0: 0, 1: 1, 7: 2}}}, {"data": {"id_map": {0: 0, 1: 5}}}, dropped=dropped)
+    rules = Rules(kept)
+    found = merge({"data": {"id_map": {0: 0, 1: 1, 7: 2}}}, {"data": {"id_map": {0: 0, 1: 5}}}, rules)
     assert found == {"data": {"id_map": {0: 0, 1: 5}}}
-    (sentence,) = dropped
+    (sentence,) = rules.dropped
     assert "data.id_map" in sentence
     assert "7" in sentence
 
 
 @pytest.mark.parametrize("base", [{"class_path": "A", "init_args": {}}, {"init_args": {}}])
-def test_a_flag_replaces_a_table_and_a_flag_for_one_id_changes_it(base):
-    base["init_args"]["id_map"] = {0: 0, 5: 1}
-    found = [
-        combine([{"data": base}], split_flags(list(flags))[0])["data"]["init_args"]["id_map"]
-        for flags in (["--data.id_map", "{3: 1}"], ["--data.id_map.5", "2"])
-    ]
-    assert found[0] == {3: 1}
-    assert found[1] == {0: 0, 5: 2}
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--data.id_map", "{3: 1}"], {0: 0, 5: 1, 3: 1}),
+        (["--data.id_map.5", "2"], {0: 0, 5: 2}),
+        (["--data.id_map=", "{3: 1}"], {3: 1}),
+        (["--data.init_args.id_map=={3: 1}"], {3: 1}),
+    ],
+)
+def test_a_flag_changes_entries_of_a_table_and_replaces_it_by_an_equals_sign(base, flags, expected):
+    content = {"data": {**base, "init_args": {"id_map": {0: 0, 5: 1}}}}
+    assert combine([content], split_flags(flags)[0])["data"]["init_args"]["id_map"] == expected
 
 
 def test_mappings_with_names_still_merge():
@@ -80,31 +90,24 @@ def test_mappings_with_names_still_merge():
     }
 
 
-KEPT = {("Base", "Derived"): {"root", "batch_size"}}
-
-
-def kept(before: str, now: str) -> set[str]:
-    return KEPT.get((before, now), set())
-
-
 @pytest.mark.parametrize("over", [{"class_path": "Derived", "init_args": {"extra": 1}}, {"class_path": "Derived"}])
 def test_a_derived_class_keeps_what_it_takes_and_the_rest_is_named(over):
     base = {"class_path": "Base", "init_args": {"root": "r", "batch_size": 2, "gone": 3}}
-    dropped: list[str] = []
-    found = merge({"data": base}, {"data": over}, kept, dropped)
+    rules = Rules(kept)
+    found = merge({"data": base}, {"data": over}, rules)
     assert found["data"]["class_path"] == "Derived"
     assert found["data"]["init_args"] == {"root": "r", "batch_size": 2, **over.get("init_args", {})}
-    (sentence,) = dropped
+    (sentence,) = rules.dropped
     assert all(word in sentence for word in ("data", "Derived", "Base", "gone"))
     assert "batch_size" not in sentence
 
 
 def test_another_class_starts_afresh_and_names_what_it_drops():
-    dropped: list[str] = []
+    rules = Rules(kept)
     base = {"class_path": "Base", "init_args": {"root": "r"}}
-    assert merge(base, {"class_path": "Other"}, kept, dropped) == {"class_path": "Other"}
-    assert "root" in dropped[0]
-    assert merge({"data": base}, {"data": "Other"}, kept, dropped)["data"] == {"class_path": "Other"}
+    assert merge(base, {"class_path": "Other"}, rules) == {"class_path": "Other"}
+    assert "root" in rules.dropped[0]
+    assert merge({"data": base}, {"data": "Other"}, rules)["data"] == {"class_path": "Other"}
     assert merge(base, {"class_path": "Base", "init_args": {"x": 1}})["init_args"] == {"root": "r", "x": 1}
 
 
