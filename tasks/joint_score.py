@@ -46,7 +46,9 @@ def read_baselines(tasks: Mapping[str, Task], baselines: Mapping[str, str | floa
     """
     values = {}
     for name, source in baselines.items():
-        values[name] = source if isinstance(source, float | int) else _best_of(Path(source), tasks[name].monitor)
+        values[name] = _number(source)
+        if values[name] is None:
+            values[name] = _best_of(Path(source), tasks[name].monitor)
         if values[name] == 0:
             raise ValueError(f"The baseline of {name} is 0, against which no relative change is defined: leave it out.")
     return values
@@ -76,12 +78,23 @@ def _monitored(name: str, task: Task, metrics: Mapping[str, float]) -> float:
     return metrics[metric]
 
 
+def _number(source: str | float) -> float | None:
+    """The number that is given, as text too, as the command line has it; None for anything else."""
+    try:
+        return float(source)
+    except ValueError:
+        return None
+
+
 def _best_of(folder: Path, monitor: str) -> float:
     path = folder / "summary.json"
     if not path.is_file():
         raise ValueError(f"The baseline {folder} has no summary.json: name the folder of a finished run, or a number.")
-    summary = json.loads(path.read_text())
-    for metrics in (summary["best"], summary["last"]):
-        if monitor in metrics:
+    try:
+        summary = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON ({error}): name the folder of a finished run, or a number.") from error
+    for metrics in (summary.get("best"), summary.get("last")):
+        if metrics and monitor in metrics:
             return float(metrics[monitor])
     raise ValueError(f"{path} has no {monitor}: is it a run of this task?")

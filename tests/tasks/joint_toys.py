@@ -1,7 +1,10 @@
 """A joint run whose losses and gradients are worked out by hand: the tasks pull at shared points in the plane."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
+from lightning import Trainer
 from torch import Tensor, nn
 
 from datamodules import BaseDataModule, MultiTaskDataModule
@@ -69,6 +72,8 @@ GOALS = {"a": {"early": [0.0, 2.0], "last": [-3.0, 0.0]}, "b": {"early": [-1.0, 
 """At the origin the tasks' gradients are (3, 0) and (-1, 1) at the last stage, which oppose each other, and (0, -2) and
 (1, 0) at the stage before, which do not; each head's is -1; the losses are 7 and 2."""
 
+WEIGHTS = {"a": 2.0, "b": 0.5}
+
 
 def pulls(goals: dict[str, dict] | None = None, **options) -> MultiTask:
     def maker(arguments: dict):
@@ -100,3 +105,14 @@ class ShiftData(BaseDataModule):
 
 def shift_data(a: ShiftData, b: ShiftData, **options) -> MultiTaskDataModule:
     return MultiTaskDataModule({"a": a, "b": b}, num_workers=0, **options)
+
+
+def quiet_trainer(folder: Path, epochs: int, **options) -> Trainer:
+    silent = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    options = {"num_sanity_val_steps": 0, "limit_val_batches": 0, "logger": False, **silent, **options}
+    return Trainer(accelerator="cpu", default_root_dir=folder, max_epochs=epochs, **options)
+
+
+def unlike_parts() -> tuple[ShiftData, ShiftData]:
+    """Two samples a batch of the one, three of the other."""
+    return ShiftData([0, 1, 2, 2, 0, 1], 2), ShiftData([2, 0, 1, 0, 3, 1, 5, 0, 2], 3)

@@ -14,9 +14,17 @@ from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.plugins import MixedPrecision
 
 from tasks import MultiTask
-from tests.tasks.joint_toys import GOALS, Pull, ShiftData, pulls, shift_data
+from tests.tasks.joint_toys import (
+    GOALS,
+    WEIGHTS,
+    Pull,
+    ShiftData,
+    pulls,
+    quiet_trainer,
+    shift_data,
+    unlike_parts,
+)
 
-WEIGHTS = {"a": 2.0, "b": 0.5}
 SHIPPED = {"a": 1000.0, "b": 0.3}  # as far apart as those of the shipped joint experiments
 
 
@@ -252,17 +260,6 @@ class Reference:
         if self.epoch:
             self.means.append(np.mean(self.epoch, axis=0))
         self.epoch = []
-
-
-def quiet_trainer(folder: Path, epochs: int, **options) -> Trainer:
-    silent = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    options = {"num_sanity_val_steps": 0, "limit_val_batches": 0, "logger": False, **silent, **options}
-    return Trainer(accelerator="cpu", default_root_dir=folder, max_epochs=epochs, **options)
-
-
-def unlike_parts() -> tuple[ShiftData, ShiftData]:
-    """Two samples a batch of the one, three of the other."""
-    return ShiftData([0, 1, 2, 2, 0, 1], 2), ShiftData([2, 0, 1, 0, 3, 1, 5, 0, 2], 3)
 
 
 @pytest.mark.parametrize(
