@@ -5,6 +5,7 @@ from datamodules.base import BaseDataModule, DataError
 from datamodules.cityscapes import Cityscapes
 from datamodules.coco_pose import CocoPose
 from datamodules.folder_segmentation import FolderSegmentation
+from datamodules.image_files import Reading
 from datamodules.image_folder import ImageFolder, ImageNet
 from datamodules.lip import LIP
 from datamodules.multitask import MultiTaskDataModule
@@ -25,5 +26,6 @@ __all__ = [
     "MultiTaskDataModule",
     "PascalContext",
     "PersonAugmentation",
+    "Reading",
     "Skeleton",
 ]

@@ -67,4 +67,4 @@ class ADE20K(SegmentationData):
         images = self._existing("image", f"images/{official}", f"{split}/image")
         masks = self._existing("mask", f"annotations/{official}", f"{split}/label")
         table = lookup({0: IGNORED, **{label + 1: label for label in range(150)}, 255: IGNORED}, 150)
-        return match_files(images, masks, IndexMasks(table, self.class_names))
+        return match_files(images, masks, IndexMasks(table, self.class_names, self.stated_reading.pixel_limit))

@@ -23,6 +23,7 @@ into channels_last memory.
 import os
 import sys
 from abc import ABC, abstractmethod
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -68,6 +69,13 @@ class BaseDataset(Dataset, ABC):
         """The sample for an index, or for the (index, epoch, ...) that a training sampler yields."""
         index, *words = key if isinstance(key, tuple) else (key,)
         return self.sample(int(index), stream("sample", *words, int(index)))
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses and tuples as dicts and lists, which checkpoints and JSON can hold."""
+    if is_dataclass(value):
+        return {name: plain(part) for name, part in asdict(value).items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 class First(BaseDataset):
@@ -195,7 +203,7 @@ class BaseDataModule(LightningDataModule, ABC):
     def preparation(self) -> dict[str, Any]:
         """The arguments that `prepared_by` names, as plain data."""
         values = {name: getattr(self, name) for name in self.prepared_by}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {name: plain(value) for name, value in values.items()}
 
     def preview(self, count: int) -> dict[str, Any]:
         """A batch of so many training samples, or all there are, spread evenly over the data set."""

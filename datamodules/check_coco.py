@@ -12,7 +12,17 @@ from typing import Any
 from datamodules.base import DataError, Split
 from datamodules.check_annotation import Facts, annotation_defects, is_id, is_number, numbers
 from datamodules.check_findings import Report
-from datamodules.check_images import Mode, Seen, find_shared_images, look, look_at_all, relative, size_histogram
+from datamodules.check_images import (
+    Mode,
+    Seen,
+    find_shared_images,
+    look,
+    look_at_all,
+    note_left_out,
+    note_orientations,
+    relative,
+    size_histogram,
+)
 from datamodules.coco_pose import CocoPose
 from datamodules.skeleton import Skeleton
 
@@ -30,6 +40,8 @@ def check_coco_pose(data: CocoPose, report: Report, mode: Mode) -> None:
     _compare_categories(files, report)
     seen = {split: _look_at_images(data, file, mode) for split, file in files.items()}
     find_shared_images(seen, report, data.folder)
+    note_orientations(seen, data.stated_reading, report, data.folder)
+    note_left_out({split: list({image.path.parent for image in images}) for split, images in seen.items()}, report)
     if data.detections is not None and data.test_split in files:
         _check_detections(data.folder / data.detections, files[data.test_split], report)
 
@@ -223,7 +235,7 @@ def _look_at_images(data: CocoPose, file: _CocoFile, mode: Mode) -> list[Seen]:
     keys = [key for key, image in file.images.items() if isinstance(image.get("file_name"), str) and image["file_name"]]
 
     def look_at(key: int) -> Seen:
-        return look(folder / file.images[key]["file_name"], file.size(key), mode)
+        return look(folder / file.images[key]["file_name"], file.size(key), mode, data.stated_reading)
 
     seen = look_at_all(look_at, keys, f"images of {file.split}")
     for key, image in zip(keys, seen, strict=True):

@@ -36,6 +36,12 @@ ADVICE = {
     "ambiguous name": "Two files differ in their ending alone: rename or remove one.",
     "unreadable image": "Fetch or export the file again, or remove it.",
     "image of another size": "Correct height and width, or the image: boxes and points would be misplaced.",
+    "image of many bands": "Export grey or RGB; the readers do not choose among bands.",
+    "image of an unknown range": "State `reading: {value_range: [lowest, highest]}` of the data, or export 8 bits.",
+    "image almost black": "Look at it: 8-bit values this low are often ids, or deeper values cut off.",
+    "orientation not decided": "EXIF says to turn it, annotations fit both ways: set `reading: {upright: true}` if "
+    "they were made on the turned picture, else `false`.",
+    "orientations disagree": "Its annotation is of the stored pixels, that of others of the turned picture.",
     "unreadable mask": "Fetch or export the file again, or remove it and its image.",
     "mask of another size": "Export image and mask at one size; do not interpolate class ids.",
     "unknown label": "Correct the mask or the class names; FolderSegmentation has `id_map`, `ignore_label`, `palette`.",
@@ -74,6 +80,8 @@ class Report:
     """Split -> how many images, annotations, ... were looked at."""
     statistics: dict[str, dict[str, Counter]] = field(default_factory=dict)
     """Table -> split -> name -> count."""
+    notes: list[str] = field(default_factory=list)
+    """What is no defect, but good to know: files that were left out, images that are turned."""
     part: str = ""
     """Task of a joint run whose data are being looked at."""
     root: str = ""
@@ -90,6 +98,10 @@ class Report:
         if self.root:
             item, found = item.replace(f"{self.root}/", ""), found.replace(f"{self.root}/", "")
         self.findings.append(Finding(kind, self.named(split), item, found))
+
+    def note(self, split: str, sentence: str) -> None:
+        """Write down what is no defect."""
+        self.notes.append(f"{self.named(split)}: {sentence}")
 
     def named(self, split: str) -> str:
         """The split with the task it belongs to."""
@@ -126,6 +138,7 @@ class Report:
         return {
             "clean": self.clean,
             "looked_at": {split: dict(counts) for split, counts in self.looked_at.items()},
+            "notes": self.notes,
             "findings": [vars(finding) for finding in self.findings],
             "advice": {kind: ADVICE[kind] for kind in kinds},
             "statistics": {
@@ -142,6 +155,8 @@ def show_findings(report: Report, console: Console, first: int | None = 5) -> No
         for split, counts in report.looked_at.items()
     )
     console.print(Text(f"looked at: {seen or 'nothing'}"), soft_wrap=True)
+    for note in report.notes:
+        console.print(Text(note), soft_wrap=True)
     if report.clean:
         console.print(Text("clean: nothing to put right", style="bold green"))
         return

@@ -6,8 +6,19 @@ from pathlib import Path
 
 from datamodules.base import DataError, Split
 from datamodules.check_findings import Report
-from datamodules.check_images import Mode, Seen, find_shared_images, look, look_at_all, relative, size_histogram
-from datamodules.image_folder import ImageFolder, images_in, subfolders
+from datamodules.check_images import (
+    Mode,
+    Seen,
+    find_shared_images,
+    look,
+    look_at_all,
+    note_left_out,
+    note_orientations,
+    relative,
+    size_histogram,
+)
+from datamodules.image_files import images_below, is_image
+from datamodules.image_folder import ImageFolder, subfolders
 
 
 def check_image_folder(data: ImageFolder, report: Report, mode: Mode) -> None:
@@ -22,6 +33,8 @@ def check_image_folder(data: ImageFolder, report: Report, mode: Mode) -> None:
     _compare_folders(data, folders, classes, report)
     seen = {split: _look_at_split(data, split, folder, report, mode) for split, folder in folders.items()}
     find_shared_images(seen, report, data.folder)
+    note_orientations(seen, data.reading, report, data.folder)
+    note_left_out({split: [folder] for split, folder in folders.items()}, report)
     for split, images in seen.items():
         _find_contradictions(data, split, images, report)
 
@@ -31,9 +44,9 @@ def _compare_folders(
 ) -> None:
     counts: dict[str, Counter] = {}
     for split, folder in folders.items():
-        counts[split] = Counter({name: len(images_in(folder / name)) for name in classes[split]})
-        for file in images_in(folder):
-            report.add("file outside of the class folders", split, relative(folder / file, data.folder), "has no class")
+        counts[split] = Counter({name: len(images_below(folder / name)) for name in classes[split]})
+        for file in sorted(file for file in folder.iterdir() if is_image(file.name) and file.is_file()):
+            report.add("file outside of the class folders", split, relative(file, data.folder), "has no class")
         report.count("images", split, counts[split])
     known = classes.get("train", [])
     try:
@@ -51,8 +64,8 @@ def _compare_folders(
 
 
 def _look_at_split(data: ImageFolder, split: Split, folder: Path, report: Report, mode: Mode) -> list[Seen]:
-    files = [folder / name / file for name in subfolders(folder) for file in images_in(folder / name)]
-    seen = look_at_all(partial(look, size=None, mode=mode), files, f"images of {split}")
+    files = [folder / name / file for name in subfolders(folder) for file in images_below(folder / name)]
+    seen = look_at_all(partial(look, size=None, mode=mode, reading=data.reading), files, f"images of {split}")
     for image in seen:
         if image.problem:
             report.add(image.problem[0], split, relative(image.path, data.folder), image.problem[1])

@@ -6,27 +6,29 @@ Decoding all of COCO takes minutes: OpenCV and Pillow release Python's lock, so 
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import cv2
 import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from datamodules.base import DataError, available_cores
 from datamodules.check_findings import Report
-from datamodules.images import read_image
+from datamodules.image_files import IMAGE_ENDINGS, PLAIN, Header, Reading, left_out, read_header
+from datamodules.images import ManyBands, UnknownRange, read_image
+from datamodules.orientation import Tagged, describe
 
 Mode = Literal["none", "headers", "full"]
 SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
 SAME_LOOKS = 1.0
 """Mean difference of 16 x 16 grey values up to which two images are one; saving as JPEG again costs about 0.3."""
+ALMOST_BLACK = 16
 Job, Result = TypeVar("Job"), TypeVar("Result")
 
 
@@ -39,56 +41,111 @@ class Seen:
     fingerprint: str | None = None  # equal for equal pixels (full) or equal files (headers, none)
     problem: tuple[str, str] | None = None  # kind of finding, what was found
     miniature: np.ndarray | None = None  # (16, 16) uint8 grey, of a decoded image
+    header: Header | None = None
+    annotated: tuple[int, int] | None = None  # height, width
+
+    def may_be(self, size: tuple[int, int], upright: bool | None) -> bool:
+        """Whether the image can be read as of `size`; where nobody says if images are turned, in either way."""
+        sizes = {False: (self.header.size,), True: (self.header.shown,), None: (self.header.size, self.header.shown)}
+        return size in sizes[upright]
 
 
-def look(path: Path, size: tuple[int, int] | None, mode: Mode) -> Seen:
+def look(path: Path, size: tuple[int, int] | None, mode: Mode, reading: Reading = PLAIN) -> Seen:
     """Look at an image.
 
     Args:
         path: Its file.
         size: Annotated (height, width) in pixels; None where nothing is annotated.
-        mode: `none` asks whether the file is there, `headers` reads its size, `full` decodes it.
+        mode: `none` asks whether the file is there, `headers` reads its head, `full` decodes it.
+        reading: Of the data set.
     """
     try:
         if not path.is_file():
             return Seen(path, problem=("missing image", "there is no such file"))
         if mode == "none":
             return Seen(path, fingerprint=str(path.resolve()))
-        return _header(path, size) if mode == "headers" else _pixels(path, size)
+        header = read_header(path, limit=reading.pixel_limit)
+        seen = Seen(path, header.size, f"{path.stat().st_size} bytes", header=header, annotated=size)
+        problem = _problem(seen, size, reading)
+        return replace(seen, problem=problem) if problem or mode == "headers" else _decoded(seen, size, reading)
+    except ManyBands as error:
+        return Seen(path, problem=("image of many bands", str(error)))
+    except UnknownRange as error:
+        return Seen(path, problem=("image of an unknown range", str(error)))
+    except DataError as error:
+        return Seen(path, problem=("unreadable image", str(error)))
     except Exception as error:  # whatever a decoder says about a damaged file is a finding, and the others are read
         return Seen(path, problem=("unreadable image", f"{type(error).__name__}: {error}"))
 
 
-def _header(path: Path, size: tuple[int, int] | None) -> Seen:
-    with Image.open(path) as image:
-        stored = image.size[::-1]
-    # A photograph that lies on its side is turned by the reader where the annotation says so.
-    if size is not None and size not in (stored, stored[::-1]):
-        return Seen(path, stored, problem=("image of another size", _sizes(stored, size)))
-    return Seen(path, stored, f"{path.stat().st_size} bytes")
+def _problem(seen: Seen, size: tuple[int, int] | None, reading: Reading) -> tuple[str, str] | None:
+    """What its head says is wrong with an image."""
+    header = seen.header
+    if header.bands not in (1, 3):
+        return "image of many bands", f"is {header.depth}, expected grey or RGB"
+    if (header.number != "unsigned" or header.bits > 16) and reading.value_range is None:
+        return "image of an unknown range", f"is {header.depth}, and nothing says which values are black and white"
+    if size is not None and not seen.may_be(size, reading.upright):
+        found = header.shown if reading.upright else header.size
+        sizes = f"{found[0]} x {found[1]} pixels (height x width), annotated are {size[0]} x {size[1]}"
+        return "image of another size", f"has {sizes}"
+    return None
 
 
-def _pixels(path: Path, size: tuple[int, int] | None) -> Seen:
-    try:
-        image = read_image(path)
-    except DataError as error:
-        return Seen(path, problem=("unreadable image", str(error)))
-    if size is not None and image.shape[:2] != size:
-        try:
-            image = read_image(path, size)
-        except DataError:
-            return Seen(path, image.shape[:2], problem=("image of another size", _sizes(image.shape, size)))
+def _decoded(seen: Seen, size: tuple[int, int] | None, reading: Reading) -> Seen:
+    image = read_image(seen.path, size, reading)
+    problem = None
+    if image.max() < ALMOST_BLACK:
+        problem = "image almost black", f"no value is above {image.max()} of 255"
     miniature = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (16, 16), interpolation=cv2.INTER_AREA)
-    return Seen(path, image.shape[:2], digest(image), miniature=miniature)
+    return replace(seen, size=image.shape[:2], fingerprint=digest(image), miniature=miniature, problem=problem)
+
+
+def note_orientations(seen: Mapping[str, Sequence[Seen]], reading: Reading, report: Report, root: Path) -> None:
+    """Name the images that carry an EXIF orientation, and find those of which it is not clear whether to turn them.
+
+    Args:
+        seen: Split -> its images.
+        reading: Of the data set.
+        report: What is written to.
+        root: Names are written relative to it.
+    """
+    tagged = {
+        split: [
+            Tagged(row, image.path, image.header, image.annotated)
+            for row, image in enumerate(images)
+            if image.header is not None and image.header.orientation != 1
+        ]
+        for split, images in seen.items()
+    }
+    told = {tag.told for tags in tagged.values() for tag in tags}
+    upright = (True in told) if reading.upright is None else reading.upright
+    for split, tags in tagged.items():
+        if tags:
+            report.note(split, describe(tags, upright))
+        for tag in tags if reading.upright is None else ():
+            item, number = relative(tag.path, root), f"EXIF orientation {tag.header.orientation}"
+            if told == {None}:
+                report.add("orientation not decided", split, item, f"{number}; read as stored")
+            elif told >= {True, False} and tag.told is False:
+                report.add("orientations disagree", split, item, f"{number}; read as stored, others are turned")
+
+
+def note_left_out(
+    folders: Mapping[str, Sequence[Path]], report: Report, endings: tuple[str, ...] = IMAGE_ENDINGS
+) -> None:
+    """Count the files in the folders of each split that are not taken for images, by ending."""
+    for split, places in folders.items():
+        counts = sum((left_out(place, endings) for place in dict.fromkeys(places)), Counter())
+        if counts:
+            kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(counts.items()))
+            report.note(split, f"files left out, since they are no images by their ending: {kinds}")
+            report.count("files left out", split, counts)
 
 
 def digest(pixels: np.ndarray) -> str:
     """The same words for the same pixels."""
     return hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=16, key=str(pixels.shape).encode()).hexdigest()
-
-
-def _sizes(found: Sequence[int], expected: Sequence[int]) -> str:
-    return f"has {found[0]} x {found[1]} pixels (height x width), annotated are {expected[0]} x {expected[1]}"
 
 
 def look_at_all(work: Callable[[Job], Result], jobs: Sequence[Job], title: str) -> list[Result]:

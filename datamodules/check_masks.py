@@ -2,19 +2,29 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from datamodules.base import DataError, Split
 from datamodules.check_findings import Report
-from datamodules.check_images import Mode, Seen, find_shared_images, look, look_at_all, relative, size_histogram
+from datamodules.check_images import (
+    Mode,
+    Seen,
+    find_shared_images,
+    look,
+    look_at_all,
+    note_left_out,
+    note_orientations,
+    relative,
+    size_histogram,
+)
 from datamodules.folder_segmentation import FolderSegmentation
-from datamodules.masks import IGNORED, UnknownLabels
-from datamodules.segmentation import SUFFIXES, Pairs, SegmentationData, Unpaired
+from datamodules.image_files import Reading
+from datamodules.masks import IGNORED, UnknownLabels, mask_size
+from datamodules.segmentation import MASK_ENDINGS, Pairs, SegmentationData, Unpaired
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,11 @@ def check_segmentation(data: SegmentationData, report: Report, mode: Mode) -> No
     pairs = {split: found for split in splits if (found := _pairs_of(data, split, report)) is not None}
     _find_lonely_masks(data, pairs, report)
     looked = {split: _look_at_split(data, split, found, report, mode) for split, found in pairs.items()}
-    find_shared_images({split: [pair.image for pair in found] for split, found in looked.items()}, report, data.folder)
+    seen = {split: [pair.image for pair in found] for split, found in looked.items()}
+    find_shared_images(seen, report, data.folder)
+    note_orientations(seen, data.stated_reading, report, data.folder)
+    parents = {split: [file.parent for files in found[:2] for file in files] for split, found in pairs.items()}
+    note_left_out({split: _uppermost(folders) for split, folders in parents.items()}, report, MASK_ENDINGS)
     if mode != "full":
         return
     counts = {split: _count_pixels(data, found) for split, found in looked.items()}
@@ -61,7 +75,7 @@ def _look_at_split(data: SegmentationData, split: Split, pairs: Pairs, report: R
     images, masks, read_labels = pairs
 
     def look_at(files: tuple[Path, Path]) -> _Pair:
-        return _look(*files, read_labels, mode)
+        return _look(*files, read_labels, mode, data.stated_reading)
 
     looked = look_at_all(look_at, list(zip(images, masks, strict=True)), f"images and masks of {split}")
     for pair in looked:
@@ -75,34 +89,29 @@ def _look_at_split(data: SegmentationData, split: Split, pairs: Pairs, report: R
     return looked
 
 
-def _look(image: Path, mask: Path, read_labels: Callable[[Path], np.ndarray], mode: Mode) -> _Pair:
-    seen = look(image, None, mode)
+def _look(image: Path, mask: Path, read_labels: Callable[[Path], np.ndarray], mode: Mode, reading: Reading) -> _Pair:
+    seen = look(image, None, mode, reading)
     if mode == "none":
         return _Pair(seen, mask, [])
     try:
         if mode == "headers":
-            counts, size = None, None if mask.suffix == ".mat" else _stored_size(mask)
+            counts, size = None, None if mask.suffix == ".mat" else mask_size(mask, reading.pixel_limit)
         else:
             labels = read_labels(mask)
             counts, size = np.bincount(labels.ravel(), minlength=IGNORED + 1), labels.shape
     except UnknownLabels as error:
-        counts, size = None, _stored_size(mask) if mask.suffix != ".mat" else None
-        return _Pair(seen, mask, [("unknown label", str(error)), *_size_problem(seen, size)])
+        size = mask_size(mask, reading.pixel_limit)
+        return _Pair(seen, mask, [("unknown label", str(error)), *_size_problem(seen, size, reading)])
     except Exception as error:  # whatever a decoder says about a damaged file is a finding, and the others are read
         return _Pair(seen, mask, [("unreadable mask", str(error) or type(error).__name__)])
-    return _Pair(seen, mask, _size_problem(seen, size), counts)
+    return _Pair(replace(seen, annotated=size), mask, _size_problem(seen, size, reading), counts)
 
 
-def _size_problem(image: Seen, size: tuple[int, ...] | None) -> list[tuple[str, str]]:
-    if size is None or image.size is None or size == image.size:
+def _size_problem(image: Seen, size: tuple[int, ...] | None, reading: Reading) -> list[tuple[str, str]]:
+    if size is None or image.header is None or image.may_be(size, reading.upright):
         return []
     found = f"has {size[0]} x {size[1]} pixels (height x width), its image {image.size[0]} x {image.size[1]}"
     return [("mask of another size", found)]
-
-
-def _stored_size(path: Path) -> tuple[int, int]:
-    with Image.open(path) as image:
-        return image.size[::-1]
 
 
 def _count_pixels(data: SegmentationData, looked: list[_Pair]) -> Counter:
@@ -131,5 +140,10 @@ def _find_lonely_masks(data: SegmentationData, pairs: dict[Split, Pairs], report
 
 def _files(folders: set[Path], tail: str) -> set[Path]:
     """Images and masks in the folders whose names end with `tail`."""
-    files = (file for folder in folders for file in folder.iterdir() if file.suffix.lower() in SUFFIXES | {".mat"})
+    files = (file for folder in folders for file in folder.iterdir() if file.suffix.lower() in MASK_ENDINGS)
     return {file for file in files if file.name.endswith(tail) and not file.name.startswith(".")}
+
+
+def _uppermost(folders: list[Path]) -> list[Path]:
+    """Those of the folders that are in no other one of them."""
+    return [folder for folder in sorted(set(folders)) if not set(folder.parents) & set(folders)]

@@ -76,7 +76,8 @@ class Cityscapes(SegmentationData):
             if len(labelled[ending]) == len(images):
                 break
         ending = max(labelled, key=lambda ending: len(labelled[ending]))
-        read_labels = IndexMasks(IDS_TO_CLASSES if ending == _IDS else TRAIN_IDS_TO_CLASSES, self.class_names)
+        table = IDS_TO_CLASSES if ending == _IDS else TRAIN_IDS_TO_CLASSES
+        read_labels = IndexMasks(table, self.class_names, self.stated_reading.pixel_limit)
         pairs = labelled[ending], [self._mask(image, ending) for image in labelled[ending]], read_labels
         if len(labelled[ending]) < len(images):
             missing = [self._mask(image, ending) for image in sorted(set(images) - set(labelled[ending]))]

@@ -6,6 +6,7 @@ several categories. The crop follows the official code; `crop: unit` is UDP's.
     data = CocoPose("data/coco", image_size=(256, 192))
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +15,8 @@ import numpy as np
 from datamodules.base import BaseDataModule, DataError, Split
 from datamodules.coco_annotations import CocoAnnotations
 from datamodules.coco_reader import read_annotations, read_detections
+from datamodules.image_files import Reading
+from datamodules.orientation import Orientations, Tagged, find_tagged
 from datamodules.persons import Persons
 from datamodules.photometric import Photometric
 from datamodules.sample import sample_coco
@@ -42,6 +45,7 @@ class CocoPose(BaseDataModule):
         crop: "size" is the classic crop, "unit" that of UDP; choose UDPCodec with the latter.
         box_padding: Factor on the box's sides.
         overfit: Train and evaluate on the first so many training persons, without augmentation.
+        reading: How image files become pixels: orientation, depth, largest size.
     """
 
     layout: ClassVar[str] = """\
@@ -51,7 +55,7 @@ class CocoPose(BaseDataModule):
     val2017/000000000139.jpg ...        (or images/val2017)"""
     source: ClassVar[str] = "https://cocodataset.org/#download (2017 Train, Val and Train/Val annotations)."
 
-    prepared_by = ("image_size", "crop", "box_padding")
+    prepared_by = ("image_size", "crop", "box_padding", "reading")
 
     def __init__(
         self,
@@ -70,6 +74,7 @@ class CocoPose(BaseDataModule):
         crop: Crop = "size",
         box_padding: float = 1.25,
         overfit: int | None = None,
+        reading: Reading | None = None,
     ) -> None:
         super().__init__(root, image_size=image_size, batch_size=batch_size, num_workers=num_workers, overfit=overfit)
         self.skeleton = Skeleton.load(skeleton)
@@ -83,11 +88,19 @@ class CocoPose(BaseDataModule):
         self.photometric = None if not photometric else Photometric(photometric)
         self.crop, self.box_padding = crop, box_padding
         self._evaluated: dict[str, CocoAnnotations] = {}
+        self.stated_reading = reading or Reading()
+        splits = ("train", "val", *(("test",) if self.test_split == "test" else ()))
+        self.orientations = Orientations(self.stated_reading.upright, self._tagged, splits)
 
     @classmethod
     def sample_root(cls) -> Path:
         """Render the embedded persons if they are absent, and return their folder."""
         return sample_coco()
+
+    @property
+    def reading(self) -> Reading:
+        """How image files are read, with what the annotated sizes say of their orientation."""
+        return replace(self.stated_reading, upright=self.orientations.upright)
 
     def dataset(self, split: Split) -> Persons:
         """Read and check the annotations of `split`; raises DataError where they or the images are not as expected.
@@ -126,6 +139,8 @@ class CocoPose(BaseDataModule):
             convention=self.crop,
             augmentation=self.augmentation if training and not self.overfit else None,
             photometric=self.photometric if training and not self.overfit else None,
+            reading=self.stated_reading,
+            turned=self.orientations.turned(split, self._tagged(split, annotations)),
         )
 
     def ground_truth(self, split: Split) -> dict[str, list]:
@@ -146,6 +161,12 @@ class CocoPose(BaseDataModule):
                 f"`annotations: {{{split}: FILE}}`. The data come from {self.source}"
             )
         return read_annotations(path, self.skeleton)
+
+    def _tagged(self, split: Split, annotations: CocoAnnotations | None = None) -> list[Tagged]:
+        annotations, folder = annotations or self._read(split), self.image_folder(split)
+        paths = [folder / name for name in annotations.file_names.tolist()]
+        sizes = [tuple(size) for size in annotations.image_sizes.tolist()]
+        return find_tagged(paths, sizes.__getitem__, self.stated_reading.pixel_limit)
 
     def image_folder(self, split: Split) -> Path:
         """Folder of the images of `split`; raises DataError if there is none."""

@@ -27,7 +27,7 @@ class FolderSegmentation(SegmentationData):
             images of a split's folder.
         mask_suffix: What mask names have more than image names before the ending, such as _L.
         id_map: Class of each id in the masks, 255 to ignore it; None when the ids are the classes.
-        ignore_label: Id that is ignored; further ones go into id_map.
+        ignore_label: Id that is ignored, unless id_map names it; further ones go into id_map.
         colour_masks: The masks are pictures in the colours of `palette`.
         palette: (r, g, b) of each class, in colour masks and in drawings; PASCAL VOC's where not given.
         ignore_colours: Colours that are ignored in colour masks.
@@ -79,11 +79,17 @@ class FolderSegmentation(SegmentationData):
         self.mask_suffix = mask_suffix
         self.read_labels: ColourMasks | IndexMasks
         if colour_masks:
-            self.read_labels = ColourMasks(self.palette, ignore_colours or ())
+            self.read_labels = ColourMasks(self.palette, ignore_colours or (), self.stated_reading.pixel_limit)
         else:
             classes = {index: index for index in range(len(class_names))} if id_map is None else id_map
-            table = lookup({**classes, ignore_label: IGNORED}, len(class_names), max(256, *classes, ignore_label) + 1)
-            self.read_labels = IndexMasks(table, class_names)
+            if id_map is not None and ignore_label != IGNORED and id_map.get(ignore_label, IGNORED) != IGNORED:
+                raise DataError(
+                    f"The mask id {ignore_label} is both ignore_label and, by id_map, class {id_map[ignore_label]}: "
+                    "take it out of one of them."
+                )
+            ignored = {} if id_map is not None and ignore_label in id_map else {ignore_label: IGNORED}
+            table = lookup({**classes, **ignored}, len(class_names), max(256, *classes, ignore_label) + 1)
+            self.read_labels = IndexMasks(table, class_names, self.stated_reading.pixel_limit)
 
     @classmethod
     def sample_root(cls) -> Path:

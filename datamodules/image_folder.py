@@ -4,20 +4,20 @@ data = ImageNet("data/imagenet", image_size=(224, 224), batch_size=64)
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from datamodules.base import BaseDataModule, DataError, Split
+from datamodules.image_files import Reading, images_below
 from datamodules.labelled_images import LabelledImages, TrainingView
 from datamodules.sample_layouts import sample_image_folder, sample_imagenet
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
-
 
 class ImageFolder(BaseDataModule):
-    """Images in a folder a class; `train` names the classes, in the order of their names.
+    """Images in a folder a class, and in its folders; `train` names the classes, in the order of their names.
 
     Training draws a crop of 8 to 100 % of the area with aspect 3/4 to 4/3, resized, and mirrors every other one;
     evaluation resizes (short side 256 for 224) and takes the centre crop, both as published.
@@ -31,6 +31,9 @@ class ImageFolder(BaseDataModule):
         crop_ratio: Share of the resized image that the evaluated centre crop covers; 224/256 as published.
         rand_augment: timm's description of RandAugment, such as rand-m9-mstd0.5; None for none, as published.
         random_erasing: Probability that a rectangle of a training image becomes noise.
+        reading: How image files become pixels: orientation, depth, largest size. A class is of the picture as it is
+            shown, so images are turned as EXIF says; the published ImageNet figures are of stored pixels, which differ
+            in few images: `upright: false`.
     """
 
     layout: ClassVar[str] = """\
@@ -38,7 +41,7 @@ class ImageFolder(BaseDataModule):
     val/<class>/<any name>.jpg ...       (or images/val/<class>)"""
     source: ClassVar[str] = "you: images in a folder for each class."
 
-    prepared_by = ("image_size", "crop_ratio")
+    prepared_by = ("image_size", "crop_ratio", "reading")
 
     def __init__(
         self,
@@ -51,11 +54,15 @@ class ImageFolder(BaseDataModule):
         crop_ratio: float = 0.875,
         rand_augment: str | None = None,
         random_erasing: float = 0.0,
+        reading: Reading | None = None,
     ) -> None:
         super().__init__(root, image_size=image_size, batch_size=batch_size, num_workers=num_workers, overfit=overfit)
         if not (0 < crop_ratio <= 1 and 0 <= random_erasing <= 1):
             raise DataError(f"crop_ratio {crop_ratio} must be in (0, 1], random_erasing {random_erasing} in [0, 1].")
         self.crop_ratio, self.rand_augment, self.random_erasing = crop_ratio, rand_augment, random_erasing
+        self.reading = reading or Reading()
+        if self.reading.upright is None:
+            self.reading = replace(self.reading, upright=True)
         self._folders: list[str] | None = None
 
     @classmethod
@@ -93,7 +100,7 @@ class ImageFolder(BaseDataModule):
             raise DataError(
                 f"{folder} has the class folders {unknown[:5]}, which `train` lacks: rename or remove them."
             )
-        found = [(label, name, images_in(folder / name)) for label, name in enumerate(known)]
+        found = [(label, name, images_below(folder / name)) for label, name in enumerate(known)]
         empty = [name for _, name, files in found if not files]
         if len(empty) == len(known):
             raise DataError(f"{folder} has no images in class folders such as {known[0]}. Expected:\n{self.layout}")
@@ -109,7 +116,7 @@ class ImageFolder(BaseDataModule):
         if split == "train" and not self.overfit:
             view = TrainingView(self.image_size, self.rand_augment, self.random_erasing)
         sizes = {"image_size": self.image_size, "crop_ratio": self.crop_ratio}
-        return LabelledImages(folder, files, labels, view=view, **sizes)
+        return LabelledImages(folder, files, labels, view=view, reading=self.reading, **sizes)
 
     def split_folder(self, split: str) -> Path:
         """Folder of `split`, which has the class folders; raises DataError if there is none."""
@@ -176,11 +183,3 @@ def subfolders(folder: Path) -> list[str]:
     """Names of the folders in `folder`, sorted."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-
-
-def images_in(folder: Path) -> list[str]:
-    """Names of the images in `folder`, sorted; none where there is no folder."""
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.name.lower().endswith(SUFFIXES))

@@ -4,15 +4,17 @@ A DataModule derived from `SegmentationData` fills it with files; albumentations
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from datamodules.base import BaseDataset, DataError
+from datamodules.image_files import PLAIN, Reading, read_header
 from datamodules.images import read_image
+from datamodules.masks import mask_size
 from datamodules.photometric import Photometric
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ class ImageMasks(BaseDataset):
         evaluation: Size of the images that are evaluated, whose masks keep theirs; see `SegmentationData`.
         augmentation: None evaluates.
         photometric: Applied to the training crop.
+        reading: Of the image files.
+        turned: Rows of the images that are turned as EXIF says; masks are as stored.
     """
 
     def __init__(
@@ -46,11 +50,15 @@ class ImageMasks(BaseDataset):
         evaluation: Evaluation,
         augmentation: "RandomCrop | None" = None,
         photometric: Photometric | None = None,
+        reading: Reading = PLAIN,
+        turned: Sequence[int] = (),
     ) -> None:
         # Arrays of names, since worker processes would copy a list of strings page by page.
         self.images, self.masks = np.array([str(p) for p in images]), np.array([str(p) for p in masks])
         self.read_labels, self.augmentation, self.photometric = read_labels, augmentation, photometric
         self.image_size, self.base_size, self.evaluation = image_size, base_size, evaluation
+        self._stored, self._upright = replace(reading, upright=False), replace(reading, upright=True)
+        self._turned = frozenset(turned)
         self.sizes_vary = augmentation is None and len(self._sizes()) > 1
         """Whether evaluated samples differ in size, so that they do not stack into a batch."""
 
@@ -59,7 +67,8 @@ class ImageMasks(BaseDataset):
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """One image and its mask, in the keys of the batch table; raises DataError where their sizes differ."""
-        image, mask = read_image(self.images[index]), self.read_labels(Path(self.masks[index]))
+        image = read_image(self.images[index], None, self._upright if index in self._turned else self._stored)
+        mask = self.read_labels(Path(self.masks[index]))
         if image.shape[:2] != mask.shape:
             self._refuse(index, image.shape[:2], mask.shape)
         if self.augmentation is None:
@@ -78,9 +87,10 @@ class ImageMasks(BaseDataset):
         """Sizes of the images, from the heads of the files; masks of another size are refused at once."""
         sizes = set()
         for index, (image, mask) in enumerate(zip(self.images, self.masks, strict=True)):
-            size = _size(image)
-            if not mask.endswith(".mat") and _size(mask) != size:
-                self._refuse(index, size, _size(mask))
+            header = read_header(image, limit=self._stored.pixel_limit)
+            size = header.shown if index in self._turned else header.size
+            if not mask.endswith(".mat") and mask_size(Path(mask), self._stored.pixel_limit) != size:
+                self._refuse(index, size, mask_size(Path(mask), self._stored.pixel_limit))
             sizes.add(size)
         return sizes
 
@@ -104,11 +114,3 @@ def resized_for_evaluation(
         factor = base_size / (max if evaluation == "long" else min)(height, width)
         size = max(1, round(factor * height)), max(1, round(factor * width))
     return image if size == (height, width) else cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
-
-
-def _size(path: str) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return image.size[::-1]
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"{path} is no image that can be read ({error}): replace or remove it.") from error

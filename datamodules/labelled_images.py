@@ -12,6 +12,7 @@ from PIL import Image
 
 from datamodules.base import BaseDataset, DataError
 from datamodules.draws import draw_from, global_draws
+from datamodules.image_files import PLAIN, Reading
 from datamodules.images import read_image
 
 IMAGENET_MEAN = (124, 116, 104)  # what RandAugment fills with
@@ -66,6 +67,7 @@ class LabelledImages(BaseDataset):
         image_size: (height, width) of the images, pixels.
         crop_ratio: Share of the resized image that the evaluated centre crop covers.
         view: Augmentation; None takes the centre crop.
+        reading: Of the image files.
     """
 
     def __init__(
@@ -77,16 +79,17 @@ class LabelledImages(BaseDataset):
         image_size: tuple[int, int],
         crop_ratio: float,
         view: TrainingView | None,
+        reading: Reading = PLAIN,
     ) -> None:
         self.folder, self.files, self.labels = str(folder), files, labels
-        self.image_size, self.crop_ratio, self.view = image_size, crop_ratio, view
+        self.image_size, self.crop_ratio, self.view, self.reading = image_size, crop_ratio, view, reading
 
     def __len__(self) -> int:
         return len(self.files)
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """One image and its class, in the keys of the batch table."""
-        image = read_image(os.path.join(self.folder, os.fsdecode(self.files[index])))
+        image = read_image(os.path.join(self.folder, os.fsdecode(self.files[index])), None, self.reading)
         image = centre_crop(image, self.image_size, self.crop_ratio) if self.view is None else self.view(image, rng)
         return {"image": np.ascontiguousarray(image), "image_id": index, "label": self.labels[index]}
 

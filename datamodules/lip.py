@@ -60,4 +60,4 @@ class LIP(SegmentationData):
         images = self._existing("image", f"TrainVal_images/{split}_images")
         masks = self._existing("mask", f"TrainVal_parsing_annotations/{split}_segmentations")
         table = lookup({**{label: label for label in range(20)}, 255: IGNORED}, 20)
-        return match_files(images, masks, IndexMasks(table, self.class_names))
+        return match_files(images, masks, IndexMasks(table, self.class_names, self.stated_reading.pixel_limit))

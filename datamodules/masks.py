@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from datamodules.base import DataError
+from datamodules.image_files import PIXEL_LIMIT, format_of, opened, read_bytes, read_header
+from datamodules.images import deep_values
 
 IGNORED = 255
 _UNKNOWN = -1
@@ -51,31 +52,33 @@ class IndexMasks:
     Args:
         table: (ids,) class of each id, see `lookup`.
         class_names: For the error message.
+        pixel_limit: Larger files are refused before they are decoded.
     """
 
-    def __init__(self, table: np.ndarray, class_names: Sequence[str]) -> None:
-        self.table, self.class_names = table, list(class_names)
+    def __init__(self, table: np.ndarray, class_names: Sequence[str], pixel_limit: int = PIXEL_LIMIT) -> None:
+        self.table, self.class_names, self.pixel_limit = table, list(class_names), pixel_limit
 
     def __call__(self, path: Path) -> np.ndarray:
         """The classes (H, W) uint8; raises DataError for a file that cannot be read or an id that is no class."""
-        ids = _read(path)
+        ids = _read(path, self.pixel_limit)
         if ids.ndim != 2:
             raise DataError(
                 f"The mask {path} has {ids.shape[2]} colour channels, expected one id a pixel: convert it, or, with "
                 "FolderSegmentation, give the classes' colours as `palette` and set `colour_masks: true`."
             )
+        if ids.dtype.kind == "f":
+            ids = _whole(ids, path)
         if ids.dtype != np.uint8:
-            ids = np.where((ids < 0) | (ids >= len(self.table)), len(self.table), ids)
-            classes = np.append(self.table, np.int16(_UNKNOWN))[ids]
+            inside = np.where((ids < 0) | (ids >= len(self.table)), len(self.table), ids)
+            classes = np.append(self.table, np.int16(_UNKNOWN))[inside]
         else:
             classes = np.pad(self.table, (0, max(0, 256 - len(self.table))), constant_values=_UNKNOWN)[ids]
         unknown = classes == _UNKNOWN
         if unknown.any():
-            self._refuse(path, unknown)
+            self._refuse(path, np.unique(ids[unknown]).tolist(), unknown)
         return classes.astype(np.uint8)
 
-    def _refuse(self, path: Path, unknown: np.ndarray) -> None:
-        found = np.unique(_read(path)[unknown]).tolist()
+    def _refuse(self, path: Path, found: list[int], unknown: np.ndarray) -> None:
         known = np.flatnonzero(self.table != _UNKNOWN)
         raise UnknownLabels(
             f"The mask {path} has {int(unknown.sum())} pixels of the ids {found[:8]}, which are no class: the known "
@@ -90,12 +93,16 @@ class ColourMasks:
     Args:
         palette: (r, g, b) of each class.
         ignored: Colours of what is not scored.
+        pixel_limit: Larger files are refused before they are decoded.
 
     Raises:
         DataError: a colour stands for two classes.
     """
 
-    def __init__(self, palette: Sequence[Sequence[int]], ignored: Iterable[Sequence[int]] = ()) -> None:
+    def __init__(
+        self, palette: Sequence[Sequence[int]], ignored: Iterable[Sequence[int]] = (), pixel_limit: int = PIXEL_LIMIT
+    ) -> None:
+        self.pixel_limit = pixel_limit
         classes = [*range(len(palette)), *(IGNORED for _ in ignored)]
         codes = _codes(np.array([*palette, *ignored], np.int32).reshape(-1, 3))
         order = np.argsort(codes)
@@ -106,7 +113,7 @@ class ColourMasks:
 
     def __call__(self, path: Path) -> np.ndarray:
         """The classes (H, W) uint8; raises DataError for a file that cannot be read or a colour that is no class."""
-        colours = _read(path, colours=True)
+        colours = _read(path, self.pixel_limit, colours=True)
         codes = _codes(colours.astype(np.int32))
         positions = np.minimum(np.searchsorted(self.codes, codes), len(self.codes) - 1)
         unknown = self.codes[positions] != codes
@@ -133,17 +140,48 @@ def _ranges(values: np.ndarray) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs if len(run))
 
 
-def _read(path: Path, *, colours: bool = False) -> np.ndarray:
-    """Pixels of a mask file: (H, W) ids, or (H, W, C) of a colour file."""
-    try:
-        if path.suffix == ".mat":
-            from scipy.io import loadmat  # only PASCAL-Context comes in this format
+def _whole(values: np.ndarray, path: Path) -> np.ndarray:
+    """Ids that a file holds as floats; DataError where some are no whole numbers."""
+    broken = ~np.isfinite(values) | (values != np.rint(values))
+    if broken.any():
+        raise DataError(
+            f"The mask {path} holds {values.dtype} numbers, {int(broken.sum())} of them not whole, such as "
+            f"{values[broken][0]:.4g}: these are no ids of classes (probabilities, or an interpolated mask?). Write "
+            "one whole number a pixel."
+        )
+    return values.astype(np.int64)
 
-            return np.asarray(loadmat(path)["LabelMap"])
+
+def mask_size(path: Path, pixel_limit: int = PIXEL_LIMIT) -> tuple[int, int]:
+    """(height, width) of a mask; of a MATLAB file by reading it, of all others from the head."""
+    return _matlab(path).shape[:2] if path.suffix == ".mat" else read_header(path, limit=pixel_limit).size
+
+
+def _read(path: Path, pixel_limit: int, *, colours: bool = False) -> np.ndarray:
+    """Stored pixels of a mask file: (H, W) ids, or (H, W, C) of a colour file."""
+    if path.suffix == ".mat":
+        return _matlab(path)
+    try:
+        data = read_bytes(path)
+        if format_of(data[:16]) == "TIFF":
+            header = read_header(path, data, limit=pixel_limit)
+            if header.bits > 8 or header.number != "unsigned":
+                return deep_values(path, data, header, pixel_limit)
         # Not OpenCV, which turns the indices of a palette PNG into colours.
-        with Image.open(path) as image:
+        with opened(path, data, limit=pixel_limit) as image:
             if colours:
                 return np.asarray(image.convert("RGB"))
             return np.asarray(image.convert("L") if image.mode == "1" else image)
-    except (OSError, SyntaxError, ValueError, KeyError) as error:
-        raise DataError(f"The mask {path} cannot be read ({error}): fetch it again or remove its image.") from error
+    except DataError as error:
+        raise DataError(f"The mask {path} cannot be read: {error}") from error
+
+
+def _matlab(path: Path) -> np.ndarray:
+    from scipy.io import loadmat  # only PASCAL-Context comes in this format
+
+    try:
+        return np.asarray(loadmat(path)["LabelMap"])
+    except Exception as error:  # a damaged file is read as anything
+        raise DataError(
+            f"The mask {path} cannot be read ({type(error).__name__}: {error}): fetch it again or remove its image."
+        ) from error

@@ -86,7 +86,9 @@ class PascalContext(SegmentationData):
                 f"{self.source}"
             )
         stems = read_stems(images.parent / "ImageSets" / "SegmentationContext" / f"{split}.txt")
-        return match_files(images, masks, IndexMasks(self.table, self.class_names), stems)
+        return match_files(
+            images, masks, IndexMasks(self.table, self.class_names, self.stated_reading.pixel_limit), stems
+        )
 
 
 def id_table(num_classes: Literal[59, 60], ids: Literal[60, 459]) -> np.ndarray:

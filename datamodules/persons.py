@@ -4,12 +4,15 @@ A DataModule such as `coco_pose.py` fills it with arrays; it decodes, draws the 
 """
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from datamodules.base import BaseDataset, DataError
+from datamodules.image_files import PLAIN, Reading
 from datamodules.images import read_image
 from datamodules.photometric import Photometric
 from datamodules.skeleton import Skeleton
@@ -36,6 +39,8 @@ class Persons(BaseDataset):
         convention: Of the crop, see `crop_matrix`.
         augmentation: None crops the padded box itself.
         photometric: Applied to the crop.
+        reading: Of the image files.
+        turned: Rows of the images that are turned as EXIF says.
     """
 
     def __init__(
@@ -57,6 +62,8 @@ class Persons(BaseDataset):
         convention: Crop,
         augmentation: PersonAugmentation | None = None,
         photometric: Photometric | None = None,
+        reading: Reading = PLAIN,
+        turned: Sequence[int] = (),
     ) -> None:
         self.folder = str(folder)
         self.image_ids, self.file_names, self.image_sizes = image_ids, file_names, image_sizes
@@ -66,6 +73,9 @@ class Persons(BaseDataset):
         self.permutation, self.upper_body = np.array(skeleton.flip_permutation), skeleton.upper_body
         self.image_size, self.convention = image_size, convention
         self.augmentation, self.photometric = augmentation, photometric
+        self._options: dict[str, Reading] = {} if reading == PLAIN else {"reading": reading}
+        self._upright = {"reading": replace(reading, upright=True)}
+        self._turned = frozenset(turned)
         self._decoded: tuple[int, np.ndarray] | None = None
         self._refuse_missing_files()
 
@@ -74,7 +84,7 @@ class Persons(BaseDataset):
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """One person's crop, in the keys of the batch table."""
-        image, center, size = self._image(int(self.images[index])), self.centers[index], self.sizes[index]
+        image, center, size = self.image(int(self.images[index])), self.centers[index], self.sizes[index]
         keypoints, visible = self.keypoints[index], self.visible[index].astype(np.int64)
         area, rotation, flip = np.float32(size[0] * size[1]), 0.0, False
         if self.augmentation is not None:
@@ -96,11 +106,13 @@ class Persons(BaseDataset):
             "score": self.scores[index],
         }
 
-    def _image(self, row: int) -> np.ndarray:
+    def image(self, row: int) -> np.ndarray:
+        """Image of the row (H, W, 3) uint8 RGB, in whose pixels boxes and points are."""
         # Decoding is the slowest step, and a detector gives about 20 boxes an image, which come one after another.
         if self._decoded is None or self._decoded[0] != row:
             height, width = self.image_sizes[row].tolist()
-            self._decoded = row, read_image(os.path.join(self.folder, self.file_names[row]), (height, width))
+            options = self._upright if row in self._turned else self._options
+            self._decoded = row, read_image(os.path.join(self.folder, self.file_names[row]), (height, width), **options)
         return self._decoded[1]
 
     def _refuse_missing_files(self) -> None:

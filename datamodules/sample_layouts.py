@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from datamodules.images import read_image
 from datamodules.sample import publish, read_stamp, sample_coco
 
 VERSION = 4  # a change of the pictures or labels must raise it
@@ -206,8 +207,8 @@ def _window(box: np.ndarray, size: tuple[int, int], factor: float) -> tuple[slic
 
 
 def _read(coco: Path, split: str, stem: str) -> tuple[np.ndarray, np.ndarray]:
-    image = cv2.imread(str(coco / f"{split}2017" / f"{stem}.jpg"))
-    return image, cv2.imread(str(coco / "parts" / f"{split}2017" / f"{stem}.png"), cv2.IMREAD_GRAYSCALE)
+    image = read_image(coco / f"{split}2017" / f"{stem}.jpg")[..., ::-1]
+    return image, read_image(coco / "parts" / f"{split}2017" / f"{stem}.png")[..., 0].copy()
 
 
 def _write(path: Path, pixels: np.ndarray) -> None:

@@ -5,6 +5,7 @@ A data set is a `SegmentationData` that says which files are a split's and what 
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import numpy as np
 from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.base import BaseDataModule, BaseDataset, DataError, Split
+from datamodules.image_files import IMAGE_ENDINGS, Reading, images_below
 from datamodules.image_masks import Evaluation, ImageMasks
+from datamodules.masks import mask_size
+from datamodules.orientation import Orientations, Tagged, find_tagged
 from datamodules.photometric import Photometric
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
+MASK_ENDINGS = (*IMAGE_ENDINGS, ".mat")
 Pairs = tuple[list[Path], list[Path], Callable[[Path], np.ndarray]]
 
 
@@ -39,6 +43,7 @@ class SegmentationData(BaseDataModule):
             crop lengths; or `stretch` to `image_size`. Masks keep their size: predictions are resized to them.
         photometric: albumentations transforms of the training crops, such as [{name: ColorJitter, p: 0.5}]; the
             published runs have none.
+        reading: How image files become pixels: orientation, depth, largest size. Masks are read as stored.
     """
 
     class_names: list[str]
@@ -47,7 +52,7 @@ class SegmentationData(BaseDataModule):
     stretched = False
     """Whether training too begins with stretching the image to `image_size`."""
 
-    prepared_by = ("image_size", "evaluation", "base_scale")
+    prepared_by = ("image_size", "evaluation", "base_scale", "reading")
 
     def __init__(
         self,
@@ -61,6 +66,7 @@ class SegmentationData(BaseDataModule):
         scale: tuple[float, float] = (0.5, 2.1),
         evaluation: Evaluation = "original",
         photometric: list[dict[str, Any]] | None = None,
+        reading: Reading | None = None,
     ) -> None:
         super().__init__(root, image_size=image_size, batch_size=batch_size, num_workers=num_workers, overfit=overfit)
         if base_scale <= 0 or not 0 < scale[0] <= scale[1]:
@@ -69,6 +75,13 @@ class SegmentationData(BaseDataModule):
             )
         self.base_scale, self.scale, self.evaluation = base_scale, tuple(scale), evaluation
         self.photometric = None if not photometric else Photometric(photometric)
+        self.stated_reading = reading or Reading()
+        self.orientations = Orientations(self.stated_reading.upright, self._tagged, ("train", "val", "test"))
+
+    @property
+    def reading(self) -> Reading:
+        """How image files are read, with what the masks' sizes say of their orientation."""
+        return replace(self.stated_reading, upright=self.orientations.upright)
 
     @property
     def num_classes(self) -> int:
@@ -96,7 +109,13 @@ class SegmentationData(BaseDataModule):
                 draw=not self.overfit,
             )
             options["photometric"] = None if self.overfit else self.photometric
-        return ImageMasks(images, masks, read_labels=read_labels, **options)
+        options["turned"] = self.orientations.turned(split, self._tagged(split, (images, masks, read_labels)))
+        return ImageMasks(images, masks, read_labels=read_labels, reading=self.stated_reading, **options)
+
+    def _tagged(self, split: Split, pairs: Pairs | None = None) -> list[Tagged]:
+        images, masks, _ = pairs or self.pairs(split)
+        limit = self.stated_reading.pixel_limit
+        return find_tagged(images, lambda row: mask_size(masks[row], limit), limit)
 
     def _loader(
         self, dataset: BaseDataset, sampler: DistributedSampler, batch_size: int, *, drop_last: bool = False
@@ -150,11 +169,11 @@ def match_files(
         DataError: No images.
         Unpaired: An image or mask is missing, or two files have one name.
     """
-    found, image_twins = _by_stem(images, SUFFIXES)
-    labels, mask_twins = _by_stem(masks, SUFFIXES | {".mat"})
+    found, image_twins = _by_stem(images, IMAGE_ENDINGS)
+    labels, mask_twins = _by_stem(masks, MASK_ENDINGS)
     names = sorted(found) if stems is None else list(stems)
     if not names:
-        raise DataError(f"{images} has no images ({', '.join(sorted(SUFFIXES))}): correct the folder, or fill it.")
+        raise DataError(f"{images} has no images ({', '.join(IMAGE_ENDINGS)}): correct the folder, or fill it.")
     complete = [name for name in names if name in found and name + mask_suffix in labels]
     pairs = [found[name] for name in complete], [labels[name + mask_suffix] for name in complete], read_labels
     without_image = [name for name in names if name not in found]
@@ -189,18 +208,18 @@ def read_stems(path: Path) -> list[str]:
     names = [Path(line.split()[0]) for line in lines if line.strip()]
     if not names:
         raise DataError(f"The split file {path} is empty: expected the name of an image in every line.")
-    return [(name.with_suffix("") if name.suffix.lower() in SUFFIXES else name).as_posix() for name in names]
+    return [(name.with_suffix("") if name.suffix.lower() in IMAGE_ENDINGS else name).as_posix() for name in names]
 
 
-def _by_stem(folder: Path, suffixes: frozenset[str]) -> tuple[dict[str, Path], list[tuple[Path, Path]]]:
+def _by_stem(folder: Path, endings: tuple[str, ...]) -> tuple[dict[str, Path], list[tuple[Path, Path]]]:
     """Files by name without ending, and pairs of files that share one."""
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}: correct its name, or put the files there.")
     files: dict[str, Path] = {}
     twins: list[tuple[Path, Path]] = []
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in suffixes and not path.name.startswith("."):
-            first = files.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
-            if first != path:
-                twins.append((first, path))
+    for name in images_below(folder, endings):
+        path = folder / name
+        first = files.setdefault(Path(name).with_suffix("").as_posix(), path)
+        if first != path:
+            twins.append((first, path))
     return files, twins

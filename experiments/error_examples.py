@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.base import BaseDataset, collate
-from datamodules.images import read_image
 from datamodules.persons import Persons
 from tasks import SegmentationTask
 from tasks.draw import class_colours, draw_pose, draw_segmentation, grid
@@ -35,8 +34,8 @@ def pose_examples(errors: PoseErrors, dataset: Persons) -> Iterator[tuple[str, T
         for match in (m for m in most.tolist() if here[m].any()):
             labels, pose = errors.labels[errors.person[match]], errors.keypoints[errors.pose[match]]
             row = rows[int(errors.image_id[errors.person[match]])]
-            file, size = dataset.file_names[row], tuple(dataset.image_sizes[row].tolist())
-            crop, corner, scale = _crop(read_image(Path(dataset.folder) / file, size), labels, pose)
+            file = dataset.file_names[row]
+            crop, corner, scale = _crop(dataset.image(row), labels, pose)
             points = [torch.from_numpy((part[:, :2] - corner + 0.5) * scale - 0.5) for part in (labels, pose)]
             shown = torch.from_numpy(labels[:, 2] > 0)
             for tiles, places in zip((truths, predictions), points, strict=True):

@@ -8,19 +8,21 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from datamodules.base import DataError
-from datamodules.image_folder import SUFFIXES as IMAGE_SUFFIXES
-from datamodules.images import read_image
+from datamodules.image_files import IMAGE_ENDINGS, PLAIN, Reading, images_below, read_header
+from datamodules.images import as_rgb, read_image
+from datamodules.orientation import Tagged
 from experiments.config import ConfigError
 from experiments.video import read_video
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
+MEDIA_ENDINGS = (*IMAGE_ENDINGS, *VIDEO_SUFFIXES)
 READERS = min(4, os.cpu_count() or 1)
 
 
@@ -68,7 +70,7 @@ def find_sources(inputs: Sequence[str]) -> list[Source]:
         if not matches:
             raise ConfigError(
                 f"There is no image or video at {text} (from {Path.cwd()}): name images, videos, folders of them, or a "
-                f"glob such as 'photos/*.jpg'. Endings in folders: {' '.join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))}."
+                f"glob such as 'photos/*.jpg'. Endings in folders: {' '.join(MEDIA_ENDINGS)}."
             )
         for path, relative in matches:
             found.setdefault(path, relative)
@@ -89,9 +91,8 @@ def _files(text: str) -> Iterator[tuple[Path, Path]]:
     if path.is_file():
         yield path, Path(path.name)
     elif path.is_dir():
-        for file in sorted(path.rglob("*")):
-            if _is_medium(file):
-                yield file, file.relative_to(path)
+        for name in images_below(path, MEDIA_ENDINGS):
+            yield path / name, Path(name)
     elif glob.has_magic(str(path)):
         root = fixed_part(path)
         for match in sorted(glob.glob(str(path), recursive=True)):
@@ -114,45 +115,63 @@ def fixed_part(path: Path) -> Path:
 
 
 def _is_medium(file: Path) -> bool:
-    known = file.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-    return known and not file.name.startswith(".") and file.is_file()
+    return file.suffix.lower() in MEDIA_ENDINGS and not file.name.startswith(".") and file.is_file()
 
 
-def read_photo(path: Path, name: str = "image", *, upright: bool = False, size: tuple[int, int] | None = None) -> Photo:
+def read_photo(
+    path: Path,
+    name: str = "image",
+    *,
+    upright: bool | None = False,
+    size: tuple[int, int] | None = None,
+    reading: Reading = PLAIN,
+) -> Photo:
     """The photo in an image file, read as the data sets read theirs.
 
     Args:
         path: Of the image.
         name: Of its outputs.
-        upright: Turn as the file's EXIF orientation says. The data sets do not, since annotations refer to the stored
-            pixels.
-        size: The annotated (height, width), see `datamodules.images.read_image`.
+        upright: Turn as the file's EXIF orientation says. An annotated size that fits in one way alone decides itself;
+            None turns where no size is annotated.
+        size: The annotated (height, width).
+        reading: Depth and largest size, see `Reading`.
 
     Raises:
         DataError: If the file is absent, damaged or no image, or of another size than annotated.
     """
-    image = read_image(path, size)
-    return Photo(_turned(image, path) if upright and size is None else image, path, name)
+    if size is not None:
+        tagged = Tagged(0, path, read_header(path, limit=reading.pixel_limit), tuple(size))
+        upright = bool(upright) if tagged.told is None else tagged.told
+    return Photo(read_image(path, size, replace(reading, upright=upright is not False)), path, name)
 
 
-def _turned(image: np.ndarray, path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as stored:
-            exif = stored.getexif()
-    except (UnidentifiedImageError, Image.DecompressionBombError):  # only OpenCV knows the format, or dares the size
-        return image
-    if exif.get(ExifTags.Base.Orientation, 1) == 1:
-        return image
-    upright = Image.fromarray(image)
-    upright.getexif().update(exif)
-    return np.array(ImageOps.exif_transpose(upright))
+def pixels_of(picture: np.ndarray | Image.Image, *, upright: bool = True, reading: Reading = PLAIN) -> np.ndarray:
+    """An array or Pillow image as the file of it would be read: (H, W, 3) uint8 RGB.
+
+    Args:
+        picture: (H, W) or (H, W, 3) uint8, or of a type for which `reading` says what is black and white.
+        upright: Turn a Pillow image as its EXIF orientation says.
+        reading: Depth, see `Reading`.
+
+    Raises:
+        DataError: For other shapes, or values whose range has to be stated.
+    """
+    what = f"The picture, {type(picture).__name__},"
+    if isinstance(picture, Image.Image):
+        if picture.format == "EPS":  # decoding would start Ghostscript
+            raise DataError(f"{what} is PostScript, which is a program and no image: convert it to PNG.")
+        picture = ImageOps.exif_transpose(picture) if upright else picture
+        deep = picture.mode.startswith(("I", "F"))
+        return as_rgb(np.array(picture if deep else picture.convert("RGB")), what, reading.value_range)
+    return as_rgb(picture, what, reading.value_range)
 
 
 def read_photos(
     sources: Sequence[Source],
     *,
-    upright: bool = False,
+    upright: bool | None = False,
     size_of: Callable[[Path], tuple[int, int] | None] = lambda path: None,
+    reading: Reading = PLAIN,
 ) -> Iterator[Photo | Failure]:
     """Photos of all sources in order, the frames of a video one by one; some images are read ahead, in threads.
 
@@ -162,11 +181,12 @@ def read_photos(
         sources: From `find_sources`.
         upright: See `read_photo`.
         size_of: Annotated (height, width) of an image.
+        reading: See `read_photo`.
     """
 
     def read(source: Source) -> Photo | Failure:
         try:
-            return read_photo(source.path, source.name, upright=upright, size=size_of(source.path))
+            return read_photo(source.path, source.name, upright=upright, size=size_of(source.path), reading=reading)
         except DataError as error:
             return Failure(source.path, error)
 

@@ -73,9 +73,12 @@ def main(argv: Sequence[str] | None = None) -> list[Failure]:
         device=device,
         batch_size=options.batch_size,
         max_pixels=options.max_pixels,
+        upright=True if options.as_shown else False if options.as_stored else None,
+        pixel_limit=options.pixel_limit,
     )
+    reading = predictor.reading
     size_of = boxes.image_size if isinstance(boxes, CocoBoxes) else lambda path: None
-    found = predictor.stream(read_photos(sources, upright=not options.as_stored, size_of=size_of))
+    found = predictor.stream(read_photos(sources, upright=reading.upright, size_of=size_of, reading=reading))
     with ExitStack() as stack:
         files = {name: stack.enter_context(PredictionFiles(folders[name], saves[name])) for name in saves}
         failures = _write(found, files, _total(sources))
@@ -100,7 +103,10 @@ def _parser() -> ArgumentParser:
     add("--batch_size", type=int, default=16, help="Samples at once, default 16.")
     add("--max_pixels", type=int, default=MAX_PIXELS, help="Of a batch; a larger segmented image is cut into tiles.")
     add("--image_size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="Instead of that of the training.")
-    add("--as_stored", action="store_true", help="Do not turn photos as their EXIF orientation says.")
+    add("--pixel_limit", type=int, help="Photos of more pixels are refused before they are decoded; as in training.")
+    turning = parser.add_mutually_exclusive_group()
+    turning.add_argument("--as_stored", action="store_true", help="Do not turn photos as their EXIF orientation says.")
+    turning.add_argument("--as_shown", action="store_true", help="Turn them; default: as the training did.")
     pose = parser.add_argument_group("pose: where the boxes of persons come from; the whole image when none is given")
     which = pose.add_mutually_exclusive_group()
     which.add_argument("--boxes", metavar="FILE", help="COCO annotations, or COCO results of a detector.")

@@ -19,9 +19,10 @@ from torch import Tensor
 
 import tasks
 from datamodules.base import DataError
+from datamodules.image_files import Reading
 from experiments.boxes import BoxSource, CocoBoxes, whole_image
 from experiments.config import ConfigError
-from experiments.media import Failure, Photo, read_photo
+from experiments.media import Failure, Photo, pixels_of, read_photo
 from experiments.preparation import Preparation, preparation_of
 from experiments.results import JointResult, Result
 from experiments.views import ClassificationView, Finish, PoseView, Sample, SegmentationView, View
@@ -44,10 +45,13 @@ class Predictor:
         device: Such as "cuda:1"; a GPU if there is one.
         batch_size: Samples that pass the network at once: crops of persons of several photos, images of one size.
         max_pixels: Of a batch, and of a segmented image; a larger one is cut into tiles.
-        upright: Turn photos as their EXIF orientation says; not those whose size an annotation says.
+        upright: Turn photos as their EXIF orientation says; as in training when not given, and where that saw no such
+            photo, turned. An annotated size that fits in one way alone decides itself.
+        pixel_limit: Larger files are refused before they are decoded; as in training when not given.
 
     Raises:
-        ConfigError: If the size is not known, or there is no prediction for such a task.
+        ConfigError: If the size is not known, there is no prediction for such a task, or the tasks of a joint run were
+            trained on images that were read in different ways.
         ValueError: If the source is no checkpoint of this project.
     """
 
@@ -60,25 +64,29 @@ class Predictor:
         device: str | torch.device | None = None,
         batch_size: int = 16,
         max_pixels: int = MAX_PIXELS,
-        upright: bool = True,
+        upright: bool | None = None,
+        pixel_limit: int | None = None,
     ) -> None:
         if min(batch_size, max_pixels, *(image_size or ())) < 1:
             given = f"batch_size {batch_size}, max_pixels {max_pixels} and image_size {image_size}"
             raise ConfigError(f"{given} must be at least 1.")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.batch_size, self.max_pixels, self.upright, self.boxes = batch_size, max_pixels, upright, boxes
+        self.batch_size, self.max_pixels, self.boxes = batch_size, max_pixels, boxes
         task = source if isinstance(source, Task) else tasks.load(source)
         self.parts: dict[str, _Part] = {}
-        for name, single in _singles(task).items():
-            view = _view(single, preparation_of(single, image_size), boxes, max_pixels)
+        singles = _singles(task)
+        preparations = {name: preparation_of(single, image_size) for name, single in singles.items()}
+        self.reading = _reading([p.reading for p in preparations.values()], upright, pixel_limit)
+        for name, single in singles.items():
+            view = _view(single, preparations[name], boxes, max_pixels)
             self.parts[name] = _Part(for_inference(single).to(self.device), view, batch_size, max_pixels)
 
     def __call__(self, pictures: Picture | list[Picture]) -> Result | list[Result]:
         """Result of a picture, or those of a list.
 
         Args:
-            pictures: A path; or pixels: array (H, W, 3) or (H, W) uint8 RGB or grey, Pillow image, tensor (3, H, W)
-                uint8 RGB.
+            pictures: A path; or pixels: array (H, W, 3) or (H, W) RGB or grey, Pillow image, tensor (3, H, W) or
+                (H, W), of uint8 or of what the data sets read too: 16 bits, or values of the range of the training.
 
         Raises:
             DataError: If a file cannot be read, or has no boxes where they are looked up.
@@ -110,8 +118,8 @@ class Predictor:
         if isinstance(picture, str | Path):
             path = Path(picture).expanduser()
             size = self.boxes.image_size(path) if isinstance(self.boxes, CocoBoxes) else None
-            return read_photo(path, path.stem, upright=self.upright, size=size)
-        return Photo(_pixels(picture))
+            return read_photo(path, path.stem, upright=self.reading.upright, size=size, reading=self.reading)
+        return Photo(_pixels(picture, self.reading))
 
 
 @dataclass
@@ -199,20 +207,38 @@ def _view(task: Task, preparation: Preparation, boxes: BoxSource, max_pixels: in
     raise ConfigError(f"There is no prediction on pictures for {type(task).__name__} yet: pose, segmentation, classes.")
 
 
-def _pixels(picture: np.ndarray | Image.Image | Tensor) -> np.ndarray:
+def _reading(trained: list[Reading], upright: bool | None, pixel_limit: int | None) -> Reading:
+    """How the photos of a prediction are read: once for all tasks, as each was trained."""
+    ways = {reading.upright for reading in trained} - {None} if upright is None else {upright}
+    ranges = {reading.value_range for reading in trained}
+    if len(ways) > 1:
+        raise ConfigError(
+            "One task of this run was trained on images turned as EXIF says, another on stored pixels: choose by "
+            "upright, --as_shown or --as_stored."
+        )
+    if len(ranges) > 1:
+        raise ConfigError(
+            f"The tasks of this run were trained on images of different value ranges, {sorted(ranges, key=str)}: "
+            "predict with one task at a time."
+        )
+    limit = max(reading.pixel_limit for reading in trained) if pixel_limit is None else pixel_limit
+    return Reading(next(iter(ways), None), next(iter(ranges)), limit)
+
+
+def _pixels(picture: np.ndarray | Image.Image | Tensor, reading: Reading) -> np.ndarray:
     """(H, W, 3) uint8 RGB."""
-    if isinstance(picture, Image.Image):
-        return np.array(picture.convert("RGB"))
-    image = picture
-    if isinstance(image, Tensor):
-        image = image.detach().cpu().numpy()
-        image = image.transpose(1, 2, 0) if image.ndim == 3 else image
-    if isinstance(image, np.ndarray) and image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=2)
-    if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
+    values = picture
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().numpy()
+        values = values.transpose(1, 2, 0) if values.ndim == 3 else values
+    try:
+        if not isinstance(values, np.ndarray | Image.Image):
+            raise DataError("It is none of these.")
+        image = pixels_of(values, upright=reading.upright is not False, reading=reading)
+    except DataError as error:
         found = f"{picture.dtype} {tuple(picture.shape)}" if isinstance(picture, np.ndarray | Tensor) else type(picture)
         raise ValueError(
             "A picture is a path, a Pillow image, an array (H, W, 3) uint8 RGB or a tensor (3, H, W) uint8; "
-            f"got {found}."
-        )
+            f"got {found}. {error}"
+        ) from error
     return np.require(image, requirements=["C", "W"])  # torch warns of an array that cannot be written to

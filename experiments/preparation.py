@@ -5,6 +5,7 @@ preparation_of(tasks.load("runs/pose_coco/..."))     # Preparation(image_size=(2
 
 from dataclasses import dataclass
 
+from datamodules.image_files import PLAIN, Reading
 from datamodules.image_masks import Evaluation
 from datamodules.transforms import Crop
 from experiments.config import ConfigError
@@ -22,6 +23,7 @@ class Preparation:
         evaluation: Size of segmented images, see `SegmentationData`.
         base_scale: With it.
         crop_ratio: Share of the resized image that a classified centre crop covers, see `ImageFolder`.
+        reading: How image files become pixels; `upright` is None where no image of the training carried an orientation.
     """
 
     image_size: tuple[int, int]
@@ -30,6 +32,7 @@ class Preparation:
     evaluation: Evaluation = "original"
     base_scale: float = 1.0
     crop_ratio: float = 0.875
+    reading: Reading = PLAIN
 
     @property
     def base_size(self) -> int:
@@ -55,4 +58,7 @@ def preparation_of(task: Task, image_size: tuple[int, int] | None = None) -> Pre
         )
     if not task.preparation and isinstance(task, PoseTask) and isinstance(task.codec, UDPCodec):
         known["crop"] = "unit"
-    return Preparation(**known | {"image_size": tuple(known["image_size"])})
+    reading = known.pop("reading", {})
+    if reading.get("value_range") is not None:
+        reading = reading | {"value_range": tuple(reading["value_range"])}
+    return Preparation(**known | {"image_size": tuple(known["image_size"]), "reading": Reading(**reading)})
