@@ -101,11 +101,21 @@ class LabelledImages(BaseDataset):
 def centre_crop(image: np.ndarray, size: tuple[int, int], ratio: float) -> np.ndarray:
     """Resize with anti-aliasing so that `size` (height, width) is `ratio` of the tighter side, and cut the middle.
 
+    For square sizes it is the published evaluation, torchvision's Resize(int(size / ratio)) and CenterCrop(size): the
+    longer side is truncated to whole pixels, and half a pixel of offset goes to the even number.
+
     Image (H, W, 3) uint8 -> (height, width, 3) uint8.
     """
-    factor = max(wanted / ratio / side for wanted, side in zip(size, image.shape[:2], strict=True))
-    height, width = (max(wanted, round(factor * side)) for wanted, side in zip(size, image.shape[:2], strict=True))
+    height, width = resized_shape(image.shape[:2], size, ratio)
     # Pillow's bilinear filter widens when it shrinks, as in the published evaluation; OpenCV's would alias.
     image = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
     top, left = round((height - size[0]) / 2), round((width - size[1]) / 2)
     return image[top : top + size[0], left : left + size[1]]
+
+
+def resized_shape(shape: tuple[int, int], size: tuple[int, int], ratio: float) -> tuple[int, int]:
+    """(height, width) that an image of `shape` has before a centre crop of `size` is cut out of it."""
+    height, width = (int(wanted / ratio) for wanted in size)
+    if height * shape[1] > width * shape[0]:  # the height is the tighter side
+        return height, height * shape[1] // shape[0]
+    return width * shape[0] // shape[1], width

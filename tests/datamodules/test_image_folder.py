@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
+from torchvision.transforms.functional import _compute_resized_output_size
 
 from datamodules import DataError, ImageFolder, ImageNet
 from datamodules import sample_layouts as layouts
-from datamodules.labelled_images import TrainingView, centre_crop
+from datamodules.labelled_images import TrainingView, centre_crop, resized_shape
 from datamodules.sample import sample_coco
 
 
@@ -34,17 +37,37 @@ def test_evaluation_meets_every_class_first(tmp_path: Path) -> None:
     assert trained.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
-@pytest.mark.parametrize("size", [(375, 500), (500, 333), (224, 224), (100, 90)])
-def test_the_evaluated_view_is_the_published_one(size: tuple[int, int]) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    published = v2.Compose([v2.Resize(256), v2.CenterCrop(224)])(Image.fromarray(image))
-    ours = centre_crop(image, (224, 224), 0.875)
-    # The long side may be rounded the other way, by a pixel: the crop is then shifted by half of one.
-    if ours.shape == (224, 224, 3) and size[0] == size[1]:
-        np.testing.assert_array_equal(ours, np.asarray(published))
-    difference = np.abs(ours.astype(int) - np.asarray(published).astype(int)).mean()
-    assert ours.shape == (224, 224, 3)
-    assert difference < 12  # noise: unrelated views differ by 25 and more
+@pytest.mark.parametrize(("crop", "ratio", "resized"), [(224, 0.875, 256), (224, 0.95, 235), (320, 1.0, 320)])
+def test_the_evaluated_view_is_the_published_one(crop: int, ratio: float, resized: int) -> None:
+    rng = np.random.default_rng(0)
+    published = v2.Compose([v2.Resize(resized), v2.CenterCrop(crop)])
+    sizes = [(375, 500), (500, 333), (224, 224), (100, 90), (256, 256), (255, 257), (2000, 60), (81, 640)]
+    for size in [*sizes, *rng.integers(60, 700, (25, 2)).tolist()]:
+        image = rng.integers(0, 256, (*size, 3), np.uint8)
+        expected = np.asarray(published(Image.fromarray(image)))
+        np.testing.assert_array_equal(centre_crop(image, (crop, crop), ratio), expected, err_msg=str(size))
+
+
+def test_sizes_before_the_crop_are_torchvisions() -> None:
+    rng = np.random.default_rng(1)
+    for height, width in rng.integers(1, 5000, (3000, 2)).tolist():
+        expected = _compute_resized_output_size((height, width), [256])
+        assert list(resized_shape((height, width), (224, 224), 0.875)) == expected, (height, width)
+
+
+@given(
+    shape=st.tuples(st.integers(1, 3000), st.integers(1, 3000)),
+    size=st.tuples(st.integers(1, 600), st.integers(1, 600)),
+    ratio=st.floats(0.3, 1.0),
+)
+def test_a_crop_of_any_shape_fits_and_covers_its_share(
+    shape: tuple[int, int], size: tuple[int, int], ratio: float
+) -> None:
+    resized = resized_shape(shape, size, ratio)
+    assert all(side >= wanted for side, wanted in zip(resized, size, strict=True))
+    assert int(size[0] / ratio) == resized[0] or int(size[1] / ratio) == resized[1]
+    # The aspect is kept, but for the truncation of one side.
+    assert abs(resized[0] * shape[1] - resized[1] * shape[0]) < max(shape)
 
 
 def test_the_view_of_a_tall_crop_covers_it() -> None:
