@@ -27,7 +27,10 @@ ashcan|fan|pier|crt screen|plate|monitor|bulletin board|shower|radiator|glass|cl
 class ADE20K(SegmentationData):
     """Scene parsing: mask id 0 is ignored, ids 1 to 150 are the classes 0 to 149.
 
-    Evaluated with the short side at 520, as published for both heads; predictions are resized to the masks.
+    Evaluated with the short side at 520, and seen whole at that size; predictions are resized to the masks. The
+    published final test resizes such an image once more, its long side to 520, and fills it up to 520 x 520: set
+    `published_test: ade20k` of the model for figures to compare with the published ones. (During training the published
+    code validates on a random crop.) In training a crop is scaled once, from the original, and not by way of 520.
 
     Args:
         root: Folder with images/ and annotations/, or `sample`.

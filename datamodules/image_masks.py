@@ -111,6 +111,7 @@ def resized_for_evaluation(
     elif evaluation == "original":
         size = height, width
     else:
-        factor = base_size / (max if evaluation == "long" else min)(height, width)
-        size = max(1, round(factor * height)), max(1, round(factor * width))
+        side = (max if evaluation == "long" else min)(height, width)
+        # Halves are rounded up, as in the published code.
+        size = tuple(max(1, (2 * base_size * other + side) // (2 * side)) for other in (height, width))
     return image if size == (height, width) else cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)

@@ -30,7 +30,11 @@ class PascalContext(SegmentationData):
     """4,998 train and 5,105 val images of VOC 2010.
 
     With 59 classes the background is ignored, with 60 it is class 0. Evaluated with the long side at 520 (13/12 of a
-    480 crop), as published for the plain head, with windows of 480 by 480; the OCR code takes `evaluation: short`.
+    480 crop), which is where the published final test of the plain head begins. For its figures exactly (windows filled
+    up with black, each scale from the original image) set `evaluation: original` here and `published_test:
+    pascal_context` of the model; for those of the OCR head, trained on crops of 520 with `base_scale: 1`, `evaluation:
+    short` and `published_test: pascal_context_ocr`. (During training the published code validates on images stretched
+    to 480 x 480.)
 
     Args:
         root: Folder VOC2010, or one with VOCdevkit/VOC2010 in it, or `sample`.

@@ -123,6 +123,9 @@ class MSRACodec(Codec):
     The target is centred on the nearest heatmap pixel and cut off at 3 sigma; decoding moves the maximum by a quarter
     of a pixel towards the higher neighbour, unless it lies within a pixel of the border. Input pixel = stride x heatmap
     pixel, so mirrored maps sit 0.75 heatmap pixels to the left and are moved by one at the flip test.
+
+    A point whose window ends just outside the map, left of or above it, weighs nothing; the published code trains its
+    empty map with full weight.
     """
 
     flip_shift: ClassVar[int] = 1

@@ -3,6 +3,7 @@
 task = SegmentationTask(HRNet("w48", upsample="bilinear"), num_classes=19)
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from hrnet import HRNet, OCRHead, SegmentationHead
 from tasks.draw import class_colours, draw_confusion, draw_segmentation, print_tables
 from tasks.metrics.confusion import SegmentationScores, image_confusion, image_iou
+from tasks.published_test import PUBLISHED_TESTS, PublishedTest
 from tasks.segmentation_losses import IGNORED, CrossEntropy, OhemCrossEntropy
 from tasks.sliding import SlidingWindow
 from tasks.task import Batch, Losses, Task
@@ -24,9 +26,18 @@ AUXILIARY_WEIGHT = 0.4  # of the coarse scores' loss, ECCV 2020 Section 4
 class SegmentationTask(Task):
     """Class of each pixel.
 
-    At test time the scores of several scales are averaged as probabilities (softmax), at the size of the mask. The
-    official code sums exponentials of the logits instead, so that confident scales weigh more; figures differ by a few
-    tenths of a percent of mIoU. Mirrored and plain logits are averaged as logits, as there.
+    Where it knowingly differs from the official code:
+
+    * Scores of several scales are averaged as probabilities (softmax), at the size of the mask; there exponentials of
+      the logits are summed, so that confident scales weigh more. Mirrored logits are averaged as logits, as there.
+    * A scale is made from the image as the data resized it for evaluation; there from the original image (except for
+      ADE20K and the OCR head's PASCAL-Context, which are resized twice there).
+    * Windows end with the image and fade into one another (`sliding.py`); there they all weigh alike, and those at the
+      border are filled up with black. `published_test` does all three as there, for final figures.
+    * OCR's auxiliary loss is the mean over the pixels that are not ignored; with `ohem`, there, over all pixels.
+    * New weights are Kaiming's in the backbone and torch's in the heads, and batch norm has a momentum of 0.1; there
+      all convolutions start at a deviation of 0.001 (with OCR those of the backbone alone) and the momentum is 0.01
+      (with OCR 0.1). The published runs start from ImageNet weights, so the backbone's start does not matter to them.
 
     Args:
         backbone: HRNet with all four streams; published segmentation uses upsample="bilinear". With "nearest" height
@@ -41,6 +52,9 @@ class SegmentationTask(Task):
         flip_test: Average with the mirrored image at prediction; classes of `label_flip_pairs` change places.
         scales: Factors of the image size whose predictions are averaged; paper: 0.5, 0.75, 1, 1.25, 1.5, 1.75, also 2
             except for Cityscapes.
+        published_test: Make the labels by the official code's final test, with `scales` and `flip_test`: "ade20k" (both
+            heads), "pascal_context" or "pascal_context_ocr" (also COCO-Stuff's). See `published_test.py`; the data
+            must be evaluated as it says. The loss, and drawings of scores, still come from the images as they are.
         window: (height, width): in evaluation, images (scaled ones too) beyond it are covered by overlapping windows of
             this size, blended, so that memory does not grow with the image except for the scores themselves.
         window_stride: (down, right) from window to window in pixels; about two thirds of the window when not given.
@@ -72,6 +86,7 @@ class SegmentationTask(Task):
         scales: list[float] | None = None,
         window: tuple[int, int] | None = None,
         window_stride: tuple[int, int] | None = None,
+        published_test: Literal["ade20k", "pascal_context", "pascal_context_ocr"] | None = None,
         boundary_iou: bool = False,
         class_names: list[str] | None = None,
         palette: list[tuple[int, int, int]] | None = None,
@@ -88,6 +103,7 @@ class SegmentationTask(Task):
         self.flip_test = flip_test
         self.scales = _checked_scales(scales)
         self.window = _made_window(window, window_stride)
+        self.published_test = _chosen_test(published_test)
         self.boundary_iou = boundary_iou
         self.class_names = class_names
         self.palette = palette
@@ -137,6 +153,9 @@ class SegmentationTask(Task):
     def predict(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Logits -> {"labels": (B, h, w) int64}, at the size of the masks, or of the images where there are none."""
         size = tuple((batch["mask"] if "mask" in batch else batch["image"]).shape[-2:])
+        if self.published_test is not None:
+            options = {"scales": self.scales, "size": size, "align_corners": self.backbone.align_corners}
+            return {"labels": _best(self.published_test(self._both_ways, batch["image"], self.normalize, **options))}
         images = self.normalize(batch["image"])
         if len(self.scales) == 1:
             return {"labels": _best(self._resize(self._scaled(self.scales[0], images, outputs), size))}
@@ -164,6 +183,8 @@ class SegmentationTask(Task):
                 f"The model has {self.num_classes} classes and the data have {datamodule.num_classes}: "
                 f"set model.init_args.num_classes to {datamodule.num_classes}."
             )
+        if self.published_test is not None:
+            _check_evaluation(self.published_test, datamodule)
         self.class_names = [str(name) for name in datamodule.class_names]
         self.palette = _integers(datamodule.palette)
         self.label_flip_pairs = _integers(datamodule.label_flip_pairs)
@@ -218,9 +239,15 @@ class SegmentationTask(Task):
             size = [max(1, round(scale * side)) for side in images.shape[-2:]]
             images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
             outputs = self(images)
-        if not self.flip_test:
-            return outputs
-        return (outputs + self(images.flip(-1))[:, self._flip_order()].flip(-1)) / 2
+        return (outputs + self._mirrored(self, images)) / 2 if self.flip_test else outputs
+
+    def _both_ways(self, images: Tensor) -> Tensor:
+        """Logits of whole images, averaged with the mirrored ones' for the flip test."""
+        outputs = self._whole(images)
+        return (outputs + self._mirrored(self._whole, images)) / 2 if self.flip_test else outputs
+
+    def _mirrored(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        return network(images.flip(-1))[:, self._flip_order()].flip(-1)
 
     def _flip_order(self) -> list[int]:
         order = list(range(self.num_classes))
@@ -248,6 +275,28 @@ def _checked_scales(scales: list[float] | None) -> list[float]:
     if not scales or min(scales) <= 0:
         raise ValueError(f"scales are factors of the image size above 0, at least one of them; got {scales}.")
     return scales
+
+
+def _chosen_test(name: str | None) -> PublishedTest | None:
+    if name is None:
+        return None
+    if name not in PUBLISHED_TESTS:
+        raise ValueError(f"published_test is one of {', '.join(PUBLISHED_TESTS)}, or left out; got {name!r}.")
+    return PUBLISHED_TESTS[name]
+
+
+def _check_evaluation(test: PublishedTest, datamodule: LightningDataModule) -> None:
+    """Refuse data that prepare images in another way than the test begins with."""
+    found = getattr(datamodule, "preparation", dict)()
+    if "evaluation" not in found:  # a DataModule of the user's own
+        return
+    side = round(found["base_scale"] * max(found["image_size"]))
+    if found["evaluation"] != test.evaluation or (test.evaluation != "original" and side != test.long_side):
+        side_there = "" if test.evaluation == "original" else f" with base_scale {test.long_side} / image_size's longer"
+        raise ValueError(
+            f"The published test needs data.init_args.evaluation: {test.evaluation}{side_there}; the data have "
+            f"{found['evaluation']} with base_scale {found['base_scale']:.4g} and image_size {found['image_size']}."
+        )
 
 
 def _made_window(size: tuple[int, int] | None, stride: tuple[int, int] | None) -> SlidingWindow | None:

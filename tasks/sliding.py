@@ -13,9 +13,10 @@ from torch import Tensor
 class SlidingWindow:
     """Scores of large images, each pixel's the weighted mean over the windows that hold it.
 
-    The weights fall linearly from the middle of a window to its edges, where a network sees least around a pixel (the
-    official code weighs all alike). The last window of a row or column is moved back to end with the image; along an
-    axis on which the image is smaller than the window, the window is as long as the image.
+    The weights fall linearly from the middle of a window to its edges, where a network sees least around a pixel. The
+    last window of a row or column is moved back to end with the image; along an axis on which the image is smaller than
+    the window, the window is as long as the image. The official code weighs all alike, and (except for Cityscapes) lets
+    windows go beyond the border, where they are black: `published_test.py` does so.
 
     Args:
         size: (height, width) of the window in pixels.

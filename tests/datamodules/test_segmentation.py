@@ -1,5 +1,7 @@
 """Segmentation data: image and mask stay aligned, label maps are the published ones, and mistakes name their file."""
 
+import math
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -14,6 +16,7 @@ from scipy.io import savemat
 from datamodules import ADE20K, LIP, Cityscapes, DataError, FolderSegmentation, PascalContext
 from datamodules import sample_layouts as layouts
 from datamodules.cityscapes import IDS_TO_CLASSES, TRAIN_IDS_TO_CLASSES
+from datamodules.image_masks import resized_for_evaluation
 from datamodules.masks import ColourMasks, voc_palette
 from datamodules.pascal_context import IDS, id_table
 from datamodules.random_crop import RandomCrop
@@ -144,6 +147,14 @@ def test_evaluated_images_have_the_chosen_size_and_masks_their_own(
     assert sample["image"].shape[:2] == size
     stored = np.asarray(Image.open(tmp_path / "masks/val/0.png"))
     np.testing.assert_array_equal(sample["mask"], stored)
+
+
+@given(height=st.integers(1, 90), width=st.integers(1, 90), base=st.integers(1, 60))
+def test_evaluated_sizes_round_halves_up_as_the_published_code(height: int, width: int, base: int) -> None:
+    image = np.zeros((height, width, 3), np.uint8)
+    for evaluation, side in (("long", max(height, width)), ("short", min(height, width))):
+        found = resized_for_evaluation(image, evaluation, (7, 7), base).shape[:2]
+        assert found == tuple(max(1, math.floor(Fraction(base * n, side) + Fraction(1, 2))) for n in (height, width))
 
 
 def test_overfitting_shows_the_same_unaugmented_samples(tmp_path: Path) -> None:
