@@ -72,16 +72,16 @@ class MultiTaskDataModule(BaseDataModule):
         self.parts = {name: part for name, part in data.items() if isinstance(part, BaseDataModule)}
         first = next(iter(self.parts.values()))
         super().__init__(
-            root or first.root,
-            image_size=image_size or first.image_size,
-            batch_size=batch_size or first.batch_size,
+            first.root if root is None else root,
+            image_size=first.image_size if image_size is None else image_size,
+            batch_size=first.batch_size if batch_size is None else batch_size,
             num_workers=num_workers,
             overfit=overfit,
         )
         for part in self.parts.values():
-            part.root = root or part.root
+            part.root = part.root if root is None else root
             part.image_size = part.image_size if image_size is None else self.image_size
-            part.batch_size = batch_size or part.batch_size
+            part.batch_size = part.batch_size if batch_size is None else batch_size
             part.num_workers = -(-self.num_workers // len(self.parts))
             part.overfit = part.overfit if overfit is None else overfit
         self.tasks = {name: self.parts[source] for name, source in self.sources.items()}

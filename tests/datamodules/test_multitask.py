@@ -26,8 +26,10 @@ class Rows(BaseDataset):
 
 
 class Toy(BaseDataModule):
-    def __init__(self, count: int, batch_size: int = 2, val: int | None = None) -> None:
-        super().__init__(".", image_size=(4, 4), batch_size=batch_size, num_workers=0)
+    prepared_by = ("image_size", "batch_size")
+
+    def __init__(self, count: int, batch_size: int = 2, val: int | None = None, num_workers: int = 0) -> None:
+        super().__init__(".", image_size=(4, 4), batch_size=batch_size, num_workers=num_workers)
         self.count, self.val = count, val or count
 
     def dataset(self, split: str) -> Rows:
@@ -194,6 +196,91 @@ def test_what_is_given_at_the_top_replaces_that_of_the_parts():
     for part in parts.values():
         assert (part.root, part.image_size, part.batch_size, part.num_workers) == ("sample", (8, 6), 5, 0)
         assert len(part.split("val")) == 1
+
+
+def unlike(**options) -> MultiTaskDataModule:
+    return MultiTaskDataModule({"a": Toy(12, 2), "b": Toy(15, 5)}, num_workers=0, **options)
+
+
+def test_every_part_has_its_own_batch_size():
+    data = unlike()
+    assert data.counts() == {"a": 6, "b": 6}
+    found = steps(data)
+    assert {(len(step["a"]) - 1, len(step["b"]) - 1) for step in found} == {(2, 5)}
+    assert sorted(i for step in found[:3] for i in step["b"][:-1]) == list(range(15))
+    assert unlike(policy="proportional").counts() == {"a": 6, "b": 3}
+    assert unlike(epoch_length="shortest").counts() == {"a": 3, "b": 3}
+    assert MultiTaskDataModule({"b": Toy(15, 5), "a": Toy(12, 2)}, num_workers=0).counts() == {"a": 6, "b": 6}
+
+
+@pytest.mark.parametrize("policy", ["all", "proportional"])
+def test_processes_take_turns_alike_and_share_the_samples(policy, monkeypatch):
+    ranks = []
+    for rank in range(2):
+        monkeypatch.setattr("datamodules.multitask.world", lambda rank=rank: (2, rank))
+        data = MultiTaskDataModule({"a": Toy(12, 2), "b": Toy(20, 5)}, policy=policy, num_workers=0)
+        assert data.counts() == ({"a": 3, "b": 3} if policy == "all" else {"a": 3, "b": 2})
+        ranks.append(steps(data))
+    assert [set(step) for step in ranks[0]] == [set(step) for step in ranks[1]]
+    for name, count in (("a", 12), ("b", 20)):
+        seen = Counter(i for found in ranks for step in found if name in step for i in step[name][:-1])
+        assert set(seen) == set(range(count))
+        assert max(seen.values()) == (2 if (policy, name) == ("all", "b") else 1)
+
+
+@pytest.mark.parametrize("policy", ["all", "ratios"])
+def test_loader_processes_change_nothing(policy):
+    options = {"policy": policy, "ratios": {"a": 1.0, "b": 2.0}} if policy == "ratios" else {}
+    parts = {"a": Toy(12, 2), "b": Toy(15, 5)}
+    assert steps(MultiTaskDataModule(parts, num_workers=2, **options)) == steps(unlike(**options))
+
+
+def test_order_of_turns_follows_from_the_seed(monkeypatch):
+    def turns(seed: int) -> list[str]:
+        monkeypatch.setenv("PL_GLOBAL_SEED", str(seed))
+        return [next(iter(step)) for step in steps(joint({"a": 20, "b": 20}, policy="proportional"))]
+
+    assert turns(1) == turns(1) != turns(2)
+
+
+def test_a_preview_is_of_every_task_with_its_own_images():
+    data = MultiTaskDataModule({"a": Toy(9), "b": Toy(30), "c": "a"}, num_workers=0)
+    found = data.preview(3)
+    assert {name: part["image_id"].tolist() for name, part in found.items()} == {
+        "a": [0, 4, 8],
+        "b": [0, 14, 29],
+        "c": [0, 4, 8],
+    }
+
+
+def test_images_are_prepared_as_the_part_that_a_task_takes_them_from():
+    data = MultiTaskDataModule({"a": Toy(9), "b": Toy(30, 5), "c": "b"}, num_workers=0)
+    assert {name: found["batch_size"] for name, found in data.preparation().items()} == {"a": 2, "b": 5, "c": 5}
+
+
+def test_prediction_is_of_the_test_split_one_part_after_the_other():
+    class Tested(Toy):
+        test_split = "test"
+
+        def dataset(self, split: str) -> Rows:
+            return Rows({"train": 8, "val": 1, "test": 5}[split])
+
+    listener = Listener()
+    quiet_trainer().predict(listener, MultiTaskDataModule({"a": Tested(8), "b": Tested(8, 4)}, num_workers=0))
+    assert listener.seen == [{"a": [0, 1]}, {"a": [2, 3]}, {"a": [4]}, {"b": [0, 1, 2, 3]}, {"b": [4]}]
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"image_size": (0, 4)}, {"overfit": 0}])
+def test_numbers_that_cannot_be_are_refused_as_in_every_datamodule(options):
+    with pytest.raises(DataError, match=r"positive|at least 1"):
+        joint({"a": 4, "b": 4}, **options)
+
+
+def test_every_part_is_trained_and_evaluated_on_the_samples_to_overfit():
+    data = joint({"a": 12, "b": 8}, overfit=2)
+    assert [len(part.split("train")) for part in data.parts.values()] == [2, 2]
+    assert [len(part.split("val")) for part in data.parts.values()] == [2, 2]
+    assert data.counts() == {"a": 1, "b": 1}
 
 
 def test_apportion_sums_up_and_leaves_nobody_out():

@@ -6,6 +6,7 @@ import math
 import weakref
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -166,6 +167,59 @@ def test_windows_of_a_joint_forward_are_computed_for_themselves():
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         torch.testing.assert_close(joint(images)["parts"], joint.tasks["parts"](images))
+
+
+class Difference(Brightness):
+    """Runs the backbone on the image and on its mirror image."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) - super().forward(images.flip(-1))
+
+
+def test_a_joint_forward_computes_other_images_anew():
+    torch.manual_seed(0)
+    joint = MultiTask(HRNet(**SMALL), {"bright": Brightness, "difference": Difference}).eval()
+    images = torch.randn(1, 3, 32, 64)
+    with torch.no_grad():
+        found = joint(images)["difference"]
+        torch.testing.assert_close(found, joint.tasks["difference"](images))
+    assert found.abs().max() > 0
+
+
+def test_with_statistics_of_its_own_a_task_predicts_by_them_too():
+    """The flip test runs the backbone once more, at prediction."""
+    pairs = {"names": ["left", "right"], "limbs": [], "flip_pairs": [[0, 1]], "sigmas": [0.1, 0.1]}
+    makers = {"pose": partial(PoseTask, num_keypoints=2, skeleton=pairs), "red": Redness}
+    torch.manual_seed(0)
+    joint = alone(MultiTask(HRNet(**SMALL), makers, batch_norm="per_task")).eval()
+    batch = images_of(255, 0) | {"to_image": torch.eye(3)[:2].expand(2, 2, 3)}
+    with torch.no_grad(), joint.norms["pose"].in_use(joint.backbone):
+        joint.backbone.train()
+        joint.backbone(joint.normalize(images_of(255, 1)["image"]))
+        joint.backbone.eval()
+        single = joint.single("pose")
+        expected = single.predict(single.outputs(batch), batch)
+    with torch.no_grad():
+        found = joint.predict(joint.outputs({"pose": batch}), {"pose": batch})["pose"]
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_task_is_prepared_as_its_own_data_are_once_it_is_split_off():
+    joint = toy()
+    joint.preparation = {"bright": {"image_size": [32, 32]}, "red": {"image_size": [64, 64]}}
+    assert joint.single("red").preparation == {"image_size": [64, 64]}
+    assert joint.single("red").backbone is not joint.backbone
+
+
+def test_what_tasks_take_from_their_data_is_in_the_joint_checkpoint(tmp_path):
+    joint = MultiTask(HRNet(**SMALL), {"kind": partial(ClassificationTask, num_classes=2)})
+    data = SimpleNamespace(num_classes=2, class_names=["bee", "wasp"])
+    joint.attach(SimpleNamespace(tasks={"kind": data}))
+    save_task(joint, tmp_path / "joint.ckpt")
+    assert tasks.load(tmp_path / "joint.ckpt").tasks["kind"].class_names == ["bee", "wasp"]
+    other = SimpleNamespace(num_classes=3, class_names=["bee", "wasp", "fly"])
+    with pytest.raises(ValueError, match=r"Task 'kind'.*num_classes to 3"):
+        joint.attach(SimpleNamespace(tasks={"kind": other}))
 
 
 @pytest.mark.parametrize("batch_norm", ["shared", "per_task"])

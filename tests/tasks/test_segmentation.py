@@ -311,6 +311,79 @@ def test_an_image_within_the_window_is_not_cut() -> None:
     torch.testing.assert_close(windowed(images), task(images), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("stride", "count"), [(None, 9), ((16, 48), 6), ((32, 24), 6)])
+@torch.inference_mode()
+def test_windows_are_as_far_apart_as_asked(stride: tuple[int, int] | None, count: int) -> None:
+    """A 64 x 96 image by windows of 32 x 48: rows from 0, 21, 32 or 0, 16, 32 or 0, 32; columns likewise."""
+    task, runs = (
+        Pointwise(HRNet("w18_small_v1", upsample="bilinear"), CLASSES, window=(32, 48), window_stride=stride),
+        [],
+    )
+    whole = task._whole
+    task._whole = lambda images: runs.append(1) or whole(images)
+    task.eval()(torch.randn(1, 3, *SIZE))
+    assert len(runs) == count
+
+
+def test_training_sees_whole_images_whatever_the_window() -> None:
+    task = Pointwise(HRNet("w18_small_v1", upsample="bilinear"), CLASSES, window=(32, 48)).train()
+    task(torch.randn(1, 3, *SIZE))
+    assert task.largest == SIZE[0] * SIZE[1]
+
+
+# Options reach what they are options of
+
+
+def test_ocr_has_the_channels_that_are_asked() -> None:
+    task = small_task(head="ocr", ocr_channels=(24, 8))
+    sizes = {name: tuple(p.shape[:2]) for name, p in task.head.named_parameters() if p.ndim == 4}
+    assert sizes["conv3x3_ocr.0.weight"][0] == 24
+    assert sizes["ocr_distri_head.object_context_block.f_pixel.0.weight"] == (8, 24)
+
+
+@pytest.mark.parametrize("classes", [2, 7])
+def test_as_many_classes_as_asked(classes: int) -> None:
+    task = SegmentationTask(HRNet("w18_small_v1", upsample="bilinear"), classes).eval()
+    assert task(torch.zeros(1, 3, 32, 32)).shape == (1, classes, 32, 32)
+    assert len(task.metric.names) == classes
+
+
+@pytest.mark.parametrize("boundary", [False, True])
+def test_boundary_iou_is_measured_where_asked_and_stays_so_with_data(boundary: bool) -> None:
+    task = SegmentationTask(HRNet("w18_small_v1", upsample="bilinear"), 2, boundary_iou=boundary)
+    for attach in (lambda: None, lambda: task.attach(Stripes())):
+        attach()
+        task.update({"labels": torch.zeros(1, 8, 8, dtype=torch.int64)}, {"mask": torch.zeros(1, 8, 8).long()})
+        assert ("boundary_IoU" in task.compute()) is boundary
+
+
+def test_scores_are_each_images_own_mean_iou() -> None:
+    labels = torch.tensor([[[0, 0, 1, 1]], [[0, 0, 0, 0]], [[2, 2, 2, 2]]])
+    mask = torch.tensor([[[0, 1, 1, 1]], [[0, 0, 0, 255]], [[255] * 4]])
+    found = small_task().scores({"labels": labels}, {"mask": mask, "image_id": torch.tensor([7, 8, 9])})
+    assert found["sample"].tolist() == [7, 8, 9]
+    assert found["score"][:2].tolist() == pytest.approx([(1 / 2 + 2 / 3) / 2, 1.0])
+    assert found["score"][2].isnan()
+
+
+def test_pictures_have_the_colours_and_names_that_are_given() -> None:
+    batch = {"image": torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "mask": torch.zeros(1, 64, 64, dtype=torch.int64)}
+    labels = {"labels": torch.ones(1, 64, 64, dtype=torch.int64)}
+
+    def picture(**options: object) -> Tensor:
+        task = SegmentationTask(HRNet("w18_small_v1", upsample="bilinear"), 2, **options)
+        return task.draw(None, labels, batch, count=1)["segmentation (truth, prediction, errors)"].float()
+
+    red, green = (250, 0, 0), (0, 250, 0)
+    first, second = picture(palette=[red, green]), picture(palette=[green, red])
+    # Class 0, the truth, is painted above in the first colour; class 1, the prediction, below it in the second.
+    for drawn, (truth, prediction) in ((first, (0, 1)), (second, (1, 0))):
+        column = drawn[:, :, 160]
+        assert column[:, 160].argmax() == truth
+        assert column[:, 320 + 160].argmax() == prediction
+    assert not torch.equal(first, picture(palette=[red, green], class_names=["dark", "bright"]))
+
+
 # With data
 
 
