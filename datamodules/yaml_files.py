@@ -1,8 +1,8 @@
 """YAML files of experiments and flags -> one mapping, as yet unchecked; every mistake is one sentence.
 
 Files are merged in order: mappings merge, everything else replaces. `key+:` appends to a list, `key=:` replaces a whole
-mapping, and so does a file's table whose keys are numbers (`id_map`). A new `class_path` starts afresh; a class derived from
-the one before keeps the arguments that it takes. `experiments/config.py` checks the result against the constructors.
+mapping, and so does a file's table whose keys are numbers (`id_map`). A new `class_path` starts afresh; a class derived
+from the one before keeps the arguments that it takes. `experiments/config.py` checks the result.
 """
 
 import difflib
