@@ -123,7 +123,7 @@ def load_data(files: Sequence[str], flags: Sequence[str]) -> BaseDataModule:
 def main(argv: Sequence[str] | None = None) -> int:
     """Check as the command line does; 0 where the data are clean, 1 where something was found."""
     parser = argparse.ArgumentParser(
-        prog="python -m datamodules.check",
+        prog=sys.argv[0] if sys.argv[0] == "hrnet check" else "python -m datamodules.check",
         usage="%(prog)s EXPERIMENT.yaml [OVERLAY.yaml ...] [options] [--data.key value ...]",
         description="Read a data set and say everything that is wrong with it. Exit status: 0 clean, 1 not, 2 misuse.",
         allow_abbrev=False,

@@ -4,6 +4,7 @@ jsonargparse decides whether a configuration is accepted; where it is not, its r
 whole of a section. Here the deepest wrong key is found, with what it may be and the file or flag that it came from.
 """
 
+import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -51,6 +52,13 @@ def explain(message: str, merged: Mapping[str, Any], sources: Sources, sections:
         sources: Name and content of each file in order, then of the flags.
         sections: Type of each section.
     """
+    untyped = re.search(r"Parameter '(\w+)' from '([\w.]+)\.__init__' does not specify a type", message)
+    if untyped:
+        name, owner = untyped[1], untyped[2].rpartition(".")[2]
+        return (
+            f"The argument {name} of {owner}'s constructor has no type, by which a value in YAML could be checked: "
+            f"write one there, as in `{name}: str`."
+        )
     mistake = find_mistake(merged, sources, sections)
     if mistake is not None:
         return mistake.text

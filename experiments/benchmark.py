@@ -31,6 +31,7 @@ from experiments.benchmark_evaluation import decode, evaluation, oks_suppression
 from experiments.benchmark_networks import inference, joint, segmentation, train
 from experiments.benchmark_table import markdown_table, rich_table
 from experiments.benchmark_timing import Benchmark, Result, Setting, measure, use_threads
+from experiments.cli import program
 from experiments.run_folder import environment, write_json
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> list[Result]:
 def make_parser() -> argparse.ArgumentParser:
     """Parser of the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.benchmark",
+        prog=program("experiments.benchmark"),
         description="Parameters, multiply-adds and speed of this code, beside published figures and peers.",
         allow_abbrev=False,
     )

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from experiments.cli import program
 from experiments.compare_modes import Mode
 from experiments.compare_runs import Run, RunsError, find_runs, read_run
 from experiments.compare_tables import Row, Table, make_tables
@@ -127,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     Raises:
         RunsError: If there is no such run or metric, or a file is there already.
     """
-    parser = ArgumentParser(prog="python -m experiments.compare", description=__doc__.splitlines()[0])
+    parser = ArgumentParser(prog=program("experiments.compare"), description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", help="Run folders, globs, folders of runs, or W&B's offline-run-* folders.")
     parser.add_argument("--metric", help="To compare by; the one that each run monitors when not given.")
     parser.add_argument(

@@ -19,6 +19,7 @@ from datamodules.base import BaseDataModule
 from datamodules.constructors import kept_arguments
 from datamodules.yaml_files import ConfigError, Rules, combine, find, flagged, merge, read, split_flags
 from datamodules.yaml_mistakes import explain, find_key, find_mistake
+from experiments.cli import program
 from experiments.help_pages import help_page
 from tasks.task import Task
 
@@ -44,7 +45,7 @@ class WandbSpec(TypedDict, total=False):
 def make_parser() -> ArgumentParser:
     """Parser of the keys that a YAML file may have."""
     parser = ArgumentParser(
-        prog="python -m experiments.run",
+        prog=program("experiments.run"),
         usage="%(prog)s [fit|validate|test|predict] EXPERIMENT.yaml [OVERLAY.yaml ...] [--key value ...]",
         description="Train and evaluate an experiment. Later files and flags win; keys are constructor arguments.",
         exit_on_error=False,

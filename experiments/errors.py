@@ -22,9 +22,10 @@ from torchvision.io import encode_png
 
 import tasks
 from datamodules.base import BaseDataModule
+from experiments import run as runner
+from experiments.cli import program
 from experiments.config import ConfigError, explain, read
 from experiments.error_reports import Report, report_of
-from experiments.run import command
 from tasks import MultiTask
 from tasks.draw import class_table, print_tables
 
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> Report:
     Raises:
         ConfigError: Also if there is an analysis of this split already, without --overwrite.
     """
-    parser = PlainParser(prog="python -m experiments.errors", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = PlainParser(prog=program("experiments.errors"), description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("run", help="Run folder.")
     parser.add_argument("--split", choices=("val", "test"), default="val", help="Which split; val when not given.")
     parser.add_argument("--overwrite", action="store_true", help="Replace an earlier analysis of the split.")
@@ -165,5 +166,10 @@ def _make_data(folder: Path, content: dict[str, Any]) -> BaseDataModule:
         raise ConfigError(explain(str(error), content, sources, {"data": BaseDataModule})) from error
 
 
+def command() -> int:
+    """`main` with exit status: 0 on success, 2 with one message for a user's mistake."""
+    return runner.command(main)
+
+
 if __name__ == "__main__":
-    sys.exit(command(main))
+    sys.exit(command())

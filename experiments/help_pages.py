@@ -124,8 +124,8 @@ def _page(key: str, hint: Any, value: Any, parameter: Parameter, name: str) -> s
         return _entry(f"--{key}", parameter)
     if is_keys(base):
         return f"--{key}: {describe(base).text}\n\n{_entries(key, parameters(base))}"
-    names = choices(base)
     cls = _asked_for(key, base, name) if name else chosen(value, base) or base
+    names = choices(base)
     lines = []
     shown = cls.__name__ in names
     if shown:

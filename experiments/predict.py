@@ -25,6 +25,7 @@ import tasks
 from datamodules.base import DataError
 from datamodules.skeleton import Skeleton
 from experiments.boxes import BoxSource, CocoBoxes, TorchvisionDetector, whole_image
+from experiments.cli import program
 from experiments.config import ConfigError
 from experiments.media import Failure, Source, find_sources, fixed_part, read_photos
 from experiments.prediction_files import SAVES, PredictionFiles, refuse_existing
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> list[Failure]:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
-        prog="python -m experiments.predict",
+        prog=program("experiments.predict"),
         description=__doc__,
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,

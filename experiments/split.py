@@ -8,6 +8,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 
 import tasks
+from experiments.cli import program
 from tasks import MultiTask, save_task
 from tasks.task import Task
 
@@ -18,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> Task:
     Raises:
         ValueError: If the run is no joint run or has no such task.
     """
-    parser = ArgumentParser(prog="python -m experiments.split", description=__doc__.splitlines()[0])
+    parser = ArgumentParser(prog=program("experiments.split"), description=__doc__.splitlines()[0])
     parser.add_argument("run", help="Run folder or checkpoint of a joint run.")
     parser.add_argument("task", help="Name of the task.")
     parser.add_argument("checkpoint", help="File to write.")
@@ -32,9 +33,15 @@ def main(argv: Sequence[str] | None = None) -> Task:
     return task
 
 
-if __name__ == "__main__":
+def command() -> int:
+    """`main` with exit status: 0 on success, 2 with one message for a user's mistake."""
     try:
         main()
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command())

@@ -28,6 +28,7 @@ except ModuleNotFoundError:
     raise SystemExit(2) from None
 
 from experiments import run
+from experiments.cli import program
 from experiments.compare_modes import known_mode
 from experiments.config import ConfigError, make_parser, parse
 from experiments.search_space import Sweep, check, choices, constants, read_sweep, suggest
@@ -172,7 +173,7 @@ def _done(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 
 def _options(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.sweep",
+        prog=program("experiments.sweep"),
         usage="%(prog)s EXPERIMENT.yaml [OVERLAY.yaml ...] [--sweep FILE] [--search.KEY SPACE] [--key value ...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -277,5 +278,10 @@ def _study(folder: Path, name: str, goal: str, sweep: Sweep, options: argparse.N
     return study
 
 
+def command() -> int:
+    """`main` with exit status: 0 on success, 2 with one message for a user's mistake."""
+    return run.command(main)
+
+
 if __name__ == "__main__":
-    sys.exit(run.command(main))
+    sys.exit(command())

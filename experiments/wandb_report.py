@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import wandb
 
 from experiments import run
+from experiments.cli import program
 from experiments.config import ConfigError
 from experiments.loggers import why_offline
 
@@ -123,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     Raises:
         ConfigError: Without a key, a network or wandb-workspaces, or if W&B refuses.
     """
-    parser = argparse.ArgumentParser(prog="python -m experiments.wandb_report", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog=program("experiments.wandb_report"), description=__doc__.splitlines()[0])
     parser.add_argument("project", help="W&B project of the runs; the runner's is hrnet.")
     parser.add_argument("--entity", help="User or team; else your default one.")
     parser.add_argument("--task", choices=KINDS, default="pose", help="What the runs have learned (default: pose).")
@@ -142,5 +143,10 @@ def main(argv: Sequence[str] | None = None) -> str:
     return report.url
 
 
+def command() -> int:
+    """`main` with exit status: 0 on success, 2 with one message for a user's mistake."""
+    return run.command(main)
+
+
 if __name__ == "__main__":
-    sys.exit(run.command(main))
+    sys.exit(command())
