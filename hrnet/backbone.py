@@ -106,7 +106,8 @@ class HRNet(LightningModule):
         align_corners: Of the bilinear interpolation; some published segmentation checkpoints need True.
         gradient_checkpointing: Recompute stage 1 and each exchange unit in the backward pass: less memory, about
             a third more time.
-        weights: A checkpoint to start from, see `hrnet.load_weights`.
+        weights: What to start from, of which all must fit: a run folder, a checkpoint, or a timm name such as
+            hrnet_w32.ms_in1k; see `hrnet.load_weights`.
 
     Raises:
         ValueError: If the variant is unknown, or an input has the wrong channels or size.
@@ -139,9 +140,9 @@ class HRNet(LightningModule):
         self._build(VARIANTS[variant], multi_scale_output)
         self._initialise()
         if weights is not None:
-            from hrnet.weights import load_weights  # weights.py knows the module tree, so it imports this file
+            from hrnet.weights import start_from  # weights.py knows the module tree, so it imports this file
 
-            load_weights(self, weights)
+            start_from(self, weights, strict=True)
 
     def _build(self, variant: Variant, multi_scale_output: bool) -> None:
         self.conv1 = nn.Conv2d(self.in_channels, 64, 3, stride=2, padding=1, bias=False)

@@ -1,4 +1,4 @@
-"""Where published weights come from: a file of any kind, or timm's download, read into names -> tensors.
+"""Where weights come from: a file of any kind, a run folder, or timm's download, read into names -> tensors.
 
 Nothing in a file is ever executed. Use: `state = read_checkpoint("pose_hrnet_w32_256x192.pth")`, then
 `checkpoint_layouts.translate` for the names.
@@ -26,35 +26,56 @@ FILE_SUFFIXES = {".pth", ".pt", ".tar", ".ckpt", ".safetensors", ".bin"}
 TIMM_NAME = re.compile(r"hrnet_\w+(\.\w+)?")
 WRAPPERS = ("state_dict_ema", "state_dict", "model_state_dict", "best_state_dict", "model")
 COMPILED = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-# Training files keep scores as NumPy scalars, which are plain data; under NumPy 1 and 2 they have different names.
-_SCALAR = np.float64(0).__reduce__()[0]
-NUMPY_SCALARS = [
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    (_SCALAR, "numpy._core.multiarray.scalar"),
+# Files keep scores as NumPy scalars, facts about data sets as arrays: plain data, named otherwise under NumPy 1 and 2.
+_SCALAR, _ARRAY = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
+NUMPY_DATA = [
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((_ARRAY, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    np.ndarray,
     np.dtype,
-    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64")),
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "uint8", "bool")),
 ]
+IN_A_RUN = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
 
 
 def read_checkpoint(source: str | Path) -> State:
     """Tensors of a checkpoint by their names in it, without the dicts around them.
 
     Args:
-        source: Path of a .pth, .pt, .pth.tar, .ckpt or .safetensors file, or a timm name such as `hrnet_w32.ms_in1k`.
+        source: Path of a .pth, .pt, .pth.tar, .ckpt, .bin or .safetensors file, a run folder (its best checkpoint, else
+            its last), or a timm name such as `hrnet_w32.ms_in1k`.
 
     Raises:
         ValueError: If the source does not exist, is damaged, holds more than plain data, or cannot be downloaded.
     """
+    return tensors_in(read_content(source), source)
+
+
+def read_content(source: str | Path) -> Any:
+    """All that a checkpoint holds; for the argument and the errors see `read_checkpoint`."""
     path = Path(source).expanduser()
-    if path.is_file():
-        return _flat(read_file(path), path)
-    if TIMM_NAME.fullmatch(str(source)) and path.suffix not in FILE_SUFFIXES:
+    if is_timm_name(source):
         return _download(str(source))
-    what = "a folder" if path.is_dir() else "not there"
-    raise ValueError(
-        f"The checkpoint {path} is {what} (current folder: {Path.cwd()}); "
-        "give a .pth, .pt, .pth.tar, .ckpt or .safetensors file, or a timm name such as hrnet_w32.ms_in1k."
-    )
+    file = path if path.is_file() else checkpoint_of_run(path)
+    if file is None:
+        what = f"a folder without {' or '.join(IN_A_RUN)}" if path.is_dir() else "not there"
+        raise ValueError(
+            f"The checkpoint {path} is {what} (current folder: {Path.cwd()}); give a .pth, .pt, .pth.tar, .ckpt, .bin "
+            "or .safetensors file, a run folder, or a timm name such as hrnet_w32.ms_in1k."
+        )
+    return read_file(file)
+
+
+def is_timm_name(source: str | Path) -> bool:
+    """Whether timm, and no file or folder here, is asked for weights."""
+    path = Path(source).expanduser()
+    named = TIMM_NAME.fullmatch(str(source)) and path.suffix not in FILE_SUFFIXES
+    return bool(named) and not path.is_file() and checkpoint_of_run(path) is None
+
+
+def checkpoint_of_run(folder: Path) -> Path | None:
+    """Best checkpoint of a run folder, else the last, else None."""
+    return next((folder / name for name in IN_A_RUN if (folder / name).is_file()), None)
 
 
 def read_file(path: Path) -> Any:
@@ -71,7 +92,7 @@ def read_file(path: Path) -> Any:
                 f"{path} is not a readable safetensors file ({error}); download or save it again."
             ) from error
     try:
-        with torch.serialization.safe_globals(NUMPY_SCALARS):
+        with torch.serialization.safe_globals(NUMPY_DATA):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
         culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -85,15 +106,15 @@ def read_file(path: Path) -> Any:
         ) from error
 
 
-def _flat(content: Any, path: Path) -> State:
-    """The dict of tensors inside however many wrapping dicts."""
+def tensors_in(content: Any, source: str | Path) -> State:
+    """The dict of tensors inside however many wrapping dicts; `source` is what errors call the checkpoint."""
     while isinstance(content, dict):
         inner = next((content[k] for k in WRAPPERS if isinstance(content.get(k), dict)), None)
         if inner is None:
             return {COMPILED.sub("", str(k)): x for k, x in content.items() if isinstance(x, Tensor)}
         content = inner
     raise ValueError(
-        f"{path} holds a {type(content).__name__}, expected a state dict (names -> tensors), maybe wrapped."
+        f"{source} holds a {type(content).__name__}, expected a state dict (names -> tensors), maybe wrapped."
     )
 
 

@@ -6,6 +6,7 @@ and heads differ. Use: `layout, found, unknown = translate(state, own, name)`, a
 
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -73,6 +74,59 @@ HEADLESS = Layout("backbone", "", {})
 OURS = Layout("ours", "", {})
 
 
+@dataclass(frozen=True)
+class Contents:
+    """A checkpoint taken apart.
+
+    Args:
+        layout: What it was recognised as.
+        trunk: Tensors of the trunk by our names, `backbone.*`.
+        rest: Everything beside the trunk, by the names below the wrapper.
+        split: Whether the trunk alone has `backbone.` before its names, as in a task of ours or OpenMMLab's.
+    """
+
+    layout: Layout
+    trunk: State
+    rest: State
+    split: bool
+
+    @property
+    def head(self) -> State:
+        """The head by our names, `head.*`; all of `rest` for a checkpoint of ours."""
+        if self.layout is OURS:
+            return self.rest
+        starts = {k: start for k in self.rest if (start := _start(k, self.layout))}
+        return {self.layout.head[start] + k.removeprefix(start): self.rest[k] for k, start in starts.items()}
+
+    @property
+    def unknown(self) -> list[str]:
+        """Names that the layout does not explain."""
+        if self.split:
+            return []
+        return [k for k in self.rest if not (_start(k, self.layout) or NEVER_WANTED.match(k))]
+
+
+def take_apart(state: State, name: str, parameters: Collection[str] = ()) -> Contents:
+    """Recognise a checkpoint by its keys.
+
+    Args:
+        state: Tensors by their names in the checkpoint.
+        name: What messages call the checkpoint.
+        parameters: Names in the task to fill; a checkpoint that has some of them beside a `backbone.` is ours.
+
+    Raises:
+        ValueError: If there is no HRNet in it, or more than one that could be meant.
+    """
+    prefix = _trunk_prefix(state, name)
+    trunk = {k for k in state if k.startswith(prefix) and TRUNK.match(k, len(prefix))}
+    # `backbone.` before the trunk alone is a task or OpenMMLab; before everything it is one more wrapper.
+    split = prefix.endswith("backbone.") and not any(k.startswith(prefix) for k in state.keys() - trunk)
+    root = prefix.removesuffix("backbone.") if split else prefix
+    rest = {k.removeprefix(root): x for k, x in state.items() if k.startswith(root) and k not in trunk}
+    ours = {f"backbone.{k.removeprefix(prefix)}": state[k] for k in state if k in trunk}
+    return Contents(_layout(rest, split, parameters), ours, rest, split)
+
+
 def translate(state: State, own: State, name: str) -> tuple[Layout, State, list[str]]:
     """A checkpoint's tensors by the names that they have in a module of ours.
 
@@ -88,22 +142,14 @@ def translate(state: State, own: State, name: str) -> tuple[Layout, State, list[
     Raises:
         ValueError: If there is no HRNet in the checkpoint, or more than one network or head that could be meant.
     """
-    prefix = _trunk_prefix(state, name)
-    trunk = {k for k in state if k.startswith(prefix) and TRUNK.match(k, len(prefix))}
-    # `backbone.` before the trunk alone is a task or OpenMMLab; before everything it is one more wrapper.
-    split = prefix.endswith("backbone.") and not any(k.startswith(prefix) for k in state.keys() - trunk)
-    root = prefix.removesuffix("backbone.") if split else prefix
-    rest = {k.removeprefix(root): x for k, x in state.items() if k.startswith(root) and k not in trunk}
     parameters = {n for n, x in own.items() if isinstance(x, nn.Parameter) and not n.startswith("backbone.")}
-    layout = _layout(rest, split, parameters)
-    if layout is OURS:
-        head, unknown = _head_of_ours(rest, parameters, own), []
+    contents = take_apart(state, name, parameters)
+    if contents.layout is OURS:
+        head = _head_of_ours(contents.rest, parameters, own)
     else:
-        renamed = {k: layout.head[start] + k.removeprefix(start) for k in rest if (start := _start(k, layout))}
-        head = {} if parameters.isdisjoint(renamed.values()) else {new: rest[k] for k, new in renamed.items()}
-        unknown = [] if split else [k for k in rest if k not in renamed and not NEVER_WANTED.match(k)]
-    found = {f"backbone.{k.removeprefix(prefix)}": state[k] for k in state if k in trunk}
-    return layout, found | {n: x for n, x in head.items() if n in own or not NEVER_WANTED.match(n)}, unknown
+        head = {} if parameters.isdisjoint(contents.head) else contents.head
+    wanted = {n: x for n, x in head.items() if n in own or not NEVER_WANTED.match(n)}
+    return contents.layout, contents.trunk | wanted, contents.unknown
 
 
 def _trunk_prefix(state: State, name: str) -> str:
@@ -119,7 +165,8 @@ def _trunk_prefix(state: State, name: str) -> str:
     sample = next(k.removeprefix(first) for k in state if k.startswith(first) and ANCHOR.match(k, len(first)))
     for other in rivals:
         # One network under two names, as in a task whose detector holds the backbone too, is no ambiguity.
-        if not torch.equal(state[first + sample], state[other + sample]):
+        one, two = state[first + sample], state[other + sample]
+        if one is not two and (one.is_meta or two.is_meta or not torch.equal(one, two)):
             raise ValueError(
                 f"{name} holds two networks, {first!r} and {other!r} (teacher and student?); "
                 "save the one you want into a file of its own."
@@ -127,8 +174,8 @@ def _trunk_prefix(state: State, name: str) -> str:
     return first
 
 
-def _layout(rest: State, split: bool, parameters: set[str]) -> Layout:
-    if split and rest.keys() & parameters:
+def _layout(rest: State, split: bool, parameters: Collection[str]) -> Layout:
+    if split and rest.keys() & set(parameters):
         return OURS
     for layout in OPENMMLAB if split else OFFICIAL:
         if any(re.fullmatch(layout.marker, k) for k in rest):

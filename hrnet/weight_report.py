@@ -114,26 +114,38 @@ def refusal(report: WeightReport, found: State, backbone: HRNet, strict: bool) -
 
     `report` and `found` are those of `compare`.
     """
-    fitting = _of_trunk(report.matched)
-    total = len(fitting) + len(_of_trunk([*report.missing, *report.mismatched]))
-    if 2 * len(fitting) < total:
-        return f"matches only {len(fitting)} of {total} backbone tensors. {_variant_advice(found, backbone)}"
+    if too_little(report):
+        fitting, total = _fitting(report)
+        return f"matches only {fitting} of {total} backbone tensors. {_variant_advice(found, backbone)}"
     if strict and not report.complete:
         return f"does not fit entirely. {_advice(report, found, backbone)}"
     return None
 
 
+def too_little(report: WeightReport) -> bool:
+    """Whether less than half of the backbone finds its counterpart: it is another network then."""
+    fitting, total = _fitting(report)
+    return 2 * fitting < total
+
+
+def _fitting(report: WeightReport) -> tuple[int, int]:
+    """Tensors of the backbone that are loaded, and all of them."""
+    fitting = len(_of_trunk(report.matched))
+    return fitting, fitting + len(_of_trunk([*report.missing, *report.mismatched]))
+
+
 def _advice(report: WeightReport, found: State, backbone: HRNet) -> str:
-    """What is probably wrong with a source that fits in part, and what to do about it."""
+    """What is probably wrong with a source that fits in part, and what to do about it in YAML or Python."""
     missing = _of_trunk(report.missing)
     trunk = missing + _of_trunk([*report.unexpected, *report.mismatched])
     if trunk and trunk == missing and all(n.startswith(_last_exchange(backbone)) for n in trunk):
         return (
-            "The file was trained with multi_scale_output=False: build HRNet so, "
-            "or pass strict=False to leave these exchanges as they are."
+            "It was trained with multi_scale_output=False: set that for the backbone, or give the file as `weights` of "
+            "the task instead of its backbone's, which leaves the exchanges that it lacks as they are."
         )
     if trunk:
-        return f"{_variant_advice(found, backbone)} Pass strict=False to load what fits."
+        return _variant_advice(found, backbone)
+    # Only load_weights in Python asks a task for every tensor.
     if report.mismatched:
         return "Its head counts other classes or key points: pass strict=False to leave the task's head as it is."
     return (

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hrnet.backbone import HRNet
 from hrnet.checkpoint_files import State, read_checkpoint
 from hrnet.checkpoint_layouts import OURS, translate
-from hrnet.weight_report import WeightReport, compare, refusal
+from hrnet.weight_report import WeightReport, compare, refusal, too_little
 
 __all__ = ["WeightReport", "load_weights"]
 
@@ -40,30 +40,102 @@ def load_weights(module: nn.Module, source: str | Path, strict: bool = True) -> 
 
     Args:
         module: An `HRNet`, or a task that holds one as `backbone` and, if it has a head, that as `head`.
-        source: Path of a .pth, .pt, .pth.tar, .ckpt or .safetensors file, or a timm name such as `hrnet_w32.ms_in1k`.
+        source: Path of a .pth, .pt, .pth.tar, .ckpt, .bin or .safetensors file, a run folder (its best checkpoint, else
+            its last), or a timm name such as `hrnet_w32.ms_in1k`.
         strict: Refuse unless every tensor of module and source finds its counterpart. If false, what fits is loaded.
 
     Returns:
         What was loaded and what was not.
 
     Raises:
-        ValueError: If the source does not exist, cannot be read or downloaded, holds no HRNet, matches less than half
-            of the backbone, or (strict) does not match entirely. The module is then as before.
+        ValueError: If the source does not exist, cannot be read or downloaded, holds no HRNet or values that are none
+            (NaN), matches less than half of the backbone, or (strict) does not match entirely. The module is then as
+            before.
+    """
+    try:
+        return start_from(module, source, strict)
+    except Unfit as error:
+        if error.foreign or "strict=False" in error.problem:
+            raise
+        raise Unfit(f"{error.problem} Or pass strict=False to load what fits.", error.report, False) from error
+
+
+def start_from(module: nn.Module, source: str | Path, strict: bool) -> WeightReport:
+    """As `load_weights`, for those who ask by a `weights:` in YAML and cannot pass `strict`."""
+    _backbone(module)
+    report, family = fill(module, read_checkpoint(source), str(source), strict)
+    logger.log(logging.INFO if report.complete else logging.WARNING, "%s (%s): %s", source, family, report)
+    return report
+
+
+class Unfit(ValueError):
+    """Weights that do not fit a module.
+
+    Args:
+        problem: What the user reads.
+        report: Every tensor's fate.
+        foreign: Whether so little fits that it is another network.
+    """
+
+    def __init__(self, problem: str, report: WeightReport, foreign: bool) -> None:
+        super().__init__(f"{problem}\n{report}")
+        self.problem, self.report, self.foreign = problem, report, foreign
+
+
+def fill(module: nn.Module, state: State, name: str, strict: bool) -> tuple[WeightReport, str]:
+    """Copy tensors by the names of any layout into `module`, see `load_weights`; also the layout's name.
+
+    Raises:
+        Unfit: If they do not fit. The module is then as before.
+        ValueError: If they hold no HRNet, or values that are none.
     """
     backbone = _backbone(module)
     own = _own_tensors(module, backbone)
-    name = str(source)
-    layout, found, unknown = translate(read_checkpoint(source), own, name)
+    layout, found, unknown = translate(state, own, name)
+    refuse_unusable({n: x for n, x in found.items() if n in own}, name)
     found = _plain_scales(_adapted(found, own), name, layout.family)
     report = compare(own, found, unknown, backbone, all_buffers=layout is OURS, spare=module.state_dict().keys())
     shown = report.without_prefix("backbone.") if module is backbone else report
     if problem := refusal(report, found, backbone, strict):
-        raise ValueError(f"{name} ({layout.family}) {problem}\n{shown}")
+        raise Unfit(f"{name} ({layout.family}) {problem}", shown, too_little(report))
     _copy(own, found, report.zeroed)
-    logger.log(logging.INFO if report.complete else logging.WARNING, "%s (%s): %s", name, layout.family, shown)
     if layout.bilinear and backbone.upsample == "nearest":
         logger.warning('%s was trained with upsample="bilinear"; with "nearest" its scores will be lower.', name)
-    return shown
+    return shown, layout.family
+
+
+def refuse_unusable(found: State, name: str) -> None:
+    """Raise ValueError for tensors that no network computes with: without values, packed, complex, NaN or infinite.
+
+    Args:
+        found: Parameters and statistics; other buffers may hold infinity for a reason.
+        name: What the message calls the checkpoint.
+    """
+    for n, x in found.items():
+        kind = _kind(x)
+        if kind is not None:
+            raise ValueError(
+                f"{name} holds {n} as a {kind}: give the checkpoint with plain floating-point weights that it was "
+                "made from."
+            )
+    broken = [n for n, x in found.items() if x.is_floating_point() and not torch.isfinite(x.float()).all()]
+    if broken:
+        shown = ", ".join(broken[:3]) + ", ..." * (len(broken) > 3)
+        raise ValueError(
+            f"{name} holds NaN or infinity in {len(broken)} of {len(found)} tensors ({shown}): its training had "
+            "diverged, or the file is damaged; give an earlier checkpoint, or download it again."
+        )
+
+
+def _kind(x: Tensor) -> str | None:
+    """What a tensor is if no weights can be copied out of it."""
+    if x.is_meta:
+        return "tensor without values (on the meta device)"
+    if x.is_quantized or x.dtype in (torch.int8, torch.uint8):
+        return f"quantised tensor ({str(x.dtype).removeprefix('torch.')})"
+    if x.layout is not torch.strided:
+        return f"sparse tensor ({str(x.layout).removeprefix('torch.')})"
+    return f"complex tensor ({str(x.dtype).removeprefix('torch.')})" if x.is_complex() else None
 
 
 def _backbone(module: nn.Module) -> HRNet:

@@ -36,7 +36,7 @@ def tensor_for(key: str, shape: tuple[int, ...]) -> Tensor:
         u = 0.2 * u - 0.1
     else:
         u = 0.5 * u + 0.5
-    return torch.from_numpy(u.astype(np.float32))
+    return torch.from_numpy(np.asarray(u, np.float32))
 
 
 def state_for(keys: list[tuple[str, list[int]]]) -> dict[str, Tensor]:

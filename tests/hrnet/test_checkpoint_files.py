@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hrnet import VARIANTS, HRNet, load_weights
+from hrnet.checkpoint_files import read_content
 from tests.hrnet.published import SMALL, classification, filled, listed, official, pose, same, unchanged
 
 TIMM = {"w18_small_v1": "hrnet_w18_small"} | {v: f"hrnet_{v}" for v in VARIANTS if v != SMALL}
@@ -90,6 +91,29 @@ def test_timm_without_network_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch,
 def test_unknown_timm_name_lists_the_known() -> None:
     with pytest.raises(ValueError, match=r"neither a file nor a timm model 'hrnet_w33'.*hrnet_w32\.ms_in1k"):
         load_weights(HRNet(SMALL), "hrnet_w33")
+
+
+def test_run_folder_gives_its_best_checkpoint_else_its_last(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "hrnet_w32"  # a name of timm's too
+    (folder / "checkpoints").mkdir(parents=True)
+    states = {"last": filled(HRNet(SMALL)), "best": {k: x + 1 for k, x in filled(HRNet(SMALL)).items()}}
+    for name, state in states.items():
+        torch.save({"state_dict": {f"backbone.{k}": x for k, x in state.items()}}, folder / f"checkpoints/{name}.ckpt")
+        backbone = HRNet(SMALL, weights=str(folder))
+        assert torch.equal(backbone.conv1.weight, state["conv1.weight"])
+
+
+def test_arrays_beside_the_weights_are_plain_data(tmp_path: Path) -> None:
+    task = pose()
+    meta = {"dataset_meta": {"sigmas": np.ones(17), "flip_indices": np.arange(17), "links": [(0, 1)]}}
+    torch.save({"meta": meta, "state_dict": filled(task)}, tmp_path / "file.pth")
+    load_weights(task, tmp_path / "file.pth")
+    assert read_content(tmp_path / "file.pth")["meta"]["dataset_meta"]["sigmas"].tolist() == [1.0] * 17
+    trap = np.empty(1, dtype=object)
+    trap[0] = Trap(tmp_path / "run")
+    torch.save({"meta": trap, "state_dict": filled(task)}, tmp_path / "file.pth")
+    unchanged(pose(), tmp_path / "file.pth", r"holds Python objects|not a PyTorch checkpoint")
+    assert not (tmp_path / "run").exists()
 
 
 def test_safetensors(tmp_path: Path) -> None:

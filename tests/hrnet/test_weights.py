@@ -149,11 +149,61 @@ def test_module_without_backbone() -> None:
         load_weights(nn.Linear(2, 2), "hrnet_w32.ms_in1k")
 
 
-def test_backbone_argument_is_strict(tmp_path: Path) -> None:
+def test_backbone_argument_is_strict_and_advises_what_yaml_can_say(tmp_path: Path) -> None:
     torch.save(official(filled(pose()), "final_layer."), tmp_path / "file.pth")
-    with pytest.raises(ValueError, match="multi_scale_output=False"):
+    with pytest.raises(ValueError, match="multi_scale_output=False") as caught:
         HRNet(SMALL, weights=str(tmp_path / "file.pth"))
+    assert "strict" not in str(caught.value)
+    state = filled(HRNet(SMALL))
+    torch.save({k: x for k, x in state.items() if "stage2" not in k}, tmp_path / "half.pth")
+    with pytest.raises(ValueError, match="Is this the right variant") as caught:
+        HRNet(SMALL, weights=str(tmp_path / "half.pth"))
+    assert "strict" not in str(caught.value)
     assert HRNet(SMALL, multi_scale_output=False, weights=str(tmp_path / "file.pth")).conv1.weight.requires_grad
+
+
+# Values that are none.
+
+
+def broken(x: torch.Tensor, kind: str) -> torch.Tensor:
+    if kind in ("nan", "inf", "-inf"):
+        x = x.clone()
+        x.view(-1)[-1] = float(kind)
+        return x
+    if kind == "quantised":
+        return torch.quantize_per_tensor(x, 0.1, 0, torch.qint8)
+    return {"meta": x.to("meta"), "int8": x.to(torch.int8), "sparse": x.to_sparse(), "complex": x.to(torch.complex64)}[
+        kind
+    ]
+
+
+@pytest.mark.parametrize("key", ["backbone.stage4.0.branches.3.1.conv2.weight", "backbone.bn1.running_var"])
+@pytest.mark.parametrize("kind", ["nan", "inf", "-inf", "quantised", "int8", "meta", "sparse", "complex"])
+def test_values_that_are_none_are_refused_by_name(kind: str, key: str, tmp_path: Path) -> None:
+    state = filled(pose())
+    state[key] = broken(state[key], kind)
+    torch.save(official(state, "final_layer."), tmp_path / "file.pth")
+    if kind == "meta":
+        state = {k: x.to("meta") for k, x in state.items()} if key.endswith("weight") else state
+    word = {"nan": "NaN", "inf": "infinity", "-inf": "infinity", "int8": "quantised"}.get(kind, kind)
+    for strict in (True, False):
+        message = unchanged(pose(), tmp_path / "file.pth", word, strict)
+        assert key in message or kind == "meta"
+        assert "file.pth" in message
+
+
+def test_half_precision_is_loaded_and_a_head_left_out_may_be_broken(tmp_path: Path) -> None:
+    state = filled(pose())
+    halves = {k: x.bfloat16() if x.is_floating_point() else x for k, x in state.items()}
+    torch.save(official(halves, "final_layer."), tmp_path / "half.pth")
+    task = pose()
+    load_weights(task, tmp_path / "half.pth")
+    torch.testing.assert_close(task.backbone.conv1.weight, state["backbone.conv1.weight"], rtol=1e-2, atol=1e-3)
+    state["head.weight"] = torch.full_like(state["head.weight"], float("nan"))
+    torch.save(official(state, "final_layer."), tmp_path / "file.pth")
+    backbone = HRNet(SMALL, multi_scale_output=False)
+    load_weights(backbone, tmp_path / "file.pth")
+    assert torch.equal(backbone.conv1.weight, state["backbone.conv1.weight"])
 
 
 # Batch norm of the old segmentation files, and what is logged.
