@@ -8,20 +8,12 @@ from typing import Any, ClassVar
 
 from datamodules.base import Split
 from datamodules.image_masks import Evaluation
-from datamodules.masks import IGNORED, IndexMasks, lookup, voc_palette
+from datamodules.labels import class_labels
+from datamodules.masks import IGNORED, IndexMasks, lookup
 from datamodules.sample_layouts import sample_ade20k
 from datamodules.segmentation import Pairs, SegmentationData, match_files
 
-NAMES = """wall|building|sky|floor|tree|ceiling|road|bed|windowpane|grass|cabinet|sidewalk|person|earth|door|table|
-mountain|plant|curtain|chair|car|water|painting|sofa|shelf|house|sea|mirror|rug|field|armchair|seat|fence|desk|rock|
-wardrobe|lamp|bathtub|railing|cushion|base|box|column|signboard|chest of drawers|counter|sand|sink|skyscraper|
-fireplace|refrigerator|grandstand|path|stairs|runway|case|pool table|pillow|screen door|stairway|river|bridge|bookcase|
-blind|coffee table|toilet|flower|book|hill|bench|countertop|stove|palm|kitchen island|computer|swivel chair|boat|bar|
-arcade machine|hovel|bus|towel|light|truck|tower|chandelier|awning|streetlight|booth|television receiver|airplane|
-dirt track|apparel|pole|land|bannister|escalator|ottoman|bottle|buffet|poster|stage|van|ship|fountain|conveyer belt|
-canopy|washer|plaything|swimming pool|stool|barrel|basket|waterfall|tent|bag|minibike|cradle|oven|ball|food|step|tank|
-trade name|microwave|pot|animal|bicycle|lake|dishwasher|screen|blanket|sculpture|hood|sconce|vase|traffic light|tray|
-ashcan|fan|pier|crt screen|plate|monitor|bulletin board|shower|radiator|glass|clock|flag"""
+CLASSES = class_labels("ade20k")
 
 
 class ADE20K(SegmentationData):
@@ -44,9 +36,9 @@ class ADE20K(SegmentationData):
     images/{training,validation}/ADE_train_00000001.jpg ...        (or train/image, val/image)
     annotations/{training,validation}/ADE_train_00000001.png ...   (or train/label, val/label)"""
     source: ClassVar[str] = "http://sceneparsing.csail.mit.edu (ADEChallengeData2016.zip)."
-    class_names: ClassVar[list[str]] = NAMES.replace("\n", "").split("|")
-    palette: ClassVar[list[tuple[int, int, int]]] = voc_palette(151)[1:]
-    label_flip_pairs: ClassVar[list[tuple[int, int]]] = []
+    class_names: ClassVar[list[str]] = CLASSES.names
+    palette: ClassVar[list[tuple[int, int, int]]] = CLASSES.palette
+    label_flip_pairs: ClassVar[list[tuple[int, int]]] = CLASSES.flip_pairs
 
     def __init__(
         self,

@@ -8,19 +8,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from datamodules.base import DataError, Split
+from datamodules.labels import class_labels
 from datamodules.masks import IGNORED, IndexMasks, lookup
 from datamodules.sample_layouts import sample_cityscapes
 from datamodules.segmentation import Pairs, SegmentationData, Unpaired
 
-# Id in *_labelIds.png, name, (r, g, b); the position is the train id. All other ids are void.
-CLASSES = (
-    (7, "road", (128, 64, 128)), (8, "sidewalk", (244, 35, 232)), (11, "building", (70, 70, 70)),
-    (12, "wall", (102, 102, 156)), (13, "fence", (190, 153, 153)), (17, "pole", (153, 153, 153)),
-    (19, "traffic light", (250, 170, 30)), (20, "traffic sign", (220, 220, 0)), (21, "vegetation", (107, 142, 35)),
-    (22, "terrain", (152, 251, 152)), (23, "sky", (70, 130, 180)), (24, "person", (220, 20, 60)),
-    (25, "rider", (255, 0, 0)), (26, "car", (0, 0, 142)), (27, "truck", (0, 0, 70)), (28, "bus", (0, 60, 100)),
-    (31, "train", (0, 80, 100)), (32, "motorcycle", (0, 0, 230)), (33, "bicycle", (119, 11, 32)),
-)  # fmt: skip
+CLASSES = class_labels("cityscapes")
+# Of each class in *_labelIds.png; all other ids are void.
+IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 NUM_IDS = 34
 _IDS, _TRAIN_IDS = "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
 
@@ -42,9 +37,9 @@ class Cityscapes(SegmentationData):
     leftImg8bit/{train,val}/<city>/<city>_000000_000019_leftImg8bit.png
     gtFine/{train,val}/<city>/<city>_000000_000019_gtFine_labelIds.png      (or ..._labelTrainIds.png)"""
     source: ClassVar[str] = "https://www.cityscapes-dataset.com (leftImg8bit_trainvaltest, gtFine_trainvaltest)."
-    class_names: ClassVar[list[str]] = [name for _, name, _ in CLASSES]
-    palette: ClassVar[list[tuple[int, int, int]]] = [colour for _, _, colour in CLASSES]
-    label_flip_pairs: ClassVar[list[tuple[int, int]]] = []
+    class_names: ClassVar[list[str]] = CLASSES.names
+    palette: ClassVar[list[tuple[int, int, int]]] = CLASSES.palette
+    label_flip_pairs: ClassVar[list[tuple[int, int]]] = CLASSES.flip_pairs
 
     def __init__(
         self,
@@ -96,7 +91,7 @@ class Cityscapes(SegmentationData):
 
 # The licence plate's id -1 is 255 in a PNG.
 IDS_TO_CLASSES = lookup(
-    {**dict.fromkeys([*range(NUM_IDS), 255], IGNORED), **{row[0]: label for label, row in enumerate(CLASSES)}},
-    len(CLASSES),
+    {**dict.fromkeys([*range(NUM_IDS), 255], IGNORED), **{id_: label for label, id_ in enumerate(IDS)}},
+    len(IDS),
 )
-TRAIN_IDS_TO_CLASSES = lookup({**{label: label for label in range(len(CLASSES))}, 255: IGNORED}, len(CLASSES))
+TRAIN_IDS_TO_CLASSES = lookup({**{label: label for label in range(len(IDS))}, 255: IGNORED}, len(IDS))

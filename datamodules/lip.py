@@ -8,9 +8,12 @@ from typing import Any, ClassVar
 
 from datamodules.base import Split
 from datamodules.image_masks import Evaluation
-from datamodules.masks import IGNORED, IndexMasks, lookup, voc_palette
+from datamodules.labels import class_labels
+from datamodules.masks import IGNORED, IndexMasks, lookup
 from datamodules.sample_layouts import sample_lip
 from datamodules.segmentation import Pairs, SegmentationData, match_files
+
+CLASSES = class_labels("lip")
 
 
 class LIP(SegmentationData):
@@ -30,13 +33,9 @@ class LIP(SegmentationData):
     TrainVal_images/{train_images,val_images}/77_471474.jpg ...
     TrainVal_parsing_annotations/{train_segmentations,val_segmentations}/77_471474.png ..."""
     source: ClassVar[str] = "http://sysu-hcp.net/lip (single person: TrainVal_images, TrainVal_parsing_annotations)."
-    class_names: ClassVar[list[str]] = [
-        "background", "hat", "hair", "glove", "sunglasses", "upper-clothes", "dress", "coat", "socks", "pants",
-        "jumpsuits", "scarf", "skirt", "face", "left-arm", "right-arm", "left-leg", "right-leg", "left-shoe",
-        "right-shoe",
-    ]  # fmt: skip
-    palette: ClassVar[list[tuple[int, int, int]]] = voc_palette(20)
-    label_flip_pairs: ClassVar[list[tuple[int, int]]] = [(14, 15), (16, 17), (18, 19)]
+    class_names: ClassVar[list[str]] = CLASSES.names
+    palette: ClassVar[list[tuple[int, int, int]]] = CLASSES.palette
+    label_flip_pairs: ClassVar[list[tuple[int, int]]] = CLASSES.flip_pairs
     stretched = True
 
     def __init__(

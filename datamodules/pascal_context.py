@@ -10,7 +10,8 @@ import numpy as np
 
 from datamodules.base import DataError, Split
 from datamodules.image_masks import Evaluation
-from datamodules.masks import IGNORED, IndexMasks, lookup, voc_palette
+from datamodules.labels import class_labels
+from datamodules.masks import IGNORED, IndexMasks, lookup
 from datamodules.sample_layouts import sample_pascal_context
 from datamodules.segmentation import Pairs, SegmentationData, match_files, read_stems
 
@@ -20,10 +21,7 @@ IDS = (
     162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326, 347, 349, 354, 355, 360, 366, 368, 397,
     415, 416, 420, 424, 427, 440, 445, 454, 458,
 )  # fmt: skip
-NAMES = """background aeroplane bag bed bedclothes bench bicycle bird boat book bottle building bus cabinet car cat
-ceiling chair cloth computer cow cup curtain dog door fence floor flower food grass ground horse keyboard light
-motorbike mountain mouse person plate platform pottedplant road rock sheep shelves sidewalk sign sky snow sofa table
-track train tree truck tvmonitor wall water window wood"""
+CLASSES = class_labels("pascal_context")
 
 
 class PascalContext(SegmentationData):
@@ -56,7 +54,7 @@ class PascalContext(SegmentationData):
         "http://host.robots.ox.ac.uk/pascal/VOC/voc2010 (images) and https://cs.stanford.edu/~roozbeh/pascal-context "
         "(labels of 459 ids)."
     )
-    label_flip_pairs: ClassVar[list[tuple[int, int]]] = []
+    label_flip_pairs: ClassVar[list[tuple[int, int]]] = CLASSES.flip_pairs
 
     def __init__(
         self,
@@ -72,7 +70,7 @@ class PascalContext(SegmentationData):
     ) -> None:
         super().__init__(root, image_size=image_size, base_scale=base_scale, evaluation=evaluation, **kwargs)
         first = 60 - num_classes
-        self.class_names, self.palette = NAMES.split()[first:], voc_palette(60)[first:]
+        self.class_names, self.palette = CLASSES.names[first:], CLASSES.palette[first:]
         self.masks, self.table = masks, id_table(num_classes, ids)
 
     @classmethod

@@ -1,6 +1,6 @@
 """What the key points of a data set mean: names, limbs, left/right pairs, OKS sigmas, upper body.
 
-A skeleton is a YAML file; `skeletons/` beside this file holds the known ones, and yours is a path:
+A skeleton is a YAML file; `labels/` beside the packages holds the known ones, and yours is a path:
 
     names: [nose, left_paw, right_paw]
     limbs: [[nose, left_paw], [nose, right_paw]]      # by name or by index, for drawing
@@ -18,9 +18,9 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import DataError
+from datamodules.labels import LABELS
 from datamodules.yaml_files import ConfigError, read_yaml
 
-SKELETONS = Path(__file__).parent / "skeletons"
 DEFAULT_SIGMA = 0.05
 
 
@@ -117,10 +117,10 @@ class Skeleton:
     @classmethod
     def load(cls, source: str | Path) -> "Skeleton":
         """The skeleton of a name (`coco`, `mpii`) or of a YAML file; raises DataError where it is absent or wrong."""
-        path = SKELETONS / f"{source}.yaml" if Path(source).name == str(source) and not Path(source).suffix else None
-        path = Path(source).expanduser() if path is None else path
+        named = Path(source).name == str(source) and not Path(source).suffix
+        path = LABELS / f"{source}.yaml" if named else Path(source).expanduser()
         if not path.is_file():
-            known = ", ".join(sorted(file.stem for file in SKELETONS.glob("*.yaml")))
+            known = ", ".join(sorted(file.stem for file in LABELS.glob("*.yaml") if "limbs:" in file.read_text()))
             raise DataError(f"There is no skeleton {source}: give one of {known}, or the path of a YAML file.")
         try:
             return cls.from_yaml(read_yaml(path))

@@ -144,12 +144,14 @@ def translate(state: State, own: State, name: str) -> tuple[Layout, State, list[
     """
     parameters = {n for n, x in own.items() if isinstance(x, nn.Parameter) and not n.startswith("backbone.")}
     contents = take_apart(state, name, parameters)
+    trunk = contents.trunk
     if contents.layout is OURS:
-        head = _head_of_ours(contents.rest, parameters, own)
+        head, statistics = _head_of_ours(contents.rest, parameters, own)
+        trunk = trunk | statistics
     else:
         head = {} if parameters.isdisjoint(contents.head) else contents.head
     wanted = {n: x for n, x in head.items() if n in own or not NEVER_WANTED.match(n)}
-    return contents.layout, contents.trunk | wanted, contents.unknown
+    return contents.layout, trunk | wanted, contents.unknown
 
 
 def _trunk_prefix(state: State, name: str) -> str:
@@ -187,19 +189,26 @@ def _start(key: str, layout: Layout) -> str | None:
     return next((start for start in layout.head if key.startswith(f"{start}.")), None)
 
 
-def _head_of_ours(rest: State, parameters: set[str], own: State) -> State:
+def _head_of_ours(rest: State, parameters: Collection[str], own: State) -> tuple[State, State]:
     """What stands beside the trunk in our checkpoint, for this module; of another task at most buffers.
 
-    A buffer that tasks share is the normalisation of images.
+    A buffer that tasks share is the normalisation of images. With it the trunk's statistics of batch norm, if the task
+    had its own in a joint run.
     """
-    head = _of_this_task(rest, parameters, own)
-    return head if head.keys() & parameters else {n: x for n, x in head.items() if n in own}
+    task, head = _of_this_task(rest, set(parameters), own)
+    before = f"norms.{task}."
+    statistics = {
+        f"backbone.{k.removeprefix(before).replace('/', '.')}": x for k, x in rest.items() if k.startswith(before)
+    }
+    if head.keys().isdisjoint(parameters):
+        head = {n: x for n, x in head.items() if n in own}
+    return head, {} if task is None else statistics
 
 
-def _of_this_task(rest: State, parameters: set[str], own: State) -> State:
+def _of_this_task(rest: State, parameters: set[str], own: State) -> tuple[str | None, State]:
     """The tensors of our checkpoint as this task names them: its own, or those of `tasks.<name>` of a joint run."""
     if rest.keys() & parameters or not parameters:
-        return rest
+        return None, rest
     fitting = {}
     for name in dict.fromkeys(k.split(".")[1] for k in rest if k.startswith("tasks.")):
         part = {k.removeprefix(f"tasks.{name}."): x for k, x in rest.items() if k.startswith(f"tasks.{name}.")}
@@ -211,4 +220,4 @@ def _of_this_task(rest: State, parameters: set[str], own: State) -> State:
             f"This joint checkpoint has several heads that fit: {', '.join(same)}. Split off the one that is meant: "
             "python -m experiments.split RUN TASK OUT.ckpt."
         )
-    return next(iter((same or fitting).values()), rest)
+    return next(iter((same or fitting).items()), (None, rest))

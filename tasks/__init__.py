@@ -2,7 +2,8 @@
 
 from jsonargparse import set_parsing_settings
 
-from tasks.checkpoints import find_checkpoint, load, save_task, subclasses
+from tasks.checkpoint_classes import subclasses
+from tasks.checkpoints import find_checkpoint, load, restore, save_task
 from tasks.classification import ClassificationTask
 from tasks.heatmaps import Codec, DarkCodec, MSRACodec, UDPCodec
 from tasks.multitask import MultiTask
@@ -24,6 +25,7 @@ __all__ = [
     "UDPCodec",
     "find_checkpoint",
     "load",
+    "restore",
     "save_task",
     "subclasses",
 ]

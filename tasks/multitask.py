@@ -270,26 +270,31 @@ class MultiTask(Task):
     # ---- Lightning hooks
 
     def setup(self, stage: str) -> None:
-        """Weights of the heads, statistics, baselines, beside what every task does."""
-        before = {name: copy.deepcopy(norms) for name, norms in self.norms.items()}
+        """Baselines, beside what every task does."""
         super().setup(stage)
         self.baseline_values = read_baselines(self.tasks, self.baselines)
-        if stage != "fit":
-            return
+        if stage == "fit":
+            _say(f"val/score is the mean of {', '.join(_described(name, task) for name, task in self.tasks.items())}")
+
+    def load_start(self) -> set[str]:
+        """Load `weights`, then those of each task into its head."""
+        before = {name: copy.deepcopy(norms) for name, norms in self.norms.items()}
+        left = super().load_start()
         for name, task in self.tasks.items():
-            self._load_head(task)
+            left -= {f"tasks.{name}.{key}" for key in self._load_head(task)}
             if name in before and self.weights is not None and _equal(before[name], self.norms[name]):
                 self.norms[name].copy_from(self.backbone)  # the weights were of a task without statistics of its own
-        _say(f"val/score is the mean of {', '.join(_described(name, task) for name, task in self.tasks.items())}")
+        return {name for name in left if not name.startswith(("norms.", "balancing."))}
 
-    def _load_head(self, task: Task) -> None:
+    def _load_head(self, task: Task) -> list[str]:
         if task.weights is None:
-            return
+            return []
         kept = copy.deepcopy(self.backbone.state_dict())
         task._modules["backbone"] = self.backbone
-        load_weights(task, task.weights, strict=False)
+        report = load_weights(task, task.weights, strict=False)
         del task._modules["backbone"]
         self.backbone.load_state_dict(kept)
+        return [*report.matched, *report.zeroed]
 
     def on_train_start(self) -> None:
         """Find the step from which statistics are fixed."""
@@ -329,6 +334,7 @@ class MultiTask(Task):
         backbone = task.__dict__.pop("backbone")
         task.backbone = backbone
         task.preparation = self.preparation.get(name, {})
+        task.started = True
         if name in self.norms:
             self.norms[name].copy_to(backbone)
         return task

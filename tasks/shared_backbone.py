@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hrnet import HRNet
-from tasks.task import Task, plain
+from tasks.task import Task, class_path, plain
 
 JOINT_OPTIONS = ("optimizer", "schedule", "freeze_backbone", "compile")
 
@@ -40,7 +40,7 @@ def specs_of(tasks: Mapping[str, Task]) -> dict[str, Any]:
     """What makes these tasks, as plain data."""
     return {
         name: {
-            "class_path": type(task).__name__,
+            "class_path": class_path(type(task)),
             "init_args": {key: value for key, value in plain(dict(task.hparams)).items() if key != "backbone"},
         }
         for name, task in tasks.items()

@@ -41,7 +41,8 @@ class Task(LightningModule):
         schedule: Learning rate schedule by timm's names; constant when not given.
         freeze_backbone: Keep the backbone fixed, batch norm included: true for good, an integer for so many epochs.
         compile: Run the backbone through `torch.compile`.
-        weights: Checkpoint to start from, see `hrnet.load_weights`; a head of another size stays new.
+        weights: What to start from, or to evaluate: a run folder, a checkpoint or a timm name, see
+            `hrnet.load_weights`. In training a head of another size stays new.
 
     Raises:
         TypeError: If an argument cannot be written into a checkpoint as plain data.
@@ -70,6 +71,7 @@ class Task(LightningModule):
         self.freeze_backbone = freeze_backbone
         self.compile_backbone = compile
         self.weights = weights
+        self.started = False  # whether `weights` were loaded, which is done once
         self.split = "val"
         self.preparation: dict[str, Any] = {}  # what the data say of preparing images for evaluation
         self.samples = SampleScores()
@@ -213,14 +215,28 @@ class Task(LightningModule):
             self.attach(datamodule)
             # Any LightningDataModule will do in Python; those of `datamodules` have this too.
             self.preparation = getattr(datamodule, "preparation", dict)()
-        if stage == "fit":
-            if self.freeze_backbone:
-                self._freeze(True)
-            if self.weights is not None:
-                load_weights(self, self.weights, strict=False)
+        if stage == "fit" and self.freeze_backbone:
+            self._freeze(True)
+        if not self.started:
+            self.load_start()
         self.to(memory_format=torch.channels_last)
         if self.compile_backbone:
             self.backbone.compile()
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        self.started = True  # what is trained already does not start anew from `weights`
+        return super().load_state_dict(*args, **kwargs)
+
+    def load_start(self) -> set[str]:
+        """Load `weights`, of which what fits; names of the tensors that nothing was loaded into."""
+        self.started = True
+        left = {name for name in self.state_dict() if not name.endswith("num_batches_tracked")}
+        if self.backbone.hparams["weights"] is not None:
+            left = {name for name in left if not name.startswith("backbone.")}
+        if self.weights is not None:
+            report = load_weights(self, self.weights, strict=False)
+            left -= {*report.matched, *report.zeroed}
+        return left
 
     def on_train_epoch_start(self) -> None:
         if not isinstance(self.freeze_backbone, bool):
@@ -283,7 +299,7 @@ class Task(LightningModule):
         scheduler.step_update(self.trainer.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["task"] = type(self).__name__  # with hyper_parameters, all that tasks.load needs
+        checkpoint["task"] = class_path(type(self))  # with hyper_parameters, all that tasks.load needs
         checkpoint["preparation"] = self.preparation
 
 
@@ -293,6 +309,16 @@ def built(backbone: HRNet | Mapping[str, Any]) -> HRNet:
     Not within a constructor: `save_hyperparameters` would take that one's arguments for the HRNet's own.
     """
     return HRNet(**backbone) if isinstance(backbone, Mapping) else backbone
+
+
+def is_ours(cls: type) -> bool:
+    """Whether a class is of this package."""
+    return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+def class_path(cls: type) -> str:
+    """What checkpoints call a class: its name alone if it is of this package, else the whole path to it."""
+    return cls.__name__ if is_ours(cls) else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def plain(value: Any) -> Any:
@@ -310,5 +336,5 @@ def plain(value: Any) -> Any:
     if isinstance(value, HRNet):
         return plain(value.hparams)
     if is_dataclass(value) and not isinstance(value, type):
-        return {"class_path": type(value).__name__, "init_args": plain(asdict(value))}
+        return {"class_path": class_path(type(value)), "init_args": plain(asdict(value))}
     raise TypeError(f"A task's arguments are stored in its checkpoints as plain data; {value!r} is not.")

@@ -1,6 +1,5 @@
 """The shapes of a checkpoint tell which network it is of."""
 
-
 import pytest
 import torch
 
