@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from experiments import error_examples, error_reports
 from experiments.error_examples import EXAMPLES, TILE, pose_examples, worst_images
@@ -29,23 +28,21 @@ def drawn(monkeypatch):
     return calls
 
 
-def pose_errors(tmp_path, kinds, labels, poses):
+def pose_errors(kinds, labels, poses):
     """Errors (M, 2) of M persons, each alone in a black image with white squares at the labelled points."""
-    names = []
-    for i, points in enumerate(labels):
+    images = []
+    for points in labels:
         pixels = np.zeros((120, 200, 3), np.uint8)
         for x, y, visible in points:
             if visible:
                 pixels[max(0, int(y) - 2) : int(y) + 3, max(0, int(x) - 2) : int(x) + 3] = 255
-        names.append(f"image{i}.png")
-        Image.fromarray(pixels).save(tmp_path / names[-1])
+        images.append(pixels)
     ids = np.arange(len(labels)) * 10 + 7
     order = np.arange(len(labels))[::-1]  # rows of the data set are in another order than the persons
     dataset = SimpleNamespace(
         image_ids=ids[order],
-        file_names=[names[i] for i in order],
-        image_sizes=np.array([[120, 200]] * len(labels)),
-        folder=str(tmp_path),
+        file_names=[f"folder/image{i}.png" for i in order],
+        image=lambda row: images[order[row]],
     )
     errors = SimpleNamespace(
         kinds=np.array([[KINDS.index(kind) for kind in row] for row in kinds]),
@@ -62,11 +59,11 @@ def pose_errors(tmp_path, kinds, labels, poses):
 
 
 @pytest.mark.parametrize("corner", [(90, 50), (3, 3), (196, 116)])  # within the image, and partly outside
-def test_places_in_a_crop_are_those_in_the_image(corner, drawn, tmp_path):
+def test_places_in_a_crop_are_those_in_the_image(corner, drawn):
     x, y = corner
     labels = [[(x, y, 2), (x - 20 if x > 100 else x + 20, y, 0)]]
     poses = [[(x, y, 1), (x - 30 if x > 100 else x + 30, y, 1)]]
-    list(pose_examples(*pose_errors(tmp_path, [["jitter", "good"]], labels, poses)))
+    list(pose_examples(*pose_errors([["jitter", "good"]], labels, poses)))
     (crop, truth, shown), (_, prediction, _) = drawn
     assert crop.shape == (3, TILE, TILE)
     assert shown == [True, False]
@@ -83,15 +80,15 @@ def test_places_in_a_crop_are_those_in_the_image(corner, drawn, tmp_path):
     np.testing.assert_allclose(abs(truth[1, 0] - truth[0, 0]) / 20, scale, rtol=1e-5)
 
 
-def test_a_crop_holds_truth_and_prediction(drawn, tmp_path):
-    errors, dataset = pose_errors(tmp_path, [["miss", "good"]], [[(20, 20, 2), (40, 30, 2)]], [[(150, 100, 1)] * 2])
+def test_a_crop_holds_truth_and_prediction(drawn):
+    errors, dataset = pose_errors([["miss", "good"]], [[(20, 20, 2), (40, 30, 2)]], [[(150, 100, 1)] * 2])
     list(pose_examples(errors, dataset))
     for _, places, _ in drawn:
         assert places.min() >= 0
         assert places.max() <= TILE - 1
 
 
-def test_examples_are_the_persons_with_the_most_errors_of_a_kind(drawn, tmp_path, monkeypatch):
+def test_examples_are_the_persons_with_the_most_errors_of_a_kind(drawn, monkeypatch):
     captions = []
     monkeypatch.setattr(
         error_examples,
@@ -102,7 +99,7 @@ def test_examples_are_the_persons_with_the_most_errors_of_a_kind(drawn, tmp_path
     kinds = [["good", "swap"], ["jitter", "jitter"], ["jitter", "good"], ["swap", "swap"]]
     labels = [[(40 + 5 * i, 60, 2), (80, 60, 2)] for i in range(4)]
     poses = [[(50, 70, 1), (90, 70, 1)]] * 4
-    found = dict(pose_examples(*pose_errors(tmp_path, kinds, labels, poses)))
+    found = dict(pose_examples(*pose_errors(kinds, labels, poses)))
     assert list(found) == ["jitter", "swap"]
     assert [[line for line, _ in lines] for lines in captions] == [
         ["jitter: head, tail", "jitter: head"],
@@ -115,11 +112,9 @@ def test_examples_are_the_persons_with_the_most_errors_of_a_kind(drawn, tmp_path
     assert captions[0][0][1].startswith("OKS 0.37")
 
 
-def test_examples_of_a_kind_are_few(drawn, tmp_path):
+def test_examples_of_a_kind_are_few(drawn):
     many = EXAMPLES + 3
-    errors, dataset = pose_errors(
-        tmp_path, [["miss", "good"]] * many, [[(20, 20, 2)] * 2] * many, [[(9, 9, 1)] * 2] * many
-    )
+    errors, dataset = pose_errors([["miss", "good"]] * many, [[(20, 20, 2)] * 2] * many, [[(9, 9, 1)] * 2] * many)
     list(pose_examples(errors, dataset))
     assert len(drawn) == 2 * EXAMPLES
 
@@ -170,7 +165,7 @@ def test_worst_images_are_shown_whole_and_in_order(monkeypatch):
     assert wrong[1].float().sum() / (TILE * TILE // 2) == pytest.approx(8 / 32, abs=0.01)
 
 
-def test_the_worst_images_of_a_segmentation_come_first(monkeypatch, tmp_path):
+def test_the_worst_images_of_a_segmentation_come_first(monkeypatch):
     chosen = []
     monkeypatch.setattr(error_reports, "for_inference", lambda task: task)
     monkeypatch.setattr(
