@@ -133,6 +133,8 @@ class BaseDataModule(LightningDataModule, ABC):
     """Where the data come from, shown when they are missing."""
     prepared_by: ClassVar[tuple[str, ...]] = ("image_size",)
     """Arguments that say what the network sees of an evaluated image: checkpoints keep them, for prediction."""
+    channels: ClassVar[int] = 3
+    """Of the images that reach the network: every file is read as RGB, grey ones too."""
     test_split: Split = "val"
     """What `test` evaluates: most test labels are not public, so it is `val` unless a data set says otherwise."""
 

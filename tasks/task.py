@@ -212,6 +212,7 @@ class Task(LightningModule):
         self.split = "test" if stage == "test" else "val"
         datamodule = self.trainer.datamodule
         if datamodule is not None:
+            self._require_channels(getattr(datamodule, "channels", self.backbone.in_channels))
             self.attach(datamodule)
             # Any LightningDataModule will do in Python; those of `datamodules` have this too.
             self.preparation = getattr(datamodule, "preparation", dict)()
@@ -237,6 +238,14 @@ class Task(LightningModule):
             report = load_weights(self, self.weights, strict=False)
             left -= {*report.matched, *report.zeroed}
         return left
+
+    def _require_channels(self, channels: int) -> None:
+        if channels != self.backbone.in_channels:
+            raise ValueError(
+                f"The network has in_channels {self.backbone.in_channels}, and the data give images of {channels} "
+                f"channels: set model.init_args.backbone.in_channels to {channels}. Grey files are read as RGB, and "
+                "images of more bands are not read; a DataModule of your own that gives others says so by `channels`."
+            )
 
     def on_train_epoch_start(self) -> None:
         if not isinstance(self.freeze_backbone, bool):

@@ -167,3 +167,18 @@ def test_backbone_thaws_after_its_epochs():
         assert task.backbone.bn1.training is not frozen
         assert all(parameter.requires_grad is not frozen for parameter in task.backbone.parameters())
         assert task.head.weight.requires_grad
+
+
+@pytest.mark.parametrize("in_channels", [1, 4])
+def test_readers_that_give_rgb_say_so_to_a_network_of_other_channels(in_channels: int) -> None:
+    from lightning import Trainer
+
+    from datamodules import ImageFolder
+    from tasks import ClassificationTask
+
+    task = ClassificationTask(HRNet("w18_small_v1", in_channels=in_channels), num_classes=6)
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    with pytest.raises(ValueError, match=rf"in_channels {in_channels}, .*images of 3 channels: set .*to 3"):
+        Trainer(max_steps=1, enable_model_summary=False, **options).fit(
+            task, datamodule=ImageFolder("sample", num_workers=0)
+        )
