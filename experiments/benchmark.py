@@ -4,6 +4,7 @@
     python -m experiments.benchmark                       # all benchmarks, some five minutes on two cores
     python -m experiments.benchmark train data_train --data-root data/coco
     python -m experiments.benchmark --quick               # tiny sizes: does it work?
+    python -m experiments.benchmark --noise               # rounding errors of a training step's gradients
 
 A ratio is the peer's median time divided by ours over rounds in which all take turns; in brackets the range of the
 rounds' own ratios. Before anything is timed the variants are seen to agree.
@@ -19,8 +20,6 @@ from pathlib import Path
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks the network at import otherwise
 
-import cv2
-import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -29,8 +28,10 @@ from datamodules.base import DataError
 from experiments.benchmark_data import data_eval, data_train
 from experiments.benchmark_evaluation import decode, evaluation, oks_suppression
 from experiments.benchmark_networks import inference, joint, segmentation, train
+from experiments.benchmark_noise import HEADERS as NOISE_HEADERS
+from experiments.benchmark_noise import gradient_noise
 from experiments.benchmark_table import markdown_table, rich_table
-from experiments.benchmark_timing import Benchmark, Result, Setting, measure, use_threads
+from experiments.benchmark_timing import Benchmark, Result, Setting, measure, threads
 from experiments.cli import program
 from experiments.run_folder import environment, write_json
 
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> list[Result]:
         argv: Names and flags; those of the process when not given.
 
     Returns:
-        One result a variant; none for `--table` and `--list`.
+        One result a variant; none for `--table`, `--noise` and `--list`.
 
     Raises:
         DataError: If the data are not where `--data-root` says.
@@ -73,6 +74,12 @@ def main(argv: Sequence[str] | None = None) -> list[Result]:
             print(markdown_table())
         else:
             console.print(rich_table())
+        return []
+    if options.noise:
+        with threads(options.threads):
+            rows = [(name, *(f"{value:.2g}" for value in errors)) for name, *errors in gradient_noise(options.quick)]
+        title = f"rounding errors, {options.threads} thread{'s' * (options.threads > 1)}"
+        print_table(title, NOISE_HEADERS, rows, options.markdown, console)
         return []
     for name in options.names:
         if name not in BENCHMARKS:
@@ -98,6 +105,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("names", nargs="*", metavar="NAME", help="Benchmarks to run; all when none is named.")
     parser.add_argument("--list", action="store_true", help="Say which benchmarks there are.")
     parser.add_argument("--table", action="store_true", help="Parameters and multiply-adds of the published networks.")
+    parser.add_argument(
+        "--noise", action="store_true", help="Errors of a training step's gradients in float32; takes minutes."
+    )
     parser.add_argument("--markdown", action="store_true", help="Print the table or the results as Markdown.")
     parser.add_argument("--quick", action="store_true", help="Tiny sizes, to see that everything works.")
     parser.add_argument("--rounds", type=positive, help="Rounds of each benchmark instead of its own number.")
@@ -112,22 +122,17 @@ def make_parser() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace, console: Console) -> list[Result]:
     """Measure the named benchmarks one after the other and print each as soon as it is there."""
     setting = Setting(options.quick, options.data_root)
-    before = torch.get_num_threads(), cv2.getNumThreads()
     results: list[Result] = []
-    try:
-        for name in options.names or BENCHMARKS:
-            benchmark = BENCHMARKS[name]
-            use_threads(options.threads if benchmark.networks else 1)
-            rounds = options.rounds or (2 if setting.quick else benchmark.rounds)
+    for name in options.names or BENCHMARKS:
+        benchmark = BENCHMARKS[name]
+        rounds = options.rounds or (2 if setting.quick else benchmark.rounds)
+        with threads(options.threads if benchmark.networks else 1):
             for comparison in benchmark.comparisons(setting):
                 found = measure(name, comparison, rounds)
                 if setting.quick:
                     found = [replace(result, target=None) for result in found]  # tiny sizes say nothing about speed
                 report(found, options.markdown, console)
                 results += found
-    finally:
-        torch.set_num_threads(before[0])
-        cv2.setNumThreads(before[1])
     return results
 
 
@@ -147,8 +152,15 @@ def report(results: Sequence[Result], markdown: bool, console: Console) -> None:
     ]
     first = results[0]
     title = f"{first.work} ({first.rounds} rounds, {first.threads} thread{'s' * (first.threads > 1)})"
+    print_table(title, headers, rows, markdown, console)
+
+
+def print_table(
+    title: str, headers: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool, console: Console
+) -> None:
+    """Print a table for the terminal, or as Markdown; the first column is text, the others are numbers."""
     if markdown:
-        lines = [headers, tuple("---" for _ in headers), *rows]
+        lines = [headers, ["---"] * len(headers), *rows]
         print(f"\n{title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines), flush=True)
         return
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)

@@ -63,7 +63,10 @@ def inference(setting: Setting) -> Iterator[Comparison]:
 
 
 def train(setting: Setting) -> Iterator[Comparison]:
-    """Training steps: forward, mean squared error, backward, Adam; timm NCHW, ours channels_last with a task's Adam."""
+    """Training steps: forward, mean squared error, backward, Adam; timm NCHW, ours channels_last with a task's Adam.
+
+    The order of memory costs some exactness on a CPU, see `benchmark_noise.py`.
+    """
     theirs, ours, size = networks(setting.quick)
     theirs.train()
     ours.train().to(memory_format=torch.channels_last)
@@ -180,7 +183,7 @@ def _forward(network: nn.Module, images: Tensor) -> Callable[[], Tensor]:
 
 
 def _gradient(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    """Of the first convolution, in float64: in float32 rounding, through ReLUs, moves it by some per cent."""
+    """Of the first convolution, in float64: in float32 rounding moves it by some per cent, see `benchmark_noise.py`."""
     network = deepcopy(network).double()
     functional.mse_loss(network(images.double()), targets.double()).backward()
     return network.backbone.conv1.weight.grad

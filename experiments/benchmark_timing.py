@@ -6,6 +6,7 @@ file yields `Comparison`s, `measure` times them.
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
@@ -136,10 +137,17 @@ def _result(benchmark: str, comparison: Comparison, variant: Variant, peer: list
     )
 
 
-def use_threads(count: int) -> None:
-    """Let torch and OpenCV use so many threads."""
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch and OpenCV use so many threads within the block."""
+    before = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(count)
     cv2.setNumThreads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
 
 
 def require(problem: str, fine: bool | torch.Tensor) -> None:

@@ -9,8 +9,10 @@ import pytest
 import torch
 from rich.console import Console
 from torch import nn
+from torch.nn import functional
 
 from experiments.benchmark import BENCHMARKS, command, main
+from experiments.benchmark_networks import networks
 from experiments.benchmark_peers import Recipe, plain_affine, plain_oks_nms, plain_targets, plain_transform
 from experiments.benchmark_table import (
     HEADS,
@@ -244,3 +246,48 @@ def test_mistakes_are_sentences(monkeypatch, capsys, tmp_path):
     assert main(["--list"]) == []
     listed = capsys.readouterr().out
     assert all(name in listed for name in BENCHMARKS)
+
+
+def test_gradients_are_exact_in_either_order_of_memory_but_for_rounding_in_batch_norm(capsys):
+    assert main(["--noise", "--quick", "--threads", "1"]) == []
+    printed = capsys.readouterr().out
+    errors = {}
+    for line in printed.splitlines():
+        if "float32" in line:
+            name, *values = line.rsplit(maxsplit=3)
+            errors[name.strip()] = [float(value) for value in values]
+    contiguous, last, cured, other = errors.values()
+    assert list(errors) == [
+        "float32, contiguous",
+        "float32, channels_last",
+        "float32, channels_last, batch norm in float64",
+        "float32, contiguous, another batch",
+    ]
+    # A tenth of the tensors, and the worst: the medians of so small a network are much the same.
+    assert last[1] > 2 * contiguous[1]
+    assert cured[1] < 1.5 * contiguous[1]
+    assert last[2] < 0.1
+    assert other[0] > 0.5
+
+
+def test_the_order_of_memory_changes_no_gradient_in_float64():
+    _, network, size = networks(quick=True)
+    network = network.double().train()
+    images, targets = torch.rand(4, 3, *size, dtype=torch.double), torch.rand(4, 17, *(s // 4 for s in size)).double()
+
+    def gradients(order: torch.memory_format) -> list[torch.Tensor]:
+        network.to(memory_format=order).zero_grad()
+        functional.mse_loss(network(images.to(memory_format=order)), targets).backward()
+        return [parameter.grad.clone() for parameter in network.parameters()]
+
+    for one, other in zip(gradients(torch.channels_last), gradients(torch.contiguous_format), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("order", "limit"), [(torch.contiguous_format, 1e-6), (torch.channels_last, 2e-4)])
+def test_the_variances_of_batch_norm_are_as_exact_as_the_notes_say(order, limit):
+    images = torch.randn(8, 32, 128, 96, generator=torch.Generator().manual_seed(0))
+    norm = nn.BatchNorm2d(32, momentum=1.0)
+    norm(images.to(memory_format=order))
+    exact = images.double().var(dim=(0, 2, 3))
+    assert ((norm.running_var - exact) / exact).abs().max() < limit
