@@ -28,7 +28,7 @@ class ClassificationTask(Task):
         mixup: Alpha of mixup in training, 0 for none (timm's Mixup; batches must be even).
         cutmix: Alpha of CutMix in training, 0 for none; with both, each batch takes one of them.
         mix_probability: Share of the batches that are mixed.
-        class_names: Names of the classes; the data bring them along.
+        class_names: Names of the classes; taken from the data when not given.
 
     Raises:
         ValueError: If the backbone gives fewer than four streams, the data or the names have another number of classes,
@@ -58,6 +58,7 @@ class ClassificationTask(Task):
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
         self.class_names = class_names
+        self._asked = class_names is None
         self.head = ClassificationHead(self.backbone.channels, num_classes)
         self.mixer = None
         if mixup or cutmix:
@@ -115,14 +116,15 @@ class ClassificationTask(Task):
             metric.reset()
 
     def attach(self, datamodule: LightningDataModule) -> None:
-        """Compare the number of classes and take their names."""
+        """Compare the number of classes and take their names, if none were given."""
         if datamodule.num_classes != self.num_classes:
             raise ValueError(
                 f"The model has {self.num_classes} classes and the data have {datamodule.num_classes}: "
                 f"set model.init_args.num_classes to {datamodule.num_classes}."
             )
-        self.class_names = list(datamodule.class_names)
-        self.hparams["class_names"] = self.class_names
+        if self._asked:
+            self.class_names = [str(name) for name in datamodule.class_names]
+            self.hparams["class_names"] = self.class_names
 
     def scores(self, predictions: dict[str, Tensor], batch: Batch) -> dict[str, Tensor | list]:
         """Whether the most likely class is the true one, 1 or 0, and how sure the network was."""

@@ -20,6 +20,7 @@ from tasks.segmentation_losses import IGNORED, CrossEntropy, OhemCrossEntropy
 from tasks.sliding import SlidingWindow
 from tasks.task import Batch, Losses, Task
 
+OF_THE_DATA = ("class_names", "palette", "label_flip_pairs")
 AUXILIARY_WEIGHT = 0.4  # of the coarse scores' loss, ECCV 2020 Section 4
 
 
@@ -108,6 +109,7 @@ class SegmentationTask(Task):
         self.class_names = class_names
         self.palette = palette
         self.label_flip_pairs = label_flip_pairs
+        self._asked = [name for name in OF_THE_DATA if getattr(self, name) is None]
         self.head = self._make_head(head, ocr_channels)
         self.loss = CrossEntropy(num_classes, class_weights)
         self.auxiliary_loss = self.loss
@@ -177,7 +179,7 @@ class SegmentationTask(Task):
         self.metric.reset()
 
     def attach(self, datamodule: LightningDataModule) -> None:
-        """Compare the number of classes; take names, colours and the pairs that a mirror exchanges."""
+        """Compare the number of classes; take names, colours and mirror pairs that were not given."""
         if datamodule.num_classes != self.num_classes:
             raise ValueError(
                 f"The model has {self.num_classes} classes and the data have {datamodule.num_classes}: "
@@ -185,11 +187,14 @@ class SegmentationTask(Task):
             )
         if self.published_test is not None:
             _check_evaluation(self.published_test, datamodule)
-        self.class_names = [str(name) for name in datamodule.class_names]
-        self.palette = _integers(datamodule.palette)
-        self.label_flip_pairs = _integers(datamodule.label_flip_pairs)
-        for name in ("class_names", "palette", "label_flip_pairs"):
-            self.hparams[name] = getattr(self, name)
+        found = {
+            "class_names": [str(name) for name in datamodule.class_names],
+            "palette": _integers(datamodule.palette),
+            "label_flip_pairs": _integers(datamodule.label_flip_pairs),
+        }
+        for name in self._asked:
+            setattr(self, name, found[name])
+            self.hparams[name] = found[name]
         self.metric = SegmentationScores(self.num_classes, self.class_names, boundary=self.boundary_iou).to(self.device)
 
     def scores(self, predictions: dict[str, Tensor], batch: Batch) -> dict[str, Tensor | list]:

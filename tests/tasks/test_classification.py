@@ -207,8 +207,14 @@ def test_names_are_those_given_or_those_of_the_data():
     assert found["prediction"] == ["bee", "bee", "wasp"]
     assert found["confidence"].tolist() == pytest.approx([0.9, 0.7, 0.6])
     task.attach(SimpleNamespace(num_classes=2, class_names=["x", "y"]))
-    assert task.hparams["class_names"] == ["x", "y"]
-    assert [row["name"] for row in task.tables()["classes"]] == ["x", "y"]
+    assert task.hparams["class_names"] == ["bee", "wasp"]
+    assert [row["name"] for row in task.tables()["classes"]] == ["bee", "wasp"]
+    task = ClassificationTask(SMALL, 2)
+    assert task.scores({"probabilities": shares}, batch)["prediction"] == ["0", "0", "1"]
+    for names in (["x", "y"], ["u", "v"]):
+        task.attach(SimpleNamespace(num_classes=2, class_names=names))
+        assert task.hparams["class_names"] == names
+        assert [row["name"] for row in task.tables()["classes"]] == names
     with pytest.raises(ValueError, match="2 class names for 3 classes"):
         ClassificationTask(SMALL, 3, class_names=["bee", "wasp"])
 

@@ -35,6 +35,15 @@ def test_backbone_is_frozen_for_so_many_epochs(tmp_path, frozen, still):
     assert 0 < track.heads[0] < track.heads[3] < 1
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_backbone_is_compiled_where_asked(tmp_path, monkeypatch, compiled):
+    asked = []
+    monkeypatch.setattr("hrnet.HRNet.compile", lambda self: asked.append(self))
+    joint = pulls(compile=compiled)
+    quiet_trainer(tmp_path, 1, limit_train_batches=1).fit(joint, shift_data(*unlike_parts()))
+    assert asked == [joint.backbone] * compiled
+
+
 @pytest.mark.parametrize("written", ["true", "false", "1", "2"])
 def test_yaml_tells_a_number_of_epochs_from_yes_and_no(written):
     parser = ArgumentParser(exit_on_error=False)

@@ -465,6 +465,22 @@ def test_data_give_names_colours_and_pairs_to_the_checkpoint() -> None:
     assert task.metric.names == ["dark", "bright"]
 
 
+def test_names_colours_and_pairs_that_are_given_stay() -> None:
+    given = {"class_names": ["a", "b"], "palette": [[1, 2, 3], [4, 5, 6]], "label_flip_pairs": [[0, 1]]}
+    for name, value in given.items():
+        task = SegmentationTask(HRNet("w18_small_v1", upsample="bilinear"), 2, **{name: value})
+        task.attach(Stripes())
+        from_data = {
+            "class_names": ["dark", "bright"],
+            "palette": [[0, 0, 128], [255, 255, 0]],
+            "label_flip_pairs": [],
+        }
+        expected = from_data | {name: value}
+        assert {key: getattr(task, key) for key in expected} == expected
+        assert {key: task.hparams[key] for key in expected} == expected
+        assert task.metric.names == expected["class_names"]
+
+
 # Pictures
 
 
