@@ -5,12 +5,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+from datamodules.coco_table import number, numbers
 
 TOLERANCE = 1.0
 """Pixels by which a box may leave the image: COCO's own are rounded."""
-HUGE = 1e15
-"""No length, count or id in pixels comes near; what is larger is not finite, or soon would not be."""
 Defect = tuple[str, str]  # kind of finding, what was found
 
 
@@ -28,14 +29,20 @@ class Facts:
     size: tuple[int, int] | None
     num_keypoints: int
 
-    @property
-    def points(self) -> list[tuple[Any, Any, float]]:
-        """x, y, visibility of each key point; none where the list is not as it should be."""
+    @cached_property
+    def box(self) -> list[float] | None:
+        """x, y, width, height; None where they are not as they should be."""
+        return numbers(self.entry.get("bbox"), 4)
+
+    @cached_property
+    def points(self) -> list[tuple[float | None, float | None, float]]:
+        """x, y, visibility of each key point, None for no number; empty where the list is not as it should be."""
         flat = self.entry.get("keypoints")
         if not isinstance(flat, list) or len(flat) != 3 * self.num_keypoints:
             return []
-        points = list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
-        return points if all(is_number(v) for _, _, v in points) else []
+        values = [number(value) for value in flat]
+        points = list(zip(values[::3], values[1::3], values[2::3], strict=True))
+        return [] if any(v is None for _, _, v in points) else points
 
 
 def annotation_defects(facts: Facts) -> Iterator[Defect]:
@@ -44,14 +51,13 @@ def annotation_defects(facts: Facts) -> Iterator[Defect]:
     yield from _area_defects(facts)
     yield from _keypoint_defects(facts)
     yield from _segmentation_defects(facts)
-    crowd = facts.entry.get("iscrowd", 0)
-    if crowd not in (0, 1):
+    crowd = facts.entry.get("iscrowd")
+    if crowd is not None and number(crowd) not in (0, 1):
         yield "malformed entry", f"iscrowd is {crowd!r}, expected 0 or 1"
 
 
 def _box_defects(facts: Facts) -> Iterator[Defect]:
-    stated = facts.entry.get("bbox")
-    box = numbers(stated, 4)
+    stated, box = facts.entry.get("bbox"), facts.box
     if box is None:
         yield "malformed entry", f"bbox is {_short(stated)}, expected 4 finite numbers x, y, width, height"
         return
@@ -66,22 +72,22 @@ def _box_defects(facts: Facts) -> Iterator[Defect]:
 
 
 def _area_defects(facts: Facts) -> Iterator[Defect]:
-    area = facts.entry.get("area")
-    if area is None:
+    stated = facts.entry.get("area")
+    area = number(stated)
+    if stated is None:
         yield "area absent or not positive", "has no area"
-    elif not is_number(area) or area <= 0:
-        # A box that is reported for having none need not be reported for this too.
-        box = numbers(facts.entry.get("bbox"), 4)
-        if not is_number(area) or box is None or min(box[2:]) >= 1:
-            yield "area absent or not positive", f"area is {_short(area)}"
+    # A box that is reported for having none need not be reported for this too.
+    elif area is None or (area <= 0 and (facts.box is None or min(facts.box[2:]) >= 1)):
+        yield "area absent or not positive", f"area is {_short(stated)}"
 
 
 def _keypoint_defects(facts: Facts) -> Iterator[Defect]:
     flat, stated = facts.entry.get("keypoints"), facts.entry.get("num_keypoints")
-    if stated is not None and not (is_number(stated) and stated >= 0):
+    count = number(stated)
+    if stated is not None and (count is None or count < 0):
         yield "malformed entry", f"num_keypoints is {_short(stated)}, expected a count"
         return
-    if not flat:
+    if flat is None or flat == []:
         if stated:
             yield "num_keypoints disagrees", f"num_keypoints is {stated}, but there are no keypoints"
         return
@@ -93,23 +99,27 @@ def _keypoint_defects(facts: Facts) -> Iterator[Defect]:
         yield "wrong number of key points", f"keypoints has {len(flat)} numbers, {expected}"
         return
     if not facts.points:
-        odd = next(v for v in flat[2::3] if not is_number(v))
+        odd = next(v for v in flat[2::3] if number(v) is None)
         yield "visibility not 0, 1 or 2", f"a visibility is {_short(odd)}"
         return
     yield from _point_defects(facts)
     labelled = sum(v > 0 for _, _, v in facts.points)
-    if stated is not None and stated != labelled:
+    if stated is not None and count != labelled:
         yield "num_keypoints disagrees", f"num_keypoints is {stated}, but {labelled} are labelled"
 
 
 def _point_defects(facts: Facts) -> Iterator[Defect]:
+    flat = facts.entry["keypoints"]
     for index, (x, y, v) in enumerate(facts.points):
         if v not in (0, 1, 2):
-            yield "visibility not 0, 1 or 2", f"key point {index} has visibility {v}"
+            yield "visibility not 0, 1 or 2", f"key point {index} has visibility {v:g}"
+        stated = flat[3 * index : 3 * index + 2]
         if v <= 0:
-            continue
-        if not (is_number(x) and is_number(y)):
-            yield "malformed entry", f"key point {index} is labelled at {_short([x, y])}, expected finite numbers"
+            odd = [value for value in stated if not isinstance(value, float) and value is not None]
+            if any(number(value) is None for value in odd):  # null and nan are gaps
+                yield "malformed entry", f"key point {index} is at {_short(stated)}, expected numbers"
+        elif x is None or y is None:
+            yield "malformed entry", f"key point {index} is labelled at {_short(stated)}, expected finite numbers"
         elif facts.size is not None and not (0 <= x <= facts.size[1] and 0 <= y <= facts.size[0]):
             where = f"{facts.size[0]} x {facts.size[1]} (height x width)"
             yield "key point outside of the image", f"key point {index} is at ({x}, {y}), outside of {where}"
@@ -120,12 +130,12 @@ def _segmentation_defects(facts: Facts) -> Iterator[Defect]:
     if not stated:
         return
     if isinstance(stated, dict):
-        size = stated.get("size")
-        if numbers(size, 2) is None or "counts" not in stated:
+        size = numbers(stated.get("size"), 2)
+        if size is None or "counts" not in stated:
             yield "wrong segmentation", f"segmentation is {_short(stated)}, expected size and counts"
         elif facts.size is not None and tuple(size) != facts.size:
             expected = f"the image has {list(facts.size)} (height, width)"
-            yield "wrong segmentation", f"the run-length code is of size {size}, {expected}"
+            yield "wrong segmentation", f"the run-length code is of size {stated['size']}, {expected}"
         return
     polygons = stated if isinstance(stated, list) else []
     bad = [p for p in polygons if not isinstance(p, list) or len(p) < 6 or len(p) % 2 or numbers(p, len(p)) is None]
@@ -134,21 +144,6 @@ def _segmentation_defects(facts: Facts) -> Iterator[Defect]:
             "wrong segmentation",
             f"has a polygon {_short(bad[0] if bad else stated)}, expected x, y of 3 points or more",
         )
-
-
-def is_number(value: Any) -> bool:
-    """Whether `value` is a finite number, and not true or false."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < HUGE
-
-
-def is_id(value: Any) -> bool:
-    """Whether `value` can be an id: an integer."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def numbers(value: Any, count: int) -> list[float] | None:
-    """`value` if it is a list of so many finite numbers, else None."""
-    return value if isinstance(value, list) and len(value) == count and all(map(is_number, value)) else None
 
 
 def _short(value: Any) -> str:

@@ -3,14 +3,15 @@
 Reads the JSON itself, since `coco_reader.py` stops at the first mistake; each annotation is for `check_annotation.py`.
 """
 
-import json
 from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from datamodules.base import DataError, Split
-from datamodules.check_annotation import Facts, annotation_defects, is_id, is_number, numbers
+from datamodules.check_annotation import Facts, annotation_defects
 from datamodules.check_findings import Report
 from datamodules.check_images import (
     Mode,
@@ -23,7 +24,10 @@ from datamodules.check_images import (
     relative,
     size_histogram,
 )
+from datamodules.coco_annotations import beside_boxes
 from datamodules.coco_pose import CocoPose
+from datamodules.coco_reader import is_file_name, plain_name
+from datamodules.coco_table import Id, identifier, number, numbers, read_json, short
 from datamodules.skeleton import Skeleton
 
 
@@ -60,18 +64,20 @@ class _CocoFile:
         self.path, self.split, self.skeleton = path, split, skeleton
         self.add = partial(report.add, split=split)
         self.report = report
-        self.images: dict[int, dict] = {}
-        self.categories: dict[int, dict] = {}
+        self.images: dict[Id, dict] = {}
+        self.categories: dict[Id, dict] = {}
         self.annotations: list[dict] = []
 
     def read(self) -> bool:
         """Read the file; False, and a finding, if it is no COCO JSON at all."""
-        content = read_json(self.path, self.split, self.report)
-        if content is None:
+        try:
+            content = read_json(self.path)
+        except DataError as error:
+            self.add("unreadable data", item=str(self.path), found=str(error))
             return False
         parts = content if isinstance(content, dict) else {}
-        lists = {key: parts.get(key) for key in ("images", "annotations", "categories")}
-        wrong = [key for key, value in lists.items() if not isinstance(value, list)]
+        lists = {key: parts.get(key) or [] for key in ("images", "annotations", "categories")}
+        wrong = [key for key, value in lists.items() if not isinstance(value, list) or (key == "images" and not value)]
         if wrong:
             found = f"expected an object with the lists images, annotations, categories; {', '.join(wrong)} is none"
             self.add("unreadable data", item=str(self.path), found=found)
@@ -81,39 +87,40 @@ class _CocoFile:
         self.annotations = [a for a in lists["annotations"] if self._is_object(a, "an annotation")]
         return True
 
-    def _by_id(self, entries: list, noun: str) -> dict[int, dict]:
-        found: dict[int, dict] = {}
+    def _by_id(self, entries: list, noun: str) -> dict[Id, dict]:
+        found: dict[Id, dict] = {}
         for entry in entries:
             if not self._is_object(entry, noun):
                 continue
-            key, name = entry.get("id"), entry.get("file_name") or entry.get("name")
-            if not is_id(key):
-                self.add("malformed entry", item=f"{noun} {name}", found=f"its id is {key!r}, expected an integer")
+            key, name = identifier(entry.get("id")), short(entry.get("file_name") or entry.get("name"))
+            if key is None:
+                wrong = f"its id is {_said(entry, 'id')}, expected an integer or a text"
+                self.add("malformed entry", item=f"{noun} {name}", found=wrong)
             elif key in found:
-                self.add("repeated id", item=f"{noun} {key} ({name})", found="another one has this id")
+                self.add("repeated id", item=f"{noun} {short(key)} ({name})", found="another one has this id")
             else:
                 found[key] = entry
         return found
 
     def _is_object(self, entry: Any, noun: str) -> bool:
         if not isinstance(entry, dict):
-            self.add("malformed entry", item=self.path.name, found=f"{noun} is {str(entry)[:60]}, expected an object")
+            self.add("malformed entry", item=self.path.name, found=f"{noun} is {short(entry)}, expected an object")
         return isinstance(entry, dict)
 
     def size(self, image: Any) -> tuple[int, int] | None:
         """(height, width) of an image of the file in pixels, None where they are not stated."""
-        pair = [self.images[image].get(key) for key in ("height", "width")] if self.has(image) else []
-        return (int(pair[0]), int(pair[1])) if len(pair) == 2 and all(is_number(v) and v >= 1 for v in pair) else None
+        pair = [number(self.images[image].get(key)) for key in ("height", "width")] if image in self.images else []
+        return (int(pair[0]), int(pair[1])) if pair and all(v is not None and v >= 1 for v in pair) else None
 
     def has(self, image: Any) -> bool:
         """Whether `image` is the id of an image of the file."""
-        return is_id(image) and image in self.images
+        return identifier(image) in self.images
 
     def label(self, annotation: dict) -> str:
         """What an annotation is called in the report: id and file name."""
         image = annotation.get("image_id")
-        name = self.images[image].get("file_name") if self.has(image) else f"image {image}"
-        return f"annotation {annotation.get('id')} ({name})"
+        name = self.images[identifier(image)].get("file_name") if self.has(image) else f"image {short(image)}"
+        return f"annotation {short(annotation.get('id'))} ({short(name)})"
 
     def check(self) -> None:
         """Find what is wrong within the file, and count its classes, sizes and key points."""
@@ -128,88 +135,88 @@ class _CocoFile:
         self.report.count("annotations", self.split, self.count_categories())
 
     def _check_images(self) -> None:
-        names = Counter(str(image.get("file_name")) for image in self.images.values())
+        names = Counter(name for image in self.images.values() if is_file_name(name := image.get("file_name")))
         for key, image in self.images.items():
             name = image.get("file_name")
-            item = f"image {key} ({name})"
-            if not (isinstance(name, str) and name):
-                self.add("malformed entry", item=item, found=f"file_name is {name!r}, expected a name")
+            item = f"image {short(key)} ({short(name)})"
+            if not is_file_name(name):
+                self.add("malformed entry", item=item, found=f"file_name is {short(repr(name))}, expected a name")
             elif names[name] > 1:
                 self.add("repeated file name", item=item, found=f"{names[name]} entries have this file")
             if self.size(key) is None:
-                found = f"height is {image.get('height')!r}, width {image.get('width')!r}, expected pixels"
+                found = f"height is {_said(image, 'height')}, width {_said(image, 'width')}, expected pixels"
                 self.add("malformed entry", item=item, found=found)
 
     def _check_skeletons(self) -> None:
-        ours = [_plain(name) for name in self.skeleton.names]
         for key, category in self.categories.items():
-            theirs = category.get("keypoints") or []
-            if isinstance(theirs, list) and theirs and [_plain(name) for name in theirs] != ours:
-                pairs = [
-                    pair
-                    for pair in zip(theirs, self.skeleton.names, strict=False)
-                    if _plain(pair[0]) != _plain(pair[1])
-                ]
-                found = f"{len(theirs)} key points, the skeleton has {len(ours)}"
-                if len(theirs) == len(ours):
-                    found = f"key point {pairs[0][0]!r} where the skeleton has {pairs[0][1]!r}"
-                self.add(
-                    "categories disagree",
-                    item=f"category {key} ({category.get('name')}) in {self.path.name}",
-                    found=found,
-                )
+            theirs, item = category.get("keypoints") or [], f"category {short(key)} ({short(category.get('name'))})"
+            if not isinstance(theirs, list):
+                found = f"keypoints is {short(theirs)}, expected a list of names"
+                self.add("malformed entry", item=f"{item} in {self.path.name}", found=found)
+            elif theirs and (found := self._other_names(theirs)):
+                self.add("categories disagree", item=f"{item} in {self.path.name}", found=found)
+
+    def _other_names(self, theirs: list) -> str:
+        """What differs from the names of the skeleton; empty for nothing."""
+        ours = self.skeleton.names
+        if len(theirs) != len(ours):
+            return f"{len(theirs)} key points, the skeleton has {len(ours)}"
+        for their, our in zip(theirs, ours, strict=True):
+            if plain_name(their) != plain_name(our):
+                return f"key point {short(repr(their))} where the skeleton has {our!r}"
+        return ""
 
     def _check_annotations(self) -> None:
-        ids = Counter(a["id"] for a in self.annotations if is_id(a.get("id")))
+        ids = Counter(identifier(a.get("id")) for a in self.annotations)
         labelled = Counter(dict.fromkeys(self.skeleton.names, 0))
-        usable = 0
+        persons: list[Facts] = []
         for annotation in self.annotations:
-            key, image, category = (annotation.get(name) for name in ("id", "image_id", "category_id"))
+            key, image, category = (identifier(annotation.get(name)) for name in ("id", "image_id", "category_id"))
             item = self.label(annotation)
-            if not is_id(key):
-                self.add("malformed entry", item=item, found=f"its id is {key!r}, expected an integer")
+            if key is None:
+                found = f"its id is {_said(annotation, 'id')}, expected an integer or a text"
+                self.add("malformed entry", item=item, found=found)
             elif ids[key] > 1:
                 self.add("repeated id", item=item, found=f"{ids[key]} annotations have this id")
-            if not self.has(image):
-                self.add("unknown image", item=item, found=f"image_id {image!r} is not in `images`")
-            if not (is_id(category) and category in self.categories):
-                self.add("unknown category", item=item, found=f"category_id {category!r} is not in `categories`")
+            if image not in self.images:
+                self.add(
+                    "unknown image", item=item, found=f"image_id {_said(annotation, 'image_id')} is not in `images`"
+                )
+            if category not in self.categories and self.categories:
+                found = f"category_id {_said(annotation, 'category_id')} is not in `categories`"
+                self.add("unknown category", item=item, found=found)
             facts = Facts(annotation, self.size(image), self.skeleton.num_keypoints)
             for kind, found in annotation_defects(facts):
                 self.add(kind, item=item, found=found)
             shown = [v > 0 for _, _, v in facts.points]
             labelled.update(name for name, is_shown in zip(self.skeleton.names, shown, strict=False) if is_shown)
-            usable += any(shown) and annotation.get("iscrowd") != 1
-        if not usable:
+            if any(shown) and number(annotation.get("iscrowd")) != 1:
+                persons.append(facts)
+        self._find_misplaced(persons)
+        if not persons:
             found = f"none of {len(self.annotations)} annotations has a labelled key point (a file of boxes alone?)"
             self.add("no usable sample", item=self.path.name, found=found)
         self.report.count("labelled key points", self.split, labelled)
 
+    def _find_misplaced(self, persons: list[Facts]) -> None:
+        """Find key points that are no pixels, such as shares of the image, beside boxes that are."""
+        complete = [p for p in persons if p.box and all(None not in point for point in p.points if point[2] > 0)]
+        boxes = np.array([person.box for person in complete], np.float64).reshape(-1, 4)
+        points = np.array([person.points for person in complete], np.float64)
+        points = points.reshape(-1, self.skeleton.num_keypoints, 3)
+        misplaced = beside_boxes(boxes, points[..., :2], points[..., 2])
+        if misplaced is not None:
+            found = f"{len(misplaced.rows)} annotations {misplaced.found}; expected {misplaced.expected}"
+            first = self.label(complete[misplaced.rows[0]].entry)
+            self.add("key points beside their boxes", item=f"{first} and others in {self.path.name}", found=found)
+
     def count_categories(self) -> Counter:
         """How many annotations each category has, by name."""
-        names = {key: str(category.get("name", key)) for key, category in self.categories.items()}
+        names = {key: short(category.get("name", key)) for key, category in self.categories.items()}
         counts = Counter(dict.fromkeys(names.values(), 0))
-        counts.update(
-            names[a["category_id"]]
-            for a in self.annotations
-            if is_id(a.get("category_id")) and a["category_id"] in names
-        )
+        found = (identifier(annotation.get("category_id")) for annotation in self.annotations)
+        counts.update(names[key] for key in found if key in names)
         return counts
-
-
-def read_json(path: Path, split: str, report: Report) -> Any | None:
-    """What a JSON file holds; None, and a finding, where it holds nothing or is no JSON."""
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        report.add("unreadable data", split, str(path), f"{error.strerror}")
-    except (ValueError, RecursionError) as error:
-        report.add("unreadable data", split, str(path), f"is no JSON: {error}")
-    else:
-        if content is None:
-            report.add("unreadable data", split, str(path), "holds null")
-        return content
-    return None
 
 
 def _compare_categories(files: dict[str, _CocoFile], report: Report) -> None:
@@ -217,7 +224,7 @@ def _compare_categories(files: dict[str, _CocoFile], report: Report) -> None:
     named = {split: {key: c.get("name") for key, c in file.categories.items()} for split, file in files.items()}
     first = next(iter(named), "")
     for split, names in named.items():
-        for key in sorted({*names, *named[first]}):
+        for key in sorted({*names, *named[first]}, key=str):
             if names.get(key) != named[first].get(key):
                 found = f"is {names.get(key)!r}, in {first} {named[first].get(key)!r}"
                 report.add("categories disagree", split, f"category {key} in {files[split].path.name}", found)
@@ -232,9 +239,9 @@ def _look_at_images(data: CocoPose, file: _CocoFile, mode: Mode) -> list[Seen]:
     except DataError as error:
         file.add("unreadable data", item=str(data.images.get(file.split, f"{file.split}2017")), found=str(error))
         return []
-    keys = [key for key, image in file.images.items() if isinstance(image.get("file_name"), str) and image["file_name"]]
+    keys = [key for key, image in file.images.items() if is_file_name(image.get("file_name"))]
 
-    def look_at(key: int) -> Seen:
+    def look_at(key: Id) -> Seen:
         return look(folder / file.images[key]["file_name"], file.size(key), mode, data.stated_reading)
 
     seen = look_at_all(look_at, keys, f"images of {file.split}")
@@ -248,8 +255,10 @@ def _look_at_images(data: CocoPose, file: _CocoFile, mode: Mode) -> list[Seen]:
 
 def _check_detections(path: Path, file: _CocoFile, report: Report) -> None:
     """Find what is wrong with a file of a detector's boxes."""
-    content = read_json(path, file.split, report)
-    if content is None:
+    try:
+        content = read_json(path)
+    except DataError as error:
+        report.add("unreadable data", file.split, str(path), str(error))
         return
     if not isinstance(content, list):
         report.add("unreadable data", file.split, str(path), "expected a list of image_id, category_id, bbox, score")
@@ -257,19 +266,19 @@ def _check_detections(path: Path, file: _CocoFile, report: Report) -> None:
     for row, entry in enumerate(content):
         item = f"detection {row} of {path.name}"
         if not isinstance(entry, dict):
-            report.add("malformed entry", file.split, item, f"is {str(entry)[:60]}, expected an object")
+            report.add("malformed entry", file.split, item, f"is {short(entry)}, expected an object")
             continue
         box = numbers(entry.get("bbox"), 4)
-        if box is None or not is_number(entry.get("score")):
-            found = f"bbox is {entry.get('bbox')!r}, score {entry.get('score')!r}, expected 4 numbers and one"
+        if box is None or number(entry.get("score")) is None:
+            found = f"bbox is {_said(entry, 'bbox')}, score {_said(entry, 'score')}, expected 4 numbers and one"
             report.add("malformed entry", file.split, item, found)
         elif min(box[2:]) <= 0:
             report.add("box without area", file.split, item, f"bbox is {entry['bbox']}")
         if not file.has(entry.get("image_id")):
-            report.add(
-                "unknown image", file.split, item, f"image_id {entry.get('image_id')!r} is not in {file.path.name}"
-            )
+            found = f"image_id {_said(entry, 'image_id')} is not in {file.path.name}"
+            report.add("unknown image", file.split, item, found)
 
 
-def _plain(name: Any) -> str:
-    return str(name).lower().replace(" ", "_").replace("-", "_")
+def _said(entry: dict, key: str) -> str:
+    """What an object has under `key`, as in Python."""
+    return short(repr(entry.get(key)))

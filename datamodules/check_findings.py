@@ -26,6 +26,7 @@ ADVICE = {
     "area absent or not positive": "Write the object's area in square pixels: scores (OKS, AP by size) need it.",
     "wrong number of key points": "Give x, y, visibility of every key point of the skeleton, or set `skeleton`.",
     "key point outside of the image": "Correct the point, or set x, y and visibility to 0.",
+    "key points beside their boxes": "Give x, y in pixels of the image, as boxes have them, not in shares of it.",
     "visibility not 0, 1 or 2": "Write 0 for not labelled, 1 for labelled but hidden, 2 for visible.",
     "num_keypoints disagrees": "Write the number of key points whose visibility is not 0.",
     "no usable sample": "Give at least one person key points and a box; boxes alone cannot teach a pose.",

@@ -1,6 +1,7 @@
 """What the key points of a data set mean: names, limbs, left/right pairs, OKS sigmas, upper body.
 
-A skeleton is a YAML file; `labels/` beside the packages holds the known ones, and yours is a path:
+A skeleton is a YAML file; `labels/` beside the packages holds the known ones, and yours is a path. Points are named by
+name or by index from 0; where names are numbers, a number is the name:
 
     names: [nose, left_paw, right_paw]
     limbs: [[nose, left_paw], [nose, right_paw]]      # by name or by index, for drawing
@@ -10,7 +11,7 @@ A skeleton is a YAML file; `labels/` beside the packages holds the known ones, a
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,11 @@ class Skeleton:
 
     def __post_init__(self) -> None:
         normal = {
-            "names": tuple(str(name) for name in self.names),
-            "limbs": tuple(tuple(pair) for pair in self.limbs),
-            "flip_pairs": tuple(tuple(pair) for pair in self.flip_pairs),
-            "sigmas": tuple(float(sigma) for sigma in self.sigmas),
-            "upper_body": tuple(self.upper_body),
+            "names": tuple(_name(name) for name in _listed(self.names, "names")),
+            "limbs": _groups(self.limbs, "limbs"),
+            "flip_pairs": _groups(self.flip_pairs, "flip_pairs"),
+            "sigmas": tuple(_sigma(sigma) for sigma in _listed(self.sigmas, "sigmas")),
+            "upper_body": tuple(_listed(self.upper_body, "upper_body")),
         }
         for field, value in normal.items():
             object.__setattr__(self, field, value)
@@ -105,7 +106,7 @@ class Skeleton:
         return permutation
 
     def to_dict(self) -> dict[str, list]:
-        """Plain lists, for checkpoints and YAML; `Skeleton(**skeleton.to_dict())` is the same skeleton."""
+        """Plain lists with indices, for checkpoints; `Skeleton(**skeleton.to_dict())` is the same skeleton."""
         return {
             "names": list(self.names),
             "limbs": [list(pair) for pair in self.limbs],
@@ -121,7 +122,8 @@ class Skeleton:
         path = LABELS / f"{source}.yaml" if named else Path(source).expanduser()
         if not path.is_file():
             known = ", ".join(sorted(file.stem for file in LABELS.glob("*.yaml") if "limbs:" in file.read_text()))
-            raise DataError(f"There is no skeleton {source}: give one of {known}, or the path of a YAML file.")
+            looked = "" if named or path.is_absolute() else f" in {Path.cwd()}"
+            raise DataError(f"There is no skeleton {source}{looked}: give one of {known}, or the path of a YAML file.")
         try:
             return cls.from_yaml(read_yaml(path))
         except (ConfigError, DataError) as error:
@@ -134,24 +136,64 @@ class Skeleton:
         if not isinstance(content, Mapping) or not content.get("names") or set(content) - set(known):
             found = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
             raise DataError(f"Found {found}, expected a mapping with `names` and optionally {', '.join(known[1:])}.")
-        names = [str(name) for name in content["names"]]
+        names = [_name(name) for name in _listed(content["names"], "names")]
         sigmas = content.get("sigmas")
         if sigmas is None:
             sigmas = DEFAULT_SIGMA
             rank_zero_warn(
                 f"The skeleton states no sigmas, so OKS and AP use {DEFAULT_SIGMA} for every key point: add `sigmas`."
             )
+        limbs, flip_pairs = (_groups(content.get(field) or (), field) for field in ("limbs", "flip_pairs"))
         return cls(
             names=tuple(names),
-            limbs=tuple(_indices(names, pair, "limbs") for pair in content.get("limbs") or ()),
-            flip_pairs=tuple(_indices(names, pair, "flip_pairs") for pair in content.get("flip_pairs") or ()),
-            sigmas=tuple(sigmas) if isinstance(sigmas, Sequence) else (sigmas,) * len(names),
-            upper_body=_indices(names, content.get("upper_body") or (), "upper_body"),
+            limbs=tuple(_indices(names, pair, "limbs") for pair in limbs),
+            flip_pairs=tuple(_indices(names, pair, "flip_pairs") for pair in flip_pairs),
+            sigmas=tuple(sigmas) if isinstance(sigmas, list | tuple) else (sigmas,) * len(names),
+            upper_body=_indices(names, _listed(content.get("upper_body") or (), "upper_body"), "upper_body"),
         )
 
 
-def _indices(names: list[str], points: Sequence[int | str], field: str) -> tuple[int, ...]:
-    unknown = [point for point in points if isinstance(point, str) and point not in names]
+def _indices(names: list[str], points: Sequence[Any], field: str) -> tuple[int, ...]:
+    """Names or indices -> indices; a number that is also a name is the name."""
+    known = [_name(point) in names for point in points]
+    numbered = all(_is_integer(name) for name in names)
+    unknown = [p for p, is_name in zip(points, known, strict=True) if not is_name and (type(p) is not int or numbered)]
     if unknown:
         raise DataError(f"The skeleton's {field} hold {unknown}, which are not among its names {names}.")
-    return tuple(names.index(point) if isinstance(point, str) else point for point in points)
+    return tuple(names.index(_name(p)) if is_name else p for p, is_name in zip(points, known, strict=True))
+
+
+def _is_integer(name: str) -> bool:
+    return name.removeprefix("-").isdecimal()
+
+
+def _name(value: Any) -> str:
+    """The name of a key point."""
+    if isinstance(value, bool):
+        raise DataError(
+            f"Found the name {str(value).lower()}: YAML reads yes, no, on, off so; put quotes around yes, no, on, off."
+        )
+    if value is None or isinstance(value, list | tuple | Mapping):
+        raise DataError(f"Found the name {value!r}, expected a text: name every key point.")
+    return str(value)
+
+
+def _sigma(value: Any) -> float:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"The skeleton's sigmas hold {value!r}: expected a number for each name, or a single one for all."
+        ) from error
+
+
+def _listed(value: Any, field: str) -> list[Any]:
+    if isinstance(value, str | bytes | Mapping | Set) or not isinstance(value, Iterable):
+        raise DataError(f"The skeleton's {field} hold {value!r}: expected a list.")
+    return list(value)
+
+
+def _groups(value: Any, field: str) -> tuple[tuple[Any, ...], ...]:
+    return tuple(tuple(_listed(pair, field)) for pair in _listed(value, field))

@@ -4,7 +4,6 @@ whole_image | box_array([[10, 20, 110, 320]]) | CocoBoxes("person_keypoints_val2
 """
 
 import difflib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from torchvision.models import get_model, list_models
 from datamodules.base import DataError
 from datamodules.coco_annotations import CocoAnnotations
 from datamodules.coco_reader import read_annotations, read_detections
+from datamodules.coco_table import Id, identifier, read_json
 from datamodules.skeleton import Skeleton
 from experiments.config import ConfigError
 from experiments.media import Photo
@@ -30,7 +30,7 @@ class Boxes(NamedTuple):
 
     corners: np.ndarray  # (N, 4) float64
     scores: np.ndarray  # (N,) in [0, 1]
-    image_id: int | None = None  # where the source has ids
+    image_id: Any = None  # where the source has ids, as it writes them
 
 
 BoxSource = Callable[[Photo], Boxes]
@@ -61,8 +61,8 @@ class CocoBoxes:
         path: Annotations, an object with images, annotations, categories; or results, a list of image_id, category_id,
             bbox, score.
         skeleton: Of the task.
-        annotations: With results: a file whose `images` say which file has which id. Without it, an image's id is the
-            number that its name is, as in COCO.
+        annotations: With results: a file whose `images` say which file has which id. Without it, an image's id is its
+            file's name without ending: a number, as in COCO, or a text.
         threshold: Results with a lower score are left out.
 
     Raises:
@@ -76,15 +76,17 @@ class CocoBoxes:
         self.images: CocoAnnotations | None = None if annotations is None else _annotations(Path(annotations), skeleton)
         if _holds_results(self.path):
             found = read_detections(self.path, self.images, threshold)
-            image_ids, boxes, scores = found.image_ids, found.boxes, found.scores
+            image_ids, boxes, self.scores = found.image_ids, found.boxes, found.scores
         else:
             self.images = _annotations(self.path, skeleton)
             rows = _persons(self.images)
-            image_ids, boxes = self.images.image_ids[self.images.images[rows]], self.images.clean_boxes()[rows]
-            scores = np.ones(len(rows))
-        corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-        order = np.argsort(image_ids, kind="stable")
-        self.image_ids, self.corners, self.scores = image_ids[order], corners[order], scores[order]
+            image_ids = [self.images.file_image_ids[row] for row in self.images.images[rows].tolist()]
+            boxes, self.scores = self.images.clean_boxes()[rows], np.ones(len(rows))
+        self.corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+        self._boxes_by_image: dict[Id | None, list[int]] = {}
+        for box, image_id in enumerate(image_ids):
+            self._boxes_by_image.setdefault(identifier(image_id), []).append(box)
+        self._image_ids = image_ids
         self._rows_by_name: dict[str, list[int]] = {}
         for row, name in enumerate([] if self.images is None else self.images.file_names.tolist()):
             self._rows_by_name.setdefault(Path(name).name, []).append(row)
@@ -92,8 +94,10 @@ class CocoBoxes:
     def __call__(self, photo: Photo) -> Boxes:
         """The boxes of the photo, found by its file's name; raises DataError where the file does not know it."""
         image_id = self._image_id(photo.path)
-        start, end = np.searchsorted(self.image_ids, [image_id, image_id + 1])
-        return Boxes(self.corners[start:end], self.scores[start:end], image_id)
+        rows = self._boxes_by_image.get(identifier(image_id), [])
+        if self.images is None and rows:
+            image_id = self._image_ids[rows[0]]
+        return Boxes(self.corners[rows], self.scores[rows], image_id)
 
     def image_size(self, path: Path) -> tuple[int, int] | None:
         """Annotated (height, width) of an image, None where that is not known."""
@@ -107,19 +111,19 @@ class CocoBoxes:
                 return row
         return None
 
-    def _image_id(self, path: Path | None) -> int:
+    def _image_id(self, path: Path | None) -> Any:
         row = None if path is None else self._row(path)
         if row is not None:
-            return int(self.images.image_ids[row])
+            return self.images.file_image_ids[row]
         if self.images is not None or path is None:
             raise DataError(f"{self.images.path if self.images else self.path} has no image {path}: no boxes for it.")
-        try:
-            return int(path.stem)
-        except ValueError:
-            raise DataError(
-                f"{self.path} names images by id, and the name of {path} is no number: name a COCO file that has its "
-                "id by --annotations."
-            ) from None
+        image_id = identifier(path.stem)
+        if isinstance(image_id, int) or any(isinstance(key, str) for key in self._boxes_by_image):
+            return image_id
+        raise DataError(
+            f"{self.path} names images by numbers, and the name of {path} is none: name a COCO file that has its id by "
+            "--annotations."
+        )
 
 
 def _annotations(path: Path, skeleton: Skeleton) -> CocoAnnotations:
@@ -127,12 +131,7 @@ def _annotations(path: Path, skeleton: Skeleton) -> CocoAnnotations:
 
 
 def _holds_results(path: Path) -> bool:
-    try:
-        return isinstance(json.loads(path.read_bytes()), list)
-    except OSError as error:
-        raise DataError(f"The file of boxes {path} cannot be read ({error.strerror}): correct its name.") from error
-    except ValueError as error:
-        raise DataError(f"{path} is not COCO JSON ({error}): give annotations, or results of a detector.") from error
+    return isinstance(read_json(path), list)
 
 
 def _persons(annotations: CocoAnnotations) -> np.ndarray:

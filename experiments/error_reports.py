@@ -99,16 +99,16 @@ def pose_report(task: PoseTask, data: BaseDataModule, limit: int | float | None,
 
 def _predicted_poses(
     task: PoseTask, data: BaseDataModule, limit: int | float | None
-) -> tuple[list[dict[str, Any]], set[int]]:
+) -> tuple[list[dict[str, Any]], set[Any]]:
     task.reset()
-    seen: set[int] = set()
+    seen: set[Any] = set()
     for predictions, batch in predicted(task, data, limit):
         task.update(predictions, batch)
-        seen.update(batch["image_id"].tolist())
+        seen.update(task.metric.image_ids[number] for number in batch["image_id"].tolist())
     return task.metric.results(), seen
 
 
-def _image_of(row: dict[str, Any], key: str) -> int:
+def _image_of(row: dict[str, Any], key: str) -> Any:
     return row["id"] if key == "images" else row["image_id"]
 
 

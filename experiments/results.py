@@ -66,7 +66,7 @@ class PoseResult(Result):
         boxes: (N, 4) that were looked into, x1, y1, x2, y2 in pixels.
         box_scores: (N,) of the boxes, in [0, 1].
         skeleton: Names and limbs of the K key points.
-        image_id: Of the photo, where the source of the boxes has ids.
+        image_id: Of the photo, where the source of the boxes has ids, as it writes them.
     """
 
     keypoints: np.ndarray
@@ -74,7 +74,7 @@ class PoseResult(Result):
     boxes: np.ndarray
     box_scores: np.ndarray
     skeleton: Mapping[str, Any]
-    image_id: int | None = None
+    image_id: Any = None
 
     @property
     def person_scores(self) -> np.ndarray:

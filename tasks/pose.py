@@ -133,16 +133,17 @@ class PoseTask(Task):
         """OKS of each annotated person with the pose found in its own box; nan for boxes of a detector."""
         matrix, offset = batch["to_image"][:, :, :2], batch["to_image"][:, None, :, 2]
         truth = batch["keypoints"].to(matrix) @ matrix.mT + offset
-        similarity = self._require_metric().similarity(
-            batch["instance_id"], truth, batch["visible"], predictions["keypoints"]
-        )
-        confidence = predictions["scores"].float().mean(1)
-        return {
-            "sample": batch["instance_id"],
+        metric, samples = self._require_metric(), batch["instance_id"].tolist()
+        similarity = metric.similarity(batch["instance_id"], truth, batch["visible"], predictions["keypoints"])
+        columns = {
+            "sample": samples,
             "score": similarity.tolist(),
-            "image_id": batch["image_id"],
-            "confidence": confidence,
+            "image_id": _in_the_file(batch["image_id"].tolist(), metric.renamed_images),
+            "confidence": predictions["scores"].float().mean(1),
         }
+        if metric.renamed_annotations:
+            columns["annotation"] = _in_the_file(samples, metric.renamed_annotations)
+        return columns
 
     def check(self, batch: Batch) -> None:
         """Key points are labelled, inside the crops, and come back from their heatmaps."""
@@ -210,3 +211,8 @@ class PoseTask(Task):
         for left, right in self.skeleton["flip_pairs"]:
             order[left], order[right] = right, left
         return torch.tensor(order, device=self.device)
+
+
+def _in_the_file(numbers: list[int], ids: dict[int, Any]) -> list[Any]:
+    """Ids as the file has them, as text where it does not have the numbers: tables show no integer beyond 64 bits."""
+    return [str(ids.get(number, number)) for number in numbers] if ids else numbers

@@ -41,8 +41,13 @@ def coco_figures(
     if not persons:
         return dict.fromkeys(MEANINGS, math.nan)
     detections = poses.detections(category_id)
-    images = sorted({row["image_id"] for row in [*persons, *detections]})
-    truth, found = (_coco(images, rows, category_id) for rows in (persons, detections))
+    # Counted anew: the evaluator holds ids as doubles, in which those beyond 2^53 run together.
+    known = sorted({row["image_id"] for row in [*persons, *detections]})
+    images = {image: number for number, image in enumerate(known)}
+    truth, found = (
+        _coco(list(range(len(known))), [{**row, "image_id": images[row["image_id"]]} for row in rows], category_id)
+        for rows in (persons, detections)
+    )
     evaluator = COCOeval_faster(truth, found, "keypoints", kpt_oks_sigmas=sigmas)
     evaluator.run()
     return {

@@ -5,7 +5,7 @@ against the annotated persons (`coco_persons`). `PoseTask` owns one `CocoKeypoin
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from tasks.metrics.coco_evaluation import MEANINGS, coco_figures
-from tasks.metrics.coco_persons import annotated_persons, person_category
+from tasks.metrics.coco_persons import annotated_persons, image_numbers, person_category
 from tasks.metrics.coco_poses import Poses, final_poses
 from tasks.metrics.keypoint_accuracy import figure, keypoint_accuracy, keypoint_table
 from tasks.metrics.oks import keypoint_similarity
@@ -34,7 +34,8 @@ class CocoKeypoints(Metric):
 
     Args:
         ground_truth: COCO dict (images, annotations, one category) with all annotations of the split; crowds and
-            persons without labelled key points are what the protocol ignores. The dict is neither kept nor changed.
+            persons without labelled key points are what the protocol ignores. Batches call an image or annotation by
+            its `number`, if it has one, else by its `id`; results have the ids. The dict is neither kept nor changed.
         sigmas: (K,) COCO's spread of each key point, any K.
         names: (K,) names of the key points.
         visible_threshold: in [0, 1], key points with a higher score count in the score of the person.
@@ -71,11 +72,16 @@ class CocoKeypoints(Metric):
         self.visible_threshold = visible_threshold
         self.oks_threshold = oks_threshold
         self.seen_images_only = seen_images_only
-        self.image_ids = np.array([image["id"] for image in ground_truth["images"]], dtype=np.int64)
+        self.image_numbers = image_numbers(ground_truth)
+        self.image_ids = {number: image for image, number in self.image_numbers.items()}
+        self.renamed_images = {number: image for number, image in self.image_ids.items() if number != image}
         self.persons = annotated_persons(ground_truth, len(names))
         self.category_id = person_category(ground_truth, self.persons)
         annotations = ground_truth["annotations"]
-        self.areas = {annotations[person["id"] - 1].get("id"): person["area"] for person in self.persons}
+        numbers = [annotation.get("number", annotation.get("id")) for annotation in annotations]
+        self.areas = {numbers[person["id"] - 1]: person["area"] for person in self.persons}
+        ids = [annotation.get("original_id", annotation.get("id")) for annotation in annotations]
+        self.renamed_annotations = {n: i for n, i in zip(numbers, ids, strict=True) if n != i}
         self._empty = {
             "image_id": torch.empty(0, dtype=torch.int64),
             "instance_id": torch.empty(0, dtype=torch.int64),
@@ -94,9 +100,9 @@ class CocoKeypoints(Metric):
         """Add the poses of a batch, one row a box.
 
         Args:
-            image_id: (B,) int, an image of the ground truth.
-            instance_id: (B,) int, unique in the split (annotation id or row of the detections file): rows that a
-                distributed sampler repeats are told by it and counted once.
+            image_id: (B,) int, number of an image of the ground truth.
+            instance_id: (B,) int, unique in the split (annotation's number or row of the detections file): rows that
+                a distributed sampler repeats are told by it and counted once.
             keypoints: (B, K, 2) x, y in pixels of the original image.
             scores: (B, K) key point scores, in [0, 1].
             box_scores: (B,) score of the box, 1 for ground-truth boxes.
@@ -138,7 +144,7 @@ class CocoKeypoints(Metric):
         """OKS of poses with the annotations that their boxes are of.
 
         Args:
-            instance_id: (B,) annotation ids.
+            instance_id: (B,) numbers of annotations.
             truth: (B, K, 2) x, y in pixels of the original image.
             visible: (B, K), above 0 where labelled.
             keypoints: (B, K, 2) likewise.
@@ -155,7 +161,7 @@ class CocoKeypoints(Metric):
 
     def results(self) -> list[dict[str, Any]]:
         """COCO result dicts (image_id, category_id, keypoints: 3K numbers x, y, score; score) of the final poses."""
-        return self._final_poses().results(self.category_id)
+        return self._final_poses().results(self.category_id, self.image_ids)
 
     def save(self, path: str | Path) -> Path:
         """Write `results` as a JSON file that COCO's tools and test server read, key points rounded to 1/1000 pixel.
@@ -163,8 +169,16 @@ class CocoKeypoints(Metric):
         The file appears complete or not at all.
         """
         path = Path(path)
-        self._final_poses().rounded(3).save(path, self.category_id)
+        self._final_poses().rounded(3).save(path, self.category_id, self.image_ids)
         return path
+
+    def numbers_of(self, image_ids: Iterable[Any]) -> list[int]:
+        """Number of each image id, as batches have it; ValueError for one that the ground truth lacks."""
+        image_ids = list(image_ids)
+        unknown = [image for image in dict.fromkeys(image_ids) if image not in self.image_numbers]
+        if unknown:
+            raise ValueError(_of_other_images(len(unknown), unknown[0]))
+        return [self.image_numbers[image] for image in image_ids]
 
     def per_keypoint(self) -> list[dict[str, Any]]:
         """How well each key point is found, whatever the score of its pose: see `keypoint_accuracy`.
@@ -215,13 +229,17 @@ class CocoKeypoints(Metric):
                 "The ground truth has no annotations, so there is nothing to evaluate the poses against (COCO's test "
                 "splits are like this): use results() or save() and hand the file to the test server."
             )
-        unknown = np.setdiff1d(poses.image_id, self.image_ids)
+        unknown = np.setdiff1d(poses.image_id, np.array(list(self.image_ids), np.int64))
         if len(unknown):
-            raise ValueError(
-                f"{len(unknown)} images with poses are not in the ground truth, the first has id {unknown[0]}; "
-                "expected poses and ground truth of the same split."
-            )
+            raise ValueError(_of_other_images(len(unknown), unknown[0]))
         if not self.seen_images_only:
             return self.persons
         seen = set(poses.image_id.tolist())
         return [person for person in self.persons if person["image_id"] in seen]
+
+
+def _of_other_images(count: int, first: Any) -> str:
+    return (
+        f"{count} images with poses are not in the ground truth, the first has id {first}; "
+        "expected poses and ground truth of the same split."
+    )

@@ -9,20 +9,40 @@ from typing import Any
 import numpy as np
 
 
+def image_numbers(ground_truth: Mapping[str, Any]) -> dict[Any, int]:
+    """Id of each image -> what batches call it: its `number` if it has one, else the id itself.
+
+    Raises:
+        ValueError: That is no 64-bit integer.
+    """
+    return {image["id"]: _number(image) for image in ground_truth["images"]}
+
+
+def _number(image: Mapping[str, Any]) -> int:
+    value = image.get("number", image["id"])
+    if isinstance(value, str) or value != int(value) or not -(2**63) <= value < 2**63:
+        raise ValueError(
+            f"The ground truth has an image of id {value!r}, which batches cannot carry as image_id: give every image "
+            "a `number`, a 64-bit integer, and use these in the batches."
+        )
+    return int(value)
+
+
 def annotated_persons(ground_truth: Mapping[str, Any], num_keypoints: int) -> list[dict[str, Any]]:
     """What the protocol reads of each annotation whose image is listed; the ground truth is neither kept nor changed.
 
     Returns:
-        A dict a person: `id`, its place among the annotations, from 1; `image_id`; `category_id`; `keypoints`, (3K,)
-        float array x, y, visibility; `num_keypoints`, the labelled ones; `bbox`; `area` in pixels²; `iscrowd`, 0 or 1.
+        A dict a person: `id`, its place among the annotations, from 1; `image_id`, the image's number; `category_id`;
+        `keypoints`, (3K,) float array x, y, visibility; `num_keypoints`, the labelled ones; `bbox`; `area` in
+        pixels²; `iscrowd`, 0 or 1.
 
     Raises:
         ValueError: An annotation lacks a field or has another number of key points.
     """
-    images = {image["id"] for image in ground_truth["images"]}
+    images = image_numbers(ground_truth)
     # Numbered from 1: the evaluators read id 0 as "not matched", and own data often starts there.
     return [
-        {"id": number, **_person(annotation, num_keypoints)}
+        {"id": number, "image_id": images[annotation["image_id"]], **_person(annotation, num_keypoints)}
         for number, annotation in enumerate(ground_truth["annotations"], start=1)
         if annotation["image_id"] in images
     ]
@@ -32,13 +52,13 @@ def person_category(ground_truth: Mapping[str, Any], persons: list[dict[str, Any
     """Id of the only category.
 
     Raises:
-        ValueError: There is another number of categories, or a person of another category.
+        ValueError: There is another number of categories, or an annotation of another category.
     """
     categories = {category["id"] for category in ground_truth["categories"]}
     if len(categories) != 1 or not categories.issuperset(person["category_id"] for person in persons):
         raise ValueError(
-            f"The key point ground truth has {len(categories)} categories or annotations of others, expected one, "
-            "the persons: keep the category that has key points, and its annotations only."
+            f"The key point ground truth has {len(categories)} categories or annotations of others, expected one: "
+            "keep the category that has key points, and its annotations only."
         )
     return categories.pop()
 
@@ -49,7 +69,7 @@ def _person(annotation: Mapping[str, Any], num_keypoints: int) -> dict[str, Any]
     if missing:
         raise ValueError(
             f"{where} has no {', '.join(missing)}, expected a COCO key point annotation: category_id, "
-            "bbox [x, y, width, height], area of the person in pixels² and keypoints [x, y, visibility, ...]."
+            "bbox [x, y, width, height], area in pixels² and keypoints [x, y, visibility, ...]."
         )
     keypoints = np.array(annotation["keypoints"], dtype=np.float64)
     if len(keypoints) != 3 * num_keypoints:
@@ -59,7 +79,6 @@ def _person(annotation: Mapping[str, Any], num_keypoints: int) -> dict[str, Any]
         )
     labelled = np.count_nonzero(keypoints[2::3] > 0)
     return {
-        "image_id": int(annotation["image_id"]),
         "category_id": annotation["category_id"],
         "keypoints": keypoints,
         "num_keypoints": int(annotation.get("num_keypoints", labelled)),

@@ -6,6 +6,7 @@ So the paper's evaluation has it (CVPR 2019, section 4.1). `final_poses` gives `
 import json
 import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +22,7 @@ from tasks.metrics.oks import oks_nms
 class Poses:
     """Final predictions, sorted by image and within an image best first; N poses, K key points."""
 
-    image_id: NDArray[np.int64]  # (N,)
+    image_id: NDArray[np.int64]  # (N,) numbers of the images, as in batches
     keypoints: NDArray[np.float64]  # (N, K, 2) original pixels
     keypoint_scores: NDArray[np.float64]  # (N, K)
     scores: NDArray[np.float64]  # (N,)
@@ -37,9 +38,12 @@ class Poses:
         keypoints, keypoint_scores = self.keypoints.round(digits), self.keypoint_scores.round(digits)
         return replace(self, keypoints=keypoints, keypoint_scores=keypoint_scores)
 
-    def results(self, category_id: int) -> list[dict[str, Any]]:
-        """COCO result dicts: image_id, category_id, keypoints (3K numbers x, y, score), score."""
-        columns = self.image_id.tolist(), self._triplets().tolist(), self.scores.tolist()
+    def results(self, category_id: int, image_ids: Mapping[int, Any]) -> list[dict[str, Any]]:
+        """COCO result dicts: image_id, category_id, keypoints (3K numbers x, y, score), score.
+
+        `image_ids` has the id of each image's number; a number that it lacks is its own id.
+        """
+        columns = [image_ids.get(n, n) for n in self.image_id.tolist()], self._triplets().tolist(), self.scores.tolist()
         return [
             {"image_id": image_id, "category_id": category_id, "keypoints": keypoints, "score": score}
             for image_id, keypoints, score in zip(*columns, strict=True)
@@ -58,12 +62,12 @@ class Poses:
             for i, row in enumerate(zip(*columns, strict=True), start=1)
         ]
 
-    def save(self, path: Path, category_id: int) -> None:
+    def save(self, path: Path, category_id: int, image_ids: Mapping[int, Any]) -> None:
         """Write `results` as JSON; the file appears complete or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            partial.write_text(json.dumps(self.results(category_id)))
+            partial.write_text(json.dumps(self.results(category_id, image_ids)))
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)

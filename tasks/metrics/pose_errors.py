@@ -59,7 +59,7 @@ class PoseErrors:
         false_negatives: Rows of labelled persons, crowds aside, that no pose matches.
 
     Raises:
-        ValueError: If skeleton, annotations and results disagree on K.
+        ValueError: If skeleton, annotations and results disagree on K, or a result is of another image.
     """
 
     def __init__(
@@ -75,7 +75,9 @@ class PoseErrors:
         self.area = np.array([p["area"] for p in self._persons], dtype=np.float64)
         self.image_id = np.array([p["image_id"] for p in self._persons], dtype=np.int64)
         self._annotation = np.array([p["id"] for p in self._persons], dtype=np.int64) - 1  # rows of the ground truth
-        matches = match_poses(self._persons, self.keypoints, self.results, self.sigmas)
+        numbers = metric.numbers_of(result["image_id"] for result in self.results)
+        numbered = [{**result, "image_id": n} for result, n in zip(self.results, numbers, strict=True)]
+        matches = match_poses(self._persons, self.keypoints, numbered, self.sigmas)
         self.pose, self.person = matches.pose, matches.person
         self.false_positives, self.false_negatives = matches.false_positives, matches.false_negatives
         own, counterpart = self._own_similarity()
@@ -148,7 +150,7 @@ class PoseErrors:
         missed = self.false_negatives[np.argsort(-labelled, kind="stable")]
         empty = {"annotation": "", "score": math.nan, "labelled": 0, "area": math.nan}
         return [
-            {"name": "false positive", "image_id": int(pose["image_id"]), **empty, "score": float(pose["score"])}
+            {"name": "false positive", "image_id": pose["image_id"], **empty, "score": float(pose["score"])}
             for pose in poses
         ] + [
             {"name": "false negative", **self._ids(row), "score": math.nan}
@@ -226,7 +228,8 @@ class PoseErrors:
 
     def _ids(self, person: int) -> dict[str, Any]:
         annotation = self.ground_truth["annotations"][self._annotation[person]]
-        return {"image_id": int(self.image_id[person]), "annotation": annotation.get("id", "")}
+        ids = {"annotation": annotation.get("original_id", annotation.get("id", ""))}
+        return {"image_id": annotation["image_id"], **ids}
 
 
 def average_precision(
@@ -240,7 +243,7 @@ def average_precision(
     # A suppression above OKS 1 drops nothing, and with key point scores of 1 a pose keeps its score.
     metric = CocoKeypoints(ground_truth, skeleton["sigmas"], skeleton["names"], oks_threshold=1.0)
     metric.update(
-        torch.tensor([r["image_id"] for r in results], dtype=torch.int64),
+        torch.tensor(metric.numbers_of(r["image_id"] for r in results), dtype=torch.int64),
         torch.arange(count),
         keypoints[..., :2],
         torch.ones(count, num_keypoints),

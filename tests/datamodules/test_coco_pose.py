@@ -267,7 +267,7 @@ def keypoint(value: float, place: int) -> Callable[[Content], None]:
         (change_image(file_name="gone.png"), r"lacks 1 of the 2 images.*gone\.png"),
         (change_image(file_name="sub/0.png"), r"lacks 1 of the 2 images.*sub/0\.png"),
         (lambda content: content["images"][1].pop("width"), r"1 image \(id 8\) of 2 lack one of id, file_name"),
-        (lambda content: content["annotations"].clear(), "no usable person: of 0 annotations"),
+        (lambda content: content["annotations"].clear(), "no usable instance: of 0 annotations"),
         (lambda content: [a.update(iscrowd=1) for a in content["annotations"]], "5 are crowds"),
         (lambda content: content.pop("images"), "not COCO JSON"),
         (lambda content: content.update(annotations=[1, 2]), "not COCO JSON"),

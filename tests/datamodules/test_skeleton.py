@@ -66,6 +66,92 @@ def test_missing_sigmas_are_a_default_that_is_said(tmp_path) -> None:
         assert Skeleton.load(path).sigmas == (0.05, 0.05)
 
 
+def load(folder, text: str) -> Skeleton:
+    path = folder / "own.yaml"
+    path.write_text(text)
+    return Skeleton.load(path)
+
+
+@pytest.mark.parametrize("names", ["[1, 2, 3, 4]", "['1', '2', '3', '4']", "[1, '2', 3, '4']"])
+@pytest.mark.parametrize("pair", ["[1, 2]", "['1', 2]", "['1', '2']"])
+def test_a_number_that_is_a_name_is_the_name(tmp_path, names: str, pair: str) -> None:
+    text = f"names: {names}\nflip_pairs: [{pair}, [4, 3]]\nlimbs: [{pair}, [2, 4]]\nupper_body: [4, 1]\nsigmas: 0.05\n"
+    skeleton = load(tmp_path, text)
+    assert skeleton.names == ("1", "2", "3", "4")
+    assert skeleton.flip_pairs == ((0, 1), (3, 2))
+    assert skeleton.flip_permutation == [1, 0, 3, 2]
+    assert skeleton.limbs == ((0, 1), (1, 3))
+    assert skeleton.upper_body == (3, 0)
+
+
+def test_numbers_in_another_order_are_names_too(tmp_path) -> None:
+    text = "names: [3, 1, 0, 2]\nflip_pairs: [[0, 1]]\nlimbs: [[3, 0]]\nupper_body: [2]\nsigmas: 0.05\n"
+    skeleton = load(tmp_path, text)
+    assert (skeleton.flip_pairs, skeleton.limbs, skeleton.upper_body) == (((2, 1),), ((0, 2),), (3,))
+
+
+def test_indices_stay_indices_beside_words(tmp_path) -> None:
+    skeleton = load(tmp_path, "names: [nose, 7, tail, 0]\nflip_pairs: [[1, 7.5]]\nsigmas: 0.05\n".replace("7.5", "2"))
+    assert skeleton.flip_pairs == ((1, 2),)
+    skeleton = load(tmp_path, "names: [nose, 7, tail, 0]\nflip_pairs: [[7, 2]]\nlimbs: [[0, nose]]\nsigmas: 0.05\n")
+    assert (skeleton.flip_pairs, skeleton.limbs) == (((1, 2),), ((3, 0),))
+
+
+def test_a_number_that_is_no_name_among_numbers_is_refused(tmp_path) -> None:
+    with pytest.raises(DataError, match=r"flip_pairs hold \[0\], which are not among its names"):
+        load(tmp_path, "names: [1, 2, 3]\nflip_pairs: [[0, 2]]\nsigmas: 0.05\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("names: [yes, no, maybe]", "put quotes around yes, no, on, off"),
+        ("names: [left, right, on]", "put quotes around yes, no, on, off"),
+        ("names: [a, b]\nlimbs: [[a, off]]", "put quotes around yes, no, on, off"),
+        ("names: [a, b, ~]", "the name None"),
+        ("names: [a, [b]]", r"the name \['b'\]"),
+        ("names: abc", "names hold 'abc': expected a list"),
+        ("names: {a: 1}", "names hold .*expected a list"),
+        ("names: [a, b]\nlimbs: [1]", "limbs hold 1: expected a list"),
+        ("names: [a, b]\nlimbs: 7", "limbs hold 7: expected a list"),
+        ("names: [a, b]\nflip_pairs: [[a, [b]]]", r"the name \['b'\]"),
+        ("names: [a, b]\nflip_pairs: {a: b}", "flip_pairs hold .*expected a list"),
+        ("names: [a, b]\nlimbs: [[0, 1.0]]", r"limbs hold \[1\.0\]"),
+        ("names: [a, b]\nupper_body: a", "upper_body hold 'a': expected a list"),
+        ("names: [a, b]\nupper_body: [[a]]", r"the name \['a'\]"),
+        ("names: [a, b]\nsigmas: [null, 0.1]", "sigmas hold None: expected a number"),
+        ("names: [a, b]\nsigmas: [yes, 0.1]", "sigmas hold True"),
+        ("names: [a, b]\nsigmas: {a: 0.1, b: 0.2}", "sigmas hold .*expected a number"),
+        ("names: [a, b]\nsigmas: wide", "sigmas hold 'wide'"),
+        (f"names: [a, b]\nsigmas: {10**400}", "sigmas hold 1000"),
+        ("names: [a, 2024-13-45]", "month must be"),
+        ("names: " + "[" * 999 + "]" * 999, "is no skeleton"),
+    ],
+)  # fmt: skip
+def test_what_yaml_makes_of_a_slip_is_named(tmp_path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message) as error:
+        load(tmp_path, text if "sigmas" in text else f"{text}\nsigmas: 0.05")
+    assert "own.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-32"])
+def test_another_encoding_is_one_sentence(tmp_path, encoding: str) -> None:
+    (tmp_path / "own.yaml").write_bytes("names: [é, b]\nsigmas: 0.05\n".encode(encoding))
+    with pytest.raises(DataError, match=r"own\.yaml is no skeleton: byte \d+ is not UTF-8; save the file as UTF-8"):
+        Skeleton.load(tmp_path / "own.yaml")
+
+
+def test_a_byte_order_mark_and_umlauts_are_read(tmp_path) -> None:
+    (tmp_path / "own.yaml").write_bytes("names: [é, b]\nsigmas: 0.05\n".encode("utf-8-sig"))
+    assert Skeleton.load(tmp_path / "own.yaml").names == ("é", "b")
+
+
+def test_a_relative_path_names_the_folder_that_was_looked_in(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=f"no skeleton my/bees.yaml in {tmp_path}: give one of"):
+        Skeleton.load("my/bees.yaml")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
