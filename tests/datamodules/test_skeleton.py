@@ -124,7 +124,6 @@ def test_a_number_that_is_no_name_among_numbers_is_refused(tmp_path) -> None:
         ("names: [a, b]\nsigmas: {a: 0.1, b: 0.2}", "sigmas hold .*expected a number"),
         ("names: [a, b]\nsigmas: wide", "sigmas hold 'wide'"),
         (f"names: [a, b]\nsigmas: {10**400}", "sigmas hold 1000"),
-        ("names: [a, 2024-13-45]", "month must be"),
         ("names: " + "[" * 999 + "]" * 999, "is no skeleton"),
     ],
 )  # fmt: skip
@@ -137,7 +136,7 @@ def test_what_yaml_makes_of_a_slip_is_named(tmp_path, text: str, message: str) -
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-32"])
 def test_another_encoding_is_one_sentence(tmp_path, encoding: str) -> None:
     (tmp_path / "own.yaml").write_bytes("names: [é, b]\nsigmas: 0.05\n".encode(encoding))
-    with pytest.raises(DataError, match=r"own\.yaml is no skeleton: byte \d+ is not UTF-8; save the file as UTF-8"):
+    with pytest.raises(DataError, match=r"own\.yaml is not in UTF-8 .*: save it as UTF-8"):
         Skeleton.load(tmp_path / "own.yaml")
 
 
