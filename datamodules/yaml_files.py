@@ -14,7 +14,18 @@ from typing import Any
 import yaml
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-SECTIONS = ("model", "data", "trainer", "wandb", "seed_everything", "runs", "checkpoint", "resume", "debug")
+SECTIONS = (
+    "model",
+    "data",
+    "trainer",
+    "wandb",
+    "seed_everything",
+    "runs",
+    "checkpoint",
+    "random_weights",
+    "resume",
+    "debug",
+)
 MOST_VALUES, MOST_LEVELS = 1_000_000, 100
 ACTIONS = ("fit", "validate", "test", "predict")
 FLAGS_ALONE = {"resume": None, "debug": False}
@@ -274,7 +285,7 @@ def split_flags(flags: list[str]) -> tuple[list[tuple[str, Any]], list[str]]:
             raise ConfigError(_no_flag(word, values))
         at += 1
         following = flags[at] if at < len(flags) and not flags[at].startswith("--") else None
-        if key == "debug" and not equals:
+        if key in ("debug", "random_weights") and not equals:
             text = "true"
             if following in ("true", "false"):
                 text, at = following, at + 1
@@ -296,7 +307,7 @@ def _no_flag(word: str, values: list[tuple[str, Any]]) -> str:
         return f"{word} stands behind a flag: YAML files come before the flags."
     if word.startswith("-"):
         return f"{word!r} is no flag: flags have two dashes and the name of a key, as in --trainer.max_epochs 10."
-    if values and values[-1][0] != "debug":
+    if values and values[-1][0] not in ("debug", "random_weights"):
         return (
             f"{word!r} is left over behind --{values[-1][0]}, which takes one value; a list is written in brackets, "
             "as in --data.image_size '[256, 192]'."

@@ -55,7 +55,21 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--seed_everything", type=int, default=0, help="Seed of weights, data order and augmentation.")
     parser.add_argument("--runs", type=str, default="runs", help="Folder that run folders are made in.")
     parser.add_argument("--resume", type=str | None, default=None, help="Run folder to go on with.")
-    parser.add_argument("--checkpoint", type=str | None, default=None, help="To validate, test or predict with.")
+    parser.add_argument(
+        "--checkpoint",
+        type=str | None,
+        default=None,
+        help="What to validate, test, predict or start a training with, all of it: a run folder (which needs no YAML "
+        "file then), a checkpoint, a published file. The optimiser's state is only gone on with by --resume.",
+    )
+    parser.add_argument(
+        "--random_weights",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="Validate, test or predict even if some weights are as they were drawn.",
+    )
     parser.add_argument("--debug", type=bool, nargs="?", const=True, default=False, help="Show tracebacks.")
     parser.add_argument("--model", type=Task, required=True, help="The task.")
     parser.add_argument("--data", type=BaseDataModule, required=True, help="The data set.")
@@ -72,6 +86,7 @@ SECTIONS: dict[str, Any] = {
     "seed_everything": int,
     "runs": str,
     "checkpoint": str | None,
+    "random_weights": bool,
     "resume": str | None,
     "debug": bool,
 }

@@ -2,7 +2,8 @@
 
 python -m experiments.run pose_coco.yaml                          # fit, then evaluate the best checkpoint
 python -m experiments.run pose_coco.yaml sample.yaml --trainer.max_epochs 2
-python -m experiments.run validate pose_coco.yaml --checkpoint runs/pose_coco/.../checkpoints/best.ckpt
+python -m experiments.run validate --checkpoint runs/pose_coco/20260101-120000-abcdef
+python -m experiments.run validate pose_coco.yaml --checkpoint pose_hrnet_w32_256x192.pth
 python -m experiments.run --resume runs/pose_coco/20260101-120000-abcdef
 """
 
@@ -44,6 +45,7 @@ from experiments.cost import cost
 from experiments.loggers import RememberRun, log_best, make_csv_logger, make_wandb_logger
 from experiments.preflight import Preflight
 from experiments.run_folder import environment, new_run_folder, peak_memory, write_json
+from experiments.start import begin, check_start, configuration_of, show_weight_reports, to_instantiate
 from tasks.task import Task
 
 ACTIONS = ("fit", "validate", "test", "predict")
@@ -64,27 +66,30 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Callback] = ()) 
     resume = _flag_value(flags, "--resume")
     if resume is not None:
         files = [_resumable(resume) / "config.yaml", *files]
+    checkpoint = _flag_value(flags, "--checkpoint")
+    if checkpoint is not None and not files:
+        files = [configuration_of(checkpoint)]
     config = parse(parser, files, flags)
+    check_start(action, config, flags)
     name = Path(resume).parent.name if resume else files[0].stem
     folder = Path(resume) if resume else new_run_folder(config.runs, name)
-    config.resume = None
     _say(f"run folder: {folder}")
-    _show_weight_reports()
+    show_weight_reports()
     seed_everything(config.seed_everything, workers=True, verbose=False)
-    if resume or config.checkpoint:
-        _forget_weights(config)  # the checkpoint has them
-    objects = parser.instantiate(config)
+    objects = parser.instantiate(to_instantiate(action, config))
+    config.resume = None
+    if not resume:
+        begin(action, objects.model, config)
     objects.trainer.callbacks = [*(objects.trainer.callbacks or []), *callbacks]
     trainer = make_trainer(objects, objects.model, folder, name, action, config)
     if rank_zero_only.rank == 0:
         _write_start(folder, parser, config)
     try:
         if action == "fit":
-            start = folder / "checkpoints" / "last.ckpt" if resume else config.checkpoint
+            start = folder / "checkpoints" / "last.ckpt" if resume else None
             _fit(trainer, objects, folder, start, (config.wandb or {}).get("log_model", False))
         else:
-            checkpoint = config.checkpoint and tasks.find_checkpoint(config.checkpoint)
-            found = getattr(trainer, action)(objects.model, objects.data, ckpt_path=checkpoint, weights_only=True)
+            found = getattr(trainer, action)(objects.model, objects.data)
             if action == "predict":
                 (folder / "predictions").mkdir(exist_ok=True)
                 torch.save(found, folder / "predictions" / "predict.pt")
@@ -202,19 +207,6 @@ def _write_start(folder: Path, parser: ArgumentParser, config: Namespace) -> Non
     partial.write_text(parser.dump(stored, skip_unset=False))
     partial.replace(folder / "config.yaml")
     write_json(folder / "environment.json", environment() | {"wandb_run": wandb.run and wandb.run.id})
-
-
-def _show_weight_reports() -> None:
-    """What `hrnet.load_weights` logs belongs to the run's output."""
-    logger = logging.getLogger("hrnet")
-    logger.setLevel(logging.INFO)
-    if not logger.handlers:
-        logger.addHandler(logging.StreamHandler(sys.stdout))
-
-
-def _forget_weights(config: Namespace) -> None:
-    config.model.init_args.weights = None
-    config.model.init_args.backbone.init_args.weights = None
 
 
 def _resumable(run: str) -> Path:

@@ -25,7 +25,7 @@ logger = logging.getLogger("hrnet")
 # Arguments that the shapes of tensors, or what is computed with them, depend on.
 STRUCTURE = (
     "variant", "in_channels", "multi_scale_output", "upsample", "align_corners", "num_keypoints", "num_classes", "head",
-    "ocr_channels", "batch_norm",
+    "ocr_channels", "batch_norm", "class_path",
 )  # fmt: skip
 
 
@@ -202,11 +202,21 @@ def _what_to_set(found: Checkpoint, task: Task, error: weights.Unfit) -> str:
         f"model.init_args.{key} to {theirs} (it is {ours})"
         for key, theirs, ours in _differences(found.description.arguments, plain(dict(task.hparams)))
     ]
+    problem = f"{found.name} does not fit the model of the experiment: "
     if not keys:
-        return str(error)
+        return problem + _counted(error.report)
+    way = (
+        ", or add the overlay that it was trained with. `--checkpoint RUN_FOLDER` without YAML files takes everything "
+        "from the run itself."
+    )
+    return f"{problem}set {', '.join(keys)}{way if found.own else '.'}"
+
+
+def _counted(report: weights.WeightReport) -> str:
+    groups = {"missing": report.missing, "too many": report.unexpected, "of another shape": list(report.mismatched)}
+    shown = {what: ", ".join(names[:3]) + ", ..." * (len(names) > 3) for what, names in groups.items()}
     return (
-        f"{found.name} does not fit the model of the experiment: set {', '.join(keys)}, or add the overlay that it was "
-        "trained with. `--checkpoint RUN_FOLDER` without YAML files takes all from the run itself."
+        "; ".join(f"{len(groups[what])} tensors are {what} ({names})" for what, names in shown.items() if names) + "."
     )
 
 
