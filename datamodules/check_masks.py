@@ -65,8 +65,10 @@ def _pairs_of(data: SegmentationData, split: Split, report: Report) -> Pairs | N
         for kind, path in error.problems:
             found = "another file has its name" if kind == "ambiguous name" else "is not there"
             report.add(kind, split, relative(path, data.folder), found)
+        if error.advice:
+            report.note(split, error.advice)
         return error.pairs
-    except (DataError, UnicodeDecodeError) as error:
+    except DataError as error:
         report.add("unreadable data", split, str(data.folder), str(error))
         return None
 

@@ -14,6 +14,7 @@ from datamodules.base import BaseDataModule, DataError, Split
 from datamodules.image_files import Reading, images_below
 from datamodules.labelled_images import LabelledImages, TrainingView
 from datamodules.sample_layouts import sample_image_folder, sample_imagenet
+from datamodules.yaml_files import ConfigError, read_text
 
 
 class ImageFolder(BaseDataModule):
@@ -171,12 +172,19 @@ class ImageNet(ImageFolder):
 
         names, file = {}, self.folder / "LOC_synset_mapping.txt"
         if file.is_file():
-            names = dict(line.split(maxsplit=1) for line in file.read_text().splitlines() if " " in line)
+            names = dict(line.split(maxsplit=1) for line in _lines(file) if " " in line)
         else:
             info = ImageNetInfo()
             names = {synset: info.label_name_to_description(synset, False) for synset in info.label_names()}
         known = [names.get(synset, synset) for synset in self.folders]
         return [*known, *(f"unused {label}" for label in range(len(known), self._num_classes))]
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return read_text(file).splitlines()
+    except ConfigError as error:
+        raise DataError(f"The names of the classes cannot be read. {error}") from error
 
 
 def subfolders(folder: Path) -> list[str]:

@@ -3,8 +3,10 @@
 A data set is a `SegmentationData` that says which files are a split's and what their ids mean (`pairs`).
 """
 
+import os
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from datamodules.image_masks import Evaluation, ImageMasks
 from datamodules.masks import mask_size
 from datamodules.orientation import Orientations, Tagged, find_tagged
 from datamodules.photometric import Photometric
+from datamodules.yaml_files import ConfigError, read_text
 
 MASK_ENDINGS = (*IMAGE_ENDINGS, ".mat")
 Pairs = tuple[list[Path], list[Path], Callable[[Path], np.ndarray]]
@@ -141,11 +144,12 @@ class Unpaired(DataError):
         message: What the user reads.
         pairs: Those that are complete.
         problems: The others: `missing image`, `missing mask` or `ambiguous name`, and the file.
+        advice: What would likely complete all of them; empty where nothing is known.
     """
 
-    def __init__(self, message: str, pairs: Pairs, problems: list[tuple[str, Path]]) -> None:
-        super().__init__(message)
-        self.pairs, self.problems = pairs, problems
+    def __init__(self, message: str, pairs: Pairs, problems: list[tuple[str, Path]], advice: str = "") -> None:
+        super().__init__(f"{message} {advice}".strip())
+        self.pairs, self.problems, self.advice = pairs, problems, advice
 
 
 def match_files(
@@ -160,17 +164,27 @@ def match_files(
 
     Args:
         images: Folder of the images.
-        masks: Folder of the masks; they may have another ending (PNG, MATLAB's .mat).
+        masks: Folder of the masks; they may have another ending (PNG, MATLAB's .mat). May be the folder of the images,
+            or lie in it: masks are not images.
         read_labels: Reader of the masks.
         stems: Names without ending that belong to the split; None takes all images.
         mask_suffix: What mask names have more than image names, before the ending.
 
     Raises:
-        DataError: No images.
+        DataError: No images, or masks that nothing tells from images.
         Unpaired: An image or mask is missing, or two files have one name.
     """
-    found, image_twins = _by_stem(images, IMAGE_ENDINGS)
-    labels, mask_twins = _by_stem(masks, MASK_ENDINGS)
+    found, image_twins = _by_stem(images, IMAGE_ENDINGS, masks)
+    labels, mask_twins = _by_stem(masks, MASK_ENDINGS, images)
+    if images.resolve() == masks.resolve():
+        if not mask_suffix:
+            raise DataError(
+                f"Images and masks are both in {images}, and nothing tells them apart: set `mask_suffix` to what the "
+                f"masks' names have more, or move the masks. {_advice(list(found), labels)}".strip()
+            )
+        ends = len(mask_suffix)
+        found = {name: path for name, path in found.items() if name[-ends:] != mask_suffix or name[:-ends] not in found}
+        mask_twins = []  # they are those of the images
     names = sorted(found) if stems is None else list(stems)
     if not names:
         raise DataError(f"{images} has no images ({', '.join(IMAGE_ENDINGS)}): correct the folder, or fill it.")
@@ -191,35 +205,49 @@ def match_files(
                 "take the names out of the split.",
                 pairs,
                 problems,
+                _advice(missing, labels) if kind == "mask" else "",
             )
     return pairs
 
 
+def _advice(names: Sequence[str], labels: Mapping[str, Path]) -> str:
+    """What the masks of most `names` have more than these, as a sentence; empty if they have nothing in common."""
+    some = names[:: max(1, len(names) // 20)]
+    ends = Counter(label.removeprefix(name) for name in some for label in labels if label.startswith(name))
+    suffix, count = max(((end, n) for end, n in ends.items() if end), key=lambda pair: pair[1], default=("", 0))
+    if 2 * count < len(some) or not suffix:
+        return ""
+    example = next(path.name for label, path in labels.items() if label.endswith(suffix))
+    return f"Masks there have names such as {example}: FolderSegmentation finds them by `mask_suffix: {suffix}`."
+
+
 def read_stems(path: Path) -> list[str]:
-    """Names of a split file, one a line: the first column, without the ending of an image.
+    """Names of a split file in UTF-8, one a line: the first column, without the ending of an image.
 
     Raises:
-        DataError: The file is absent or empty.
+        DataError: The file is absent, empty, or in another encoding.
     """
     try:
-        lines = path.read_text().splitlines()
-    except OSError as error:
-        raise DataError(f"The split file {path} cannot be read ({error.strerror}): fetch or correct it.") from error
+        lines = read_text(path).splitlines()
+    except ConfigError as error:
+        raise DataError(f"The names of a split cannot be read. {error}") from error
     names = [Path(line.split()[0]) for line in lines if line.strip()]
     if not names:
         raise DataError(f"The split file {path} is empty: expected the name of an image in every line.")
     return [(name.with_suffix("") if name.suffix.lower() in IMAGE_ENDINGS else name).as_posix() for name in names]
 
 
-def _by_stem(folder: Path, endings: tuple[str, ...]) -> tuple[dict[str, Path], list[tuple[Path, Path]]]:
-    """Files by name without ending, and pairs of files that share one."""
+def _by_stem(folder: Path, endings: tuple[str, ...], besides: Path) -> tuple[dict[str, Path], list[tuple[Path, Path]]]:
+    """Files by name without ending, and pairs of files that share one; not those of the folder `besides` in it."""
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}: correct its name, or put the files there.")
+    within = f"{besides.relative_to(folder)}{os.sep}" if folder in besides.parents else None
     files: dict[str, Path] = {}
     twins: list[tuple[Path, Path]] = []
     for name in images_below(folder, endings):
-        path = folder / name
-        first = files.setdefault(Path(name).with_suffix("").as_posix(), path)
-        if first != path:
-            twins.append((first, path))
+        if within is None or not name.startswith(within):
+            path = folder / name
+            first = files.setdefault(Path(name).with_suffix("").as_posix(), path)
+            if first != path:
+                twins.append((first, path))
     return files, twins

@@ -12,7 +12,7 @@ import yaml
 def read_mapping(path: Path, parse: Callable[[str], Any], notes: list[str]) -> dict[str, Any]:
     """A mapping by `parse`; empty, with a note, where there is none."""
     try:
-        content = parse(path.read_text(errors="replace"))
+        content = parse(path.read_text(encoding="utf-8-sig", errors="replace"))
     except FileNotFoundError:
         notes.append(f"no {path.name}" + (": unfinished" if path.name == "summary.json" else ""))
         return {}
@@ -28,7 +28,7 @@ def read_mapping(path: Path, parse: Callable[[str], Any], notes: list[str]) -> d
 def read_csv(path: Path, notes: list[str]) -> list[dict[str, str]]:
     """Whole rows of a CSV file; a last line without its end was cut off, so even its last number may be."""
     try:
-        text = path.read_text(errors="replace").replace("\0", "")
+        text = path.read_text(encoding="utf-8-sig", errors="replace").replace("\0", "")
     except FileNotFoundError:
         notes.append(f"no {path.name}")
         return []
