@@ -102,6 +102,8 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Callback] = ()) 
 def _fit(trainer: Trainer, objects: Namespace, folder: Path, checkpoint: Path | str | None, log_model: bool) -> None:
     """Train, then evaluate the best checkpoint; the summary is written after either."""
     task, data = objects.model, objects.data
+    if trainer.strategy.root_device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)  # of an earlier run in this process
     trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
     if trainer.interrupted:
         _say(f"stopped early; go on with: python -m experiments.run --resume {folder}")
@@ -117,7 +119,7 @@ def _fit(trainer: Trainer, objects: Namespace, folder: Path, checkpoint: Path | 
         "seconds": round(next(c for c in trainer.callbacks if isinstance(c, Timer)).time_elapsed(), 1),
         "parameters": size.parameters,
         "multiply_adds": size.multiply_adds,
-        "peak_memory_bytes": peak_memory(),
+        "peak_memory_bytes": peak_memory(trainer.strategy.root_device),
     }
     best = folder / "checkpoints" / "best.ckpt"
     if best.is_file():

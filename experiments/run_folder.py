@@ -53,10 +53,10 @@ def environment() -> dict[str, Any]:
     }
 
 
-def peak_memory() -> int:
-    """Bytes: the most that tensors have taken on the GPU; without one, the most that this process has taken."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that tensors have taken on a GPU; of a run on the CPU, the most that this process has taken."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak  # macOS counts bytes, Linux kilobytes
 

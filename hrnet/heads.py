@@ -31,8 +31,8 @@ class SegmentationHead(nn.Sequential):
     """Streams -> class scores at stride 4: 1x1 convolution over HRNetV2, batch norm, ReLU, 1x1 convolution.
 
     Also the head of facial landmarks, with one heatmap a landmark. The first convolution is applied to each stream at
-    its own size, which is equal by linearity; evaluated, large maps are finished strip by strip, so that no map of all
-    channels at stride 4 exists.
+    its own size, which is equal by linearity; evaluated on a CPU, large maps are finished strip by strip, in its cache,
+    so that no map of all channels at stride 4 exists.
 
     Args:
         channels: Channels of the streams, `HRNet.channels`.
@@ -50,7 +50,8 @@ class SegmentationHead(nn.Sequential):
     def forward(self, streams: list[Tensor]) -> Tensor:
         """List of (B, C_i, H/2^(i+2), W/2^(i+2)) -> raw scores (B, num_classes, H/4, W/4)."""
         whole = self.training or torch.compiler.is_compiling()  # batch statistics; a compiler fuses by itself
-        if whole or fits_in_cache(self[0], streams[0]):
+        cached = streams[0].device.type in ("cpu", "meta")  # on meta tensors a CPU's work is counted
+        if whole or not cached or fits_in_cache(self[0], streams[0]):
             return self._classify(mix(self[0], streams, self.align_corners))
         strips = mixed_strips(self[0], streams, self.align_corners)
         return torch.cat([self._classify(strip) for strip in strips], dim=2)

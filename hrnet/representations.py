@@ -96,7 +96,7 @@ def mixed_strips(conv: nn.Conv2d, streams: list[Tensor], align_corners: bool) ->
     for x, weight in zip(streams[1:], weights[1:], strict=True):
         rows = x.shape[-2]
         wide = F.interpolate(F.conv2d(x, weight), size=(rows, width), mode="bilinear", align_corners=align_corners)
-        identity = torch.eye(rows, device="cpu").view(1, rows, rows, 1)  # read below, without waiting for a GPU
+        identity = torch.eye(rows, device="cpu").view(1, rows, rows, 1)  # its values are read below
         matrix = F.interpolate(identity, size=(height, 1), mode="bilinear", align_corners=align_corners)
         coarse.append((wide.permute(0, 2, 3, 1).flatten(2), matrix[0, :, :, 0].T))  # (B, rows, W * out), (H, rows)
     step = max(MIN_ROWS, STRIP_BYTES * height // mixed_bytes(conv, finest))

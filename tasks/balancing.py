@@ -106,13 +106,12 @@ class DynamicWeightAverage(Balancing):
 
     def forward(self, losses: Tensor, gram: Tensor | None = None) -> Tensor:
         """T * softmax of the ratios of the last two epochs' mean losses; equal for the first two epochs."""
-        here = ~losses.isnan()
+        here = losses.isfinite()  # neither what the step lacks nor what overflowed in half precision
         self.total += torch.where(here, losses, 0.0)
         self.steps += here
         ratios = self.means[1] / self.means[0]
-        if not ratios.isfinite().all():
-            return self.constant
-        return self.constant * len(self.names) * torch.softmax(ratios / self.temperature, 0)
+        weights = self.constant * len(self.names) * torch.softmax(ratios / self.temperature, 0)
+        return torch.where(ratios.isfinite().all(), weights, self.constant)
 
     def end_epoch(self) -> None:
         """Take the epoch's means, over all processes."""
@@ -174,9 +173,12 @@ class GradNorm(Balancing):
         return int(self.step) % self.every == 0
 
     def forward(self, losses: Tensor, gram: Tensor | None = None) -> Tensor:
-        """The weights after this step's move; none before each task had a loss above 0, to which paces relate."""
-        self.first.copy_(torch.where(self.first > 0, self.first, losses))
-        if gram is not None and self.wants_gradients() and (self.first > 0).all():
+        """The weights after this step's move; none before each task had a loss above 0, to which paces relate.
+
+        Nor in a step that overflows, as steps in half precision now and then do: the trainer leaves it out, too.
+        """
+        self.first.copy_(torch.where((self.first > 0) | ~losses.isfinite(), self.first, losses))
+        if gram is not None and self.wants_gradients() and _moves(self.first, losses, gram):
             norms = self.constant * gram.diag().clamp(min=0).sqrt()
             pace = losses / self.first
             target = (self.moving * norms).mean() * (pace / pace.mean()) ** self.alpha
@@ -210,10 +212,14 @@ class GradientMethod(Balancing):
         return int(self.step) % self.every == 0
 
     def shared(self, factors: Tensor, gram: Tensor | None) -> Tensor:
-        """Factors times coefficients; a task that the step lacks is left out by its missing gradient."""
+        """Factors times coefficients; a task that the step lacks is left out by its missing gradient.
+
+        The coefficients stay in a step that overflows.
+        """
         if gram is not None and self.wants_gradients():
             products = (factors[:, None] * gram * factors).double().cpu()
-            self.coefficients.copy_(self.combine(products))
+            if products.isfinite().all():
+                self.coefficients.copy_(self.combine(products))
         self.step += 1
         return factors * self.coefficients
 
@@ -292,6 +298,11 @@ class AlignedMTL(TorchJD):
     """Aligned-MTL (Senushkin et al., CVPR 2023): gradients made orthogonal and of one size first."""
 
     weighting = "AlignedMTLWeighting"
+
+
+def _moves(first: Tensor, losses: Tensor, gram: Tensor) -> bool:
+    """Whether a step says anything about paces and norms."""
+    return bool(((first > 0) & losses.isfinite() & gram.isfinite().all(1)).all())
 
 
 def _steps(every: int) -> int:

@@ -84,16 +84,19 @@ def combined(gradients: Iterable[Gradients], factors: Iterable[Sequence[Tensor]]
     return total
 
 
-def step_values(names: Sequence[str], losses: Tensor, factors: Tensor, gram: Tensor | None) -> dict[str, Tensor]:
+def step_values(
+    names: Sequence[str], here: Sequence[int], losses: Tensor, factors: Tensor, gram: Tensor | None
+) -> dict[str, Tensor]:
     """What a step is logged by: each task's loss, factor and their product, and with `gram` norms and cosines.
 
     Args:
         names: Of T tasks.
-        losses: (T,), nan where the step has not the task.
+        here: Numbers of the tasks that the step has, ascending; to ask the losses would be to wait for a GPU.
+        losses: (T,).
         factors: (T,).
         gram: Inner products (T, T) of the gradients.
     """
-    values, here = {}, (~losses.isnan()).nonzero().flatten().tolist()
+    values: dict[str, Tensor] = {}
     for i in here:
         values[f"{names[i]}/loss"] = losses[i]
         values[f"{names[i]}/weighted_loss"] = factors[i] * losses[i]

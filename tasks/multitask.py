@@ -253,7 +253,8 @@ class MultiTask(Task):
         penalty = self.balancing.penalty(losses)
         total = (factors * losses).nansum() if penalty is None else penalty
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=1)
-        values = step_values(list(self.tasks), losses, factors, gram if logged else None)
+        here = [i for i, row in enumerate(gradients) if any(g is not None for g in row)]
+        values = step_values(list(self.tasks), here, losses, factors, gram if logged else None)
         epoch = {f"train/{key}": value for key, value in values.items()}
         self.log_dict(epoch, on_step=False, on_epoch=True, batch_size=1)
         carried = combined(gradients, weights)

@@ -210,3 +210,11 @@ class EMA(EMAWeightAveraging):
         """Store the average as the checkpoint's weights, if there is one."""
         if self._averaged():
             super().on_save_checkpoint(trainer, pl_module, checkpoint)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the average where the model trains: made before the model moved, it would stay in the CPU's memory.
+
+        Every step would then copy all weights there. The count of averages stays: to read it must not wait for a GPU.
+        """
+        if self._average_model is not None:
+            self._average_model.module.to(pl_module.device)

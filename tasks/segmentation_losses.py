@@ -40,8 +40,9 @@ class CrossEntropy(nn.Module):
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Logits (B, num_classes, H, W) and mask (B, H, W) int64, 0 to num_classes - 1 or 255 -> scalar."""
         weights = self.weights[: self.num_classes]
-        total = F.cross_entropy(logits.float(), mask, weights, ignore_index=IGNORED, reduction="sum")
-        # Not torch's own mean: it is 0 / 0 when every pixel is ignored.
+        # Not torch's own mean, which is 0 / 0 when every pixel is ignored, nor its sum, whose order is another in every
+        # run on a GPU: `trainer.deterministic` refuses it.
+        total = F.cross_entropy(logits.float(), mask, weights, ignore_index=IGNORED, reduction="none").sum()
         return total / self.weights[mask].sum().clamp(min=torch.finfo(total.dtype).tiny)
 
 

@@ -126,6 +126,52 @@ def test_gradient_methods_keep_their_coefficients_between():
     torch.testing.assert_close(third, torch.ones(2))
 
 
+OVERFLOWS = [
+    (torch.tensor([4.0, 1.0]), torch.tensor([[math.inf, 1.0], [1.0, 4.0]])),
+    (torch.tensor([4.0, 1.0]), torch.tensor([[9.0, math.nan], [math.nan, math.inf]])),
+    (torch.tensor([math.inf, 1.0]), torch.tensor([[9.0, 1.0], [1.0, 4.0]])),
+]
+
+
+@pytest.mark.parametrize("overflow", OVERFLOWS, ids=["gradient", "both gradients", "loss"])
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("name", ["gradnorm", "pcgrad", "upgrad", "imtl_g"])
+def test_a_step_that_overflows_leaves_no_trace(name, every, overflow):
+    """In half precision one of some thousand steps overflows, and the scaler leaves it out."""
+    if issubclass(METHODS[name], TorchJD):
+        pytest.importorskip("torchjd", reason="the extra `balancing` is not installed")
+    balancings = [make_balancing({"name": name, "every": every}, NAMES) for _ in range(2)]
+    gram = gram_of([3.0, 0.0], [-1.0, 2.0])
+    for step in range(6):
+        found = [(factors := b(LOSSES, gram), b.shared(factors, gram)) for b in balancings]
+        torch.testing.assert_close(found[0], found[1])
+        assert all(x.isfinite().all() for x in found[0])
+        if step == 2:
+            balancings[0].shared(balancings[0](*overflow), overflow[1])
+            balancings[0].step -= 1
+
+
+@pytest.mark.parametrize("overflow", OVERFLOWS, ids=["gradient", "both gradients", "loss"])
+def test_gradnorm_begins_after_a_first_step_that_overflows(overflow):
+    balancings = [make_balancing("gradnorm", NAMES) for _ in range(2)]
+    balancings[0](*overflow)
+    gram = gram_of([3.0, 0.0], [-1.0, 2.0])
+    for _ in range(3):
+        torch.testing.assert_close(balancings[0](LOSSES, gram), balancings[1](LOSSES, gram))
+
+
+def test_dynamic_weight_average_leaves_a_loss_that_overflows_out_of_its_means():
+    balancings = [make_balancing("dwa", NAMES) for _ in range(2)]
+    for losses in ([8.0, 1.0], [5.0, 3.0]):
+        for balancing in balancings:
+            balancing(torch.tensor(losses))
+        balancings[0](torch.tensor([math.inf, math.inf]))
+        for balancing in balancings:
+            balancing.end_epoch()
+    assert balancings[1](LOSSES).tolist() != [1.0, 1.0]
+    torch.testing.assert_close(balancings[0](LOSSES), balancings[1](LOSSES))
+
+
 @pytest.mark.parametrize("name", ["gradnorm", "pcgrad"])
 def test_gradients_are_asked_for_only_where_they_are_used(name):
     balancing, asked = make_balancing({"name": name, "every": 3}, NAMES), []

@@ -261,3 +261,43 @@ def test_attaching_takes_the_skeleton_into_the_checkpoint(request, monkeypatch):
     for left, right in data.skeleton.flip_pairs:
         order[left], order[right] = right, left
     assert task._flip_permutation().tolist() == order != list(range(17))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_key_points_have_their_places_in_the_image_in_mixed_precision_too(dtype):
+    """A crop far from the image's origin: as a product in half precision its points would be off by pixels."""
+    task = PoseTask({"variant": "w18_small_v1", "multi_scale_output": False}, flip_test=False).eval()
+    generator = torch.Generator().manual_seed(0)
+    keypoints = 16 + torch.rand(3, 17, 2, generator=generator) * torch.tensor([160, 224])
+    heatmaps, _ = task.codec.encode(keypoints, torch.ones(3, 17), (256, 192))
+    turn = torch.tensor([[2.17, -0.31, 1011.0], [0.31, 2.17, 603.0]])
+    batch = {"image": torch.zeros(3, 3, 256, 192, dtype=torch.uint8), "to_image": turn.repeat(3, 1, 1)}
+    with torch.autocast("cpu", dtype=dtype):
+        found = task.predict(heatmaps, batch)
+    points = found["input_keypoints"].double()
+    expected = torch.einsum("ij,bkj->bki", turn[:, :2].double(), points) + turn[:, 2].double()
+    torch.testing.assert_close(found["keypoints"].double(), expected, rtol=0, atol=1e-3)
+    # They were decoded right, too: within the half heatmap pixel that MSRA's targets round to.
+    assert (points - keypoints).abs().max() <= 2
+
+
+def test_scores_of_key_points_are_the_same_in_mixed_precision(monkeypatch):
+    """Truth and prediction at the same place have OKS 1."""
+    task = PoseTask({"variant": "w18_small_v1", "multi_scale_output": False}, flip_test=False)
+    seen = {}
+
+    class Metric:
+        renamed_images = renamed_annotations = None
+
+        def similarity(self, instance_id, truth, visible, keypoints):
+            seen.update(truth=truth, keypoints=keypoints)
+            return torch.ones(len(truth))
+
+    monkeypatch.setattr(task, "_require_metric", Metric)
+    keypoints = 200 * torch.rand(2, 17, 2)
+    matrix = torch.tensor([[3.3, 0.0, 777.0], [0.0, 3.3, 1234.0]]).repeat(2, 1, 1)
+    batch = {"keypoints": keypoints, "to_image": matrix, "visible": torch.ones(2, 17)}
+    batch |= {"instance_id": torch.arange(2), "image_id": torch.arange(2)}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        task.scores({"keypoints": keypoints * 3.3 + torch.tensor([777.0, 1234.0]), "scores": torch.ones(2, 17)}, batch)
+    torch.testing.assert_close(seen["truth"], seen["keypoints"], rtol=0, atol=1e-3)

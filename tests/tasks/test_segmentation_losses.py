@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tasks.segmentation_losses import CITYSCAPES_WEIGHTS, CrossEntropy, OhemCrossEntropy
 
@@ -119,3 +120,26 @@ def test_wrong_ohem_options_and_class_counts_are_refused() -> None:
 
 def test_weights_are_not_saved() -> None:
     assert not OhemCrossEntropy(CLASSES, WEIGHTS).state_dict()
+
+
+class Operators(TorchDispatchMode):
+    """Notes the operators that run, with their arguments that are no tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, list]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.found.append((func.overloadpacket.__name__, [x for x in args if not isinstance(x, torch.Tensor)]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("make", [CrossEntropy, OhemCrossEntropy])
+def test_losses_run_where_training_is_asked_to_be_deterministic(make):
+    """On a GPU torch refuses to sum the loss of a map then: only without a reduction (0) is it deterministic."""
+    loss = make(3, [1.0, 2.0, 3.0])
+    logits = torch.randn(2, 3, 8, 8, requires_grad=True)
+    with Operators() as operators:
+        loss(logits, torch.randint(3, (2, 8, 8))).backward()
+    reductions = [values[-2] for name, values in operators.found if name == "nll_loss2d_forward"]
+    assert reductions == [0]
