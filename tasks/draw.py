@@ -1,11 +1,10 @@
-"""Everything that is drawn: skeletons, heatmaps, grids of pictures, tables; and where pictures are kept.
+"""Everything that is drawn: skeletons, heatmaps, masks, grids of pictures, tables; `pictures.py` says where it is kept.
 
 Images are (3, H, W) uint8 RGB, in and out, so that W&B, notebooks and files share the same functions.
 """
 
-import csv
+import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,22 +12,19 @@ import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
-import wandb
-from lightning import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Column, Table
 from torch import Tensor
-from torchvision.io import write_png
 from torchvision.transforms.functional import pil_to_tensor
 from torchvision.utils import make_grid
 
 SIDES = {"left": (255, 140, 26), "right": (46, 134, 255)}
 MIDDLE = (53, 199, 89)
+NAME_HEIGHT = 16
+"""Pixels from one name to the next below it."""
 
 
 def draw_pose(
@@ -47,7 +43,8 @@ def draw_pose(
         shown: (K,) which of them are drawn (non-zero).
         skeleton: With `limbs`, pairs joined by a line where both ends are shown, and `names`.
         scale: The picture is enlarged so many times first, so that lines stay thin.
-        names: Write the name of each key point beside it.
+        names: Write the names of key points beside them, of as many as can be read; `draw_keypoint_names` has room
+            for all.
 
     Returns:
         (3, scale * H, scale * W) uint8.
@@ -56,8 +53,10 @@ def draw_pose(
     # cv2 takes fixed-point coordinates with four binary digits here; a pixel's centre stays its centre when enlarged.
     points = (((keypoints.detach().double().cpu() + 0.5) * scale - 0.5) * 16).round().int().tolist()
     visible = (shown > 0).tolist()
-    colours = [next((c for side, c in SIDES.items() if side in name), MIDDLE) for name in skeleton["names"]]
+    colours = side_colours(skeleton["names"])
     width = max(1, picture.shape[1] // 90)
+    if sum(visible) > 20:  # else the points of a hand or a bee hide each other
+        width = max(1, width // 2)
     for a, b in skeleton["limbs"]:
         if visible[a] and visible[b]:
             colour = colours[a] if colours[a] == colours[b] else MIDDLE
@@ -66,15 +65,85 @@ def draw_pose(
         if there:
             cv2.circle(picture, point, (width + 1) * 16, colour, -1, cv2.LINE_AA, shift=4)
             cv2.circle(picture, point, (width + 1) * 16, (20, 20, 20), 1, cv2.LINE_AA, shift=4)
-    if not names:
-        return torch.from_numpy(picture).permute(2, 0, 1)
+    if names:
+        places = [(x / 16, y / 16) for x, y in points]
+        shown_names = zip(places, skeleton["names"], visible, strict=True)
+        return _with_names(picture, [(place, name) for place, name, there in shown_names if there], width)
+    return torch.from_numpy(picture).permute(2, 0, 1)
+
+
+def side_colours(names: Sequence[str]) -> list[tuple[int, int, int]]:
+    """(r, g, b) of each key point: the side of the body that its name says."""
+    return [next((colour for side, colour in SIDES.items() if side in name), MIDDLE) for name in names]
+
+
+def _with_names(picture: np.ndarray, named: list[tuple[tuple[float, float], str]], width: int) -> Tensor:
+    """Names beside points, to the right or else to the left, where neither another name nor a point is hidden."""
     written = Image.fromarray(picture)
     pen, font = ImageDraw.Draw(written), ImageFont.load_default(10)
-    for (x, y), name, there in zip(points, skeleton["names"], visible, strict=True):
-        if there:
-            place = min(x / 16 + width + 3, picture.shape[1] - font.getlength(name)), y / 16
-            pen.text(place, name, fill="white", font=font, anchor="lm", stroke_width=1, stroke_fill="black")
+    points = [(x - width, y - width, x + width, y + width) for (x, y), _ in named]
+    texts: list[tuple[float, ...]] = []
+    for i, ((x, y), name) in enumerate(named):
+        length = font.getlength(name)
+        for left in (x + width + 3, x - width - 3 - length, picture.shape[1] - length):
+            box = (left, y - 5, left + length, y + 5)
+            free = not any(_overlap(box, other) for other in (*texts, *points[:i], *points[i + 1 :]))
+            if free and 0 <= left <= picture.shape[1] - length:
+                pen.text((left, y), name, fill="white", font=font, anchor="lm", stroke_width=1, stroke_fill="black")
+                texts.append(box)
+                break
     return pil_to_tensor(written)
+
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def draw_keypoint_names(image: Tensor, keypoints: Tensor, shown: Tensor, skeleton: Mapping[str, Any]) -> Tensor:
+    """An enlarged copy with the name of every key point that is shown, in margins to the left and right.
+
+    Args:
+        image: (3, H, W) uint8.
+        keypoints: (K, 2) x, y in pixels of the image.
+        shown: (K,) which of them are drawn (non-zero).
+        skeleton: With `limbs` and `names`.
+
+    Returns:
+        (3, height, width) uint8; high enough for half of the names in a column.
+    """
+    here = (shown > 0).nonzero().flatten().tolist()
+    lines = -(-len(here) // 2)
+    scale = max(1, math.ceil(max(400, NAME_HEIGHT * (lines + 1)) / image.shape[-2]))
+    picture = draw_pose(image, keypoints, shown, skeleton, scale)
+    places = ((keypoints.detach().float().cpu() + 0.5) * scale - 0.5).tolist()
+    font = ImageFont.load_default(13)
+    margin = 24 + math.ceil(max((font.getlength(skeleton["names"][k]) for k in here), default=0))
+    sheet = Image.new("RGB", (picture.shape[-1] + 2 * margin, picture.shape[-2]), "white")
+    sheet.paste(Image.fromarray(picture.permute(1, 2, 0).numpy()), (margin, 0))
+    pen, colours = ImageDraw.Draw(sheet), side_colours(skeleton["names"])
+    by_side = sorted(here, key=lambda k: places[k][0])
+    for column, left in ((by_side[: len(here) // 2], True), (by_side[len(here) // 2 :], False)):
+        column = sorted(column, key=lambda k: places[k][1])
+        for k, y in zip(column, _spread([places[k][1] for k in column], sheet.height), strict=True):
+            edge = margin - 8 if left else sheet.width - margin + 8
+            point = (places[k][0] + margin, places[k][1])
+            pen.line([(edge, y), point], fill=colours[k], width=1)
+            pen.ellipse([point[0] - 2, point[1] - 2, point[0] + 2, point[1] + 2], fill=colours[k], outline="black")
+            text = edge - 4 if left else edge + 4
+            pen.text((text, y), skeleton["names"][k], fill="black", font=font, anchor="rm" if left else "lm")
+    return pil_to_tensor(sheet)
+
+
+def _spread(wanted: Sequence[float], height: int) -> list[float]:
+    """Ascending places near the wanted ones, a line of text apart, within the height."""
+    places: list[float] = []
+    for y in wanted:
+        places.append(max(y, places[-1] + NAME_HEIGHT if places else NAME_HEIGHT / 2))
+    lowest = height - NAME_HEIGHT / 2
+    for i in reversed(range(len(places))):
+        places[i] = min(places[i], lowest)
+        lowest = places[i] - NAME_HEIGHT
+    return places
 
 
 def draw_heatmaps(image: Tensor, heatmaps: Tensor, scale: int = 2) -> Tensor:
@@ -96,58 +165,35 @@ def draw_heatmaps(image: Tensor, heatmaps: Tensor, scale: int = 2) -> Tensor:
     return (0.35 * below + 0.65 * colours).clamp(0, 255).to(torch.uint8)
 
 
-def grid(rows: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Rows of equally large (3, H, W) pictures -> one picture, a sample a column."""
-    return make_grid([picture for row in rows for picture in row], nrow=len(rows[0]), padding=2)
+def grid(rows: Sequence[Sequence[Tensor]], captions: Sequence[str] | None = None) -> Tensor:
+    """Rows of equally large (3, H, W) pictures -> one picture, a sample a column; each row below its caption, if any."""
+    if captions is None:
+        return make_grid([picture for row in rows for picture in row], nrow=len(rows[0]), padding=2)
+    parts = [make_grid(list(row), nrow=len(row), padding=2) for row in rows]
+    captioned = [(draw_caption(text, part.shape[-1]), part) for text, part in zip(captions, parts, strict=True)]
+    return torch.cat([picture for pair in captioned for picture in pair], dim=1)
 
 
-def log_pictures(pictures: dict[str, Tensor], trainer: Trainer, split: str) -> None:
-    """Write pictures to `pictures/` in the run folder, and to W&B and TensorBoard if they are used."""
-    folder = Path(trainer.default_root_dir) / "pictures"
-    for name, picture in pictures.items():
-        folder.mkdir(parents=True, exist_ok=True)
-        stem = f"{split}_{name.split(' ')[0].replace('/', '_')}"
-        fitting = trainer.state.fn == TrainerFn.FITTING
-        moment = f"epoch{trainer.current_epoch:03d}" if fitting else "evaluated"
-        write_png(picture, str(folder / f"{stem}_{moment}.png"), compression_level=3)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image(f"{split}/{name}", [picture.permute(1, 2, 0).numpy()])
-            elif isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(f"{split}/{name}", picture, trainer.global_step)
+def draw_caption(text: str, width: int) -> Tensor:
+    """Black on white, in as many lines as it needs at that width: (3, height, width) uint8."""
+    size = 14 * max(1, width // 1280)
+    font = ImageFont.load_default(size)
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width - size or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    strip = Image.new("RGB", (width, round(1.3 * size * len(lines)) + 6), "white")
+    ImageDraw.Draw(strip).multiline_text((size // 2, 2), "\n".join(lines), fill="black", font=font)
+    return pil_to_tensor(strip)
 
 
-def log_tables(tables: Mapping[str, list[dict[str, Any]]], trainer: Trainer, folder: Path, split: str) -> None:
-    """Write each table, a dict a row, as CSV into `folder`, and to W&B if it is used.
-
-    A (3, H, W) uint8 value is a picture: a file in `pictures/`, whose name stands in the CSV.
-    """
-    for name, rows in tables.items():
-        stem = f"{split}_{name.replace('/', '_')}"
-        columns, data = list(rows[0]), [list(row.values()) for row in rows]
-        files = [
-            [_picture_file(value, f"{stem}_{number:02d}", trainer) for value in row] for number, row in enumerate(data)
-        ]
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{stem}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([columns, *files])
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                shown = [[_wandb_value(value) for value in row] for row in data]
-                logger.log_table(f"{split}/{name}", columns=columns, data=shown)
-
-
-def _picture_file(value: Any, stem: str, trainer: Trainer) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    path = Path(trainer.default_root_dir) / "pictures" / f"{stem}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_png(value, str(path), compression_level=3)
-    return f"pictures/{path.name}"
-
-
-def _wandb_value(value: Any) -> Any:
-    return wandb.Image(value.permute(1, 2, 0).numpy()) if isinstance(value, Tensor) else value
+def beside(pictures: Sequence[Tensor]) -> Tensor:
+    """Pictures (3, H, W) uint8 of any sizes in a row, white below those that are less high."""
+    height = max(picture.shape[-2] for picture in pictures)
+    return torch.cat([F.pad(p, (0, 0, 0, height - p.shape[-2]), value=255) for p in pictures], dim=2)
 
 
 def print_tables(*tables: Table) -> None:
@@ -254,7 +300,7 @@ def draw_segmentation(
         [draw_mask(image, predicted, palette) for image, _, predicted in samples],
         [draw_errors(image, mask, predicted) for image, mask, predicted in samples],
     ]
-    picture = grid(rows)
+    picture = grid(rows, ["truth", "prediction", "errors in red; ignored pixels are dark"])
     occurring = [i for i in torch.cat(small).unique().tolist() if i < len(names)]
     legend = draw_legend([names[i] for i in occurring], [palette[i] for i in occurring], picture.shape[-1])
     return torch.cat([picture, legend], dim=1)

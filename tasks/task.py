@@ -20,8 +20,9 @@ from timm.scheduler.scheduler import Scheduler
 from torch import Tensor
 
 from hrnet import HRNet, load_weights
-from tasks.draw import log_pictures, log_tables
+from tasks.draw import beside
 from tasks.optim import OptimizerSpec, ScheduleSpec, create_optimizer, create_schedule
+from tasks.pictures import Layers, log_pictures, log_tables
 from tasks.samples import SampleScores, one
 
 Batch = dict[str, Any]
@@ -75,6 +76,8 @@ class Task(LightningModule):
         self.split = "val"
         self.preparation: dict[str, Any] = {}  # what the data say of preparing images for evaluation
         self.samples = SampleScores()
+        self.drawn: dict[str, list[Tensor]] = {}
+        self.layered: dict[str, list[Layers]] = {}
         self.partial = False  # true while only some batches of a split are evaluated
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
@@ -126,7 +129,13 @@ class Task(LightningModule):
         return self(images)
 
     def draw(self, outputs: Any, predictions: Predictions, batch: Batch, count: int) -> dict[str, Tensor]:
-        """Pictures of the first `count` samples by name, each (3, H, W) uint8."""
+        """Pictures of the first `count` samples by kind, each (3, H, W) uint8."""
+        return {}
+
+    def layers(
+        self, outputs: Any, predictions: Predictions, batch: Batch, count: int
+    ) -> dict[str, list[Layers]]:
+        """The first `count` samples by kind of picture, with masks or boxes that can be shown and hidden."""
         return {}
 
     def scores(self, predictions: Predictions, batch: Batch) -> dict[str, Tensor | list]:
@@ -172,9 +181,10 @@ class Task(LightningModule):
         # A fixed set of eight: of the first batch, or of the first eight where images of many sizes come one by one.
         batches = 8 if "image" in batch and len(batch["image"]) == 1 else 1
         if batch_idx < batches and self.trainer.is_global_zero and not self.trainer.sanity_checking:
-            pictures = self.draw(outputs, predictions, batch, count=8)
-            numbered = {f"{batch_idx}_{name}" if batch_idx else name: picture for name, picture in pictures.items()}
-            log_pictures(numbered, self.trainer, self.split)
+            for kind, picture in self.draw(outputs, predictions, batch, count=8).items():
+                self.drawn.setdefault(kind, []).append(picture)
+            for kind, samples in self.layers(outputs, predictions, batch, count=8).items():
+                self.layered.setdefault(kind, []).extend(samples)
 
     test_step = validation_step
 
@@ -274,6 +284,7 @@ class Task(LightningModule):
         self.partial = self.trainer.sanity_checking or isinstance(limit, int) or limit < 1.0
         self.reset()
         self.samples.reset()
+        self.drawn, self.layered = {}, {}
 
     def on_validation_epoch_end(self) -> None:
         metrics = self.compute()
@@ -293,6 +304,8 @@ class Task(LightningModule):
             self.report(folder)
             log_tables(self.tables() | tables, self.trainer, folder, self.split)
             log_pictures(self.figures(), self.trainer, self.split)
+        pictures = {kind: beside(found) for kind, found in self.drawn.items()}
+        log_pictures(pictures, self.trainer, self.split, self.layered)
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_epoch_end = on_validation_epoch_end
