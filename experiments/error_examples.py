@@ -15,7 +15,7 @@ from torch import Tensor
 from datamodules.base import BaseDataset, collate
 from datamodules.persons import Persons
 from tasks import SegmentationTask
-from tasks.draw import class_colours, draw_pose, draw_segmentation, grid
+from tasks.draw import class_colours, draw_caption, draw_pose, draw_segmentation, grid
 from tasks.draw_charts import draw_gallery
 from tasks.metrics.pose_errors import ERRORS, KINDS, PoseErrors
 from tasks.segmentation_losses import IGNORED
@@ -43,7 +43,9 @@ def pose_examples(errors: PoseErrors, dataset: Persons) -> Iterator[tuple[str, T
             names = ", ".join(name for name, wrong in zip(errors.names, here[match], strict=True) if wrong)
             captions.append([f"{kind}: {names}", f"OKS {errors.oks[match]:.2f}, {Path(file).name}"])
         if truths:
-            yield kind, torch.cat([grid([truths]), draw_gallery(predictions, captions, EXAMPLES)], dim=1)
+            truth = grid([truths], ["truth"])
+            caption = draw_caption("prediction, and what is wrong with it", truth.shape[-1])
+            yield kind, torch.cat([truth, caption, draw_gallery(predictions, captions, EXAMPLES)], dim=1)
 
 
 def _crop(image: np.ndarray, labels: np.ndarray, pose: np.ndarray) -> tuple[Tensor, np.ndarray, float]:

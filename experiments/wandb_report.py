@@ -47,7 +47,7 @@ KINDS = {
         ("val/AP", "val/AP50", "val/AP75", "val/loss", "train/loss"),
         "val/keypoints",
         "pck",
-        ("val/pose (truth, prediction, target, heatmaps)",),
+        ("val/pose (truth, prediction, target, heatmaps)", "val/point_names"),
     ),
     "segmentation": Kind(
         "SegmentationTask",

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from hrnet import ClassificationHead, HRNet
-from tasks.draw import class_table, draw_confusion, draw_labels, print_tables
+from tasks.draw import class_table, draw_caption, draw_confusion, draw_labels, print_tables
 from tasks.task import Batch, Losses, Task
 
 
@@ -178,7 +178,9 @@ class ClassificationTask(Task):
             best = shares.topk(min(5, self.num_classes))
             guesses = [f"{names[i]} {p:.2f}" for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
             captions.append([f"is {names[label]}", *guesses])
-        return {"classes (truth, five best)": draw_labels(batch["image"][:count].cpu(), captions)}
+        picture = draw_labels(batch["image"][:count].cpu(), captions)
+        caption = draw_caption("the true class; below it the likeliest with their probabilities", picture.shape[-1])
+        return {"classes (truth, five best)": torch.cat([caption, picture], dim=1)}
 
     def _per_class(self) -> Tensor:
         counts = self.confusion.compute().cpu().double()

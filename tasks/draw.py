@@ -85,7 +85,7 @@ def _with_names(picture: np.ndarray, named: list[tuple[tuple[float, float], str]
     texts: list[tuple[float, ...]] = []
     for i, ((x, y), name) in enumerate(named):
         length = font.getlength(name)
-        for left in (x + width + 3, x - width - 3 - length, picture.shape[1] - length):
+        for left in (x + width + 3, x - width - 3 - length):
             box = (left, y - 5, left + length, y + 5)
             free = not any(_overlap(box, other) for other in (*texts, *points[:i], *points[i + 1 :]))
             if free and 0 <= left <= picture.shape[1] - length:
@@ -166,7 +166,7 @@ def draw_heatmaps(image: Tensor, heatmaps: Tensor, scale: int = 2) -> Tensor:
 
 
 def grid(rows: Sequence[Sequence[Tensor]], captions: Sequence[str] | None = None) -> Tensor:
-    """Rows of equally large (3, H, W) pictures -> one picture, a sample a column; each row below its caption, if any."""
+    """Rows of equally large (3, H, W) pictures -> one picture, a sample a column; rows stand below their captions."""
     if captions is None:
         return make_grid([picture for row in rows for picture in row], nrow=len(rows[0]), padding=2)
     parts = [make_grid(list(row), nrow=len(row), padding=2) for row in rows]

@@ -31,6 +31,7 @@ from tasks.joint_gradients import (
     step_values,
 )
 from tasks.joint_score import joint_score, print_delta, read_baselines, relative_change
+from tasks.pictures import Layers
 from tasks.shared_backbone import computed_once, make_tasks, naming, specs_of
 from tasks.task import Batch, Losses, Predictions, Task, built
 from tasks.task_norms import TaskNorms
@@ -174,6 +175,11 @@ class MultiTask(Task):
         """Pictures of every task."""
         arguments = {name: (outputs[name], predictions[name], batch[name], count) for name in outputs}
         return flat({name: self.tasks[name].draw(*those) for name, those in arguments.items()})
+
+    def layers(self, outputs: dict, predictions: dict, batch: Batch, count: int) -> dict[str, list[Layers]]:
+        """Layers of every task."""
+        arguments = {name: (outputs[name], predictions[name], batch[name], count) for name in outputs}
+        return flat({name: self.tasks[name].layers(*those) for name, those in arguments.items()})
 
     def collect(self, outputs: dict, predictions: dict, batch: Batch) -> None:
         """Each task's scores."""

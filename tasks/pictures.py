@@ -64,7 +64,7 @@ def log_pictures(
     moment = f"epoch{trainer.current_epoch:03d}" if trainer.state.fn == TrainerFn.FITTING else "evaluated"
     for kind, picture in pictures.items():
         folder.mkdir(parents=True, exist_ok=True)
-        write_png(picture, str(folder / f"{split}_{kind.replace('/', '_')}_{moment}.png"), compression_level=3)
+        write_png(picture, str(folder / f"{split}_{_stem(kind)}_{moment}.png"), compression_level=3)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(f"{split}/{kind}", picture, trainer.global_step)
@@ -74,6 +74,11 @@ def log_pictures(
         if isinstance(logger, WandbLogger):
             for kind, samples in layers.items():
                 _log_layers(logger, f"{split}/{kind}", samples)
+
+
+def _stem(kind: str) -> str:
+    """Of a file's name: without what stands in parentheses."""
+    return kind.split(" ")[0].replace("/", "_")
 
 
 def _log_layers(logger: WandbLogger, key: str, samples: Sequence[Layers]) -> None:

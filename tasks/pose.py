@@ -7,15 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from lightning import LightningDataModule
 from torch import Tensor
 
 from hrnet import HRNet, HRNetV1, KeypointHead
-from tasks.draw import draw_heatmaps, draw_pose, grid, print_tables
+from tasks.draw import draw_heatmaps, draw_keypoint_names, draw_pose, grid, print_tables
 from tasks.heatmaps import Codec, MSRACodec
 from tasks.losses import KeypointMSE
 from tasks.metrics.coco_keypoints import CocoKeypoints
+from tasks.pictures import Box, Layers
 from tasks.task import Batch, Losses, Task
+
+SEEN = 0.2  # score of a key point from which on it is drawn
+LAYER_SCALE = 3  # of crops with boxes, so that these can be told apart
 
 
 class PoseTask(Task):
@@ -177,22 +182,45 @@ class PoseTask(Task):
         return {"keypoints": self._require_metric().per_keypoint()}
 
     def draw(self, outputs: Tensor, predictions: dict[str, Tensor], batch: Batch, count: int) -> dict[str, Tensor]:
-        """Crops with predicted and true skeletons, and the heatmaps over them."""
+        """Crops with true and predicted skeletons, the heatmaps over them, and the names of the first one's points."""
         if self.skeleton is None:
             return {}
         images = batch["image"][:count].cpu()
         targets, _ = self.codec.encode(batch["keypoints"], batch["visible"], tuple(images.shape[-2:]))
-        seen = predictions["scores"] > 0.2
+        seen = predictions["scores"] > SEEN
+        points, found = batch["keypoints"], predictions["input_keypoints"]
+        side = 384 if self.num_keypoints > 20 else 288  # many points need room
+        scale = min(4, max(1, round(side / images.shape[-1])))
         rows = [
-            [
-                draw_pose(im, batch["keypoints"][i], batch["visible"][i], self.skeleton, names=True)
-                for i, im in enumerate(images)
-            ],
-            [draw_pose(im, predictions["input_keypoints"][i], seen[i], self.skeleton) for i, im in enumerate(images)],
-            [draw_heatmaps(im, targets[i]) for i, im in enumerate(images)],
-            [draw_heatmaps(im, outputs[i]) for i, im in enumerate(images)],
+            [draw_pose(im, points[i], batch["visible"][i], self.skeleton, scale) for i, im in enumerate(images)],
+            [draw_pose(im, found[i], seen[i], self.skeleton, scale) for i, im in enumerate(images)],
+            [draw_heatmaps(im, targets[i], scale) for i, im in enumerate(images)],
+            [draw_heatmaps(im, outputs[i], scale) for i, im in enumerate(images)],
         ]
-        return {"pose (truth, prediction, target, heatmaps)": grid(rows)}
+        captions = [
+            "truth: left orange, right blue, middle green",
+            f"prediction: key points that score above {SEEN}",
+            "target: maximum over the heatmaps",
+            "predicted: maximum over the heatmaps",
+        ]
+        named = draw_keypoint_names(images[0], points[0], batch["visible"][0], self.skeleton)
+        return {"pose (truth, prediction, target, heatmaps)": grid(rows, captions), "point_names": named}
+
+    def layers(self, outputs: Tensor, predictions: dict[str, Tensor], batch: Batch, count: int) -> dict[str, list]:
+        """Crops with a small box about every key point, so that truth and prediction, and each point, can be hidden."""
+        if self.skeleton is None:
+            return {}
+        images = F.interpolate(batch["image"][:count].cpu(), scale_factor=LAYER_SCALE, mode="nearest")
+        shown = predictions["scores"] > SEEN
+        names = self.metric.renamed_images if self.metric is not None else {}
+        ids = _in_the_file(batch["image_id"].tolist(), names)
+        layers = []
+        for i, image in enumerate(images):
+            truth = _point_boxes(batch["keypoints"][i], batch["visible"][i] > 0, batch["visible"][i])
+            found = _point_boxes(predictions["input_keypoints"][i], shown[i], predictions["scores"][i])
+            caption = f"image {ids[i]}, instance {int(batch['instance_id'][i])}"
+            layers.append(Layers(image, caption, self.skeleton["names"], boxes={"truth": truth, "prediction": found}))
+        return {"point_names": layers}
 
     def _require_metric(self) -> CocoKeypoints:
         if self.metric is None:
@@ -228,3 +256,13 @@ def in_image(points: Tensor, to_image: Tensor) -> Tensor:
     """
     matrix = to_image.float()
     return (points.float()[:, :, None] * matrix[:, None, :, :2]).sum(-1) + matrix[:, None, :, 2]
+
+
+def _point_boxes(points: Tensor, shown: Tensor, scores: Tensor) -> list[Box]:
+    """A box of a few pixels of the enlarged crop about each point that is shown."""
+    places = ((points.float().cpu() + 0.5) * LAYER_SCALE - 0.5).tolist()
+    return [
+        Box(x - LAYER_SCALE, y - LAYER_SCALE, x + LAYER_SCALE, y + LAYER_SCALE, k, float(scores[k]))
+        for k, (x, y) in enumerate(places)
+        if shown[k]
+    ]

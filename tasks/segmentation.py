@@ -15,6 +15,7 @@ from torch import Tensor
 from hrnet import HRNet, OCRHead, SegmentationHead
 from tasks.draw import class_colours, draw_confusion, draw_segmentation, print_tables
 from tasks.metrics.confusion import SegmentationScores, image_confusion, image_iou
+from tasks.pictures import Layers
 from tasks.published_test import PUBLISHED_TESTS, PublishedTest
 from tasks.segmentation_losses import IGNORED, CrossEntropy, OhemCrossEntropy
 from tasks.sliding import SlidingWindow
@@ -22,6 +23,9 @@ from tasks.task import Batch, Losses, Task
 
 OF_THE_DATA = ("class_names", "palette", "label_flip_pairs")
 AUXILIARY_WEIGHT = 0.4  # of the coarse scores' loss, ECCV 2020 Section 4
+
+KIND = "segmentation (truth, prediction, errors)"  # of picture
+LAYER_SIDE = 640  # pixels of the longer side of an image with masks, at most
 
 
 class SegmentationTask(Task):
@@ -232,7 +236,20 @@ class SegmentationTask(Task):
         palette = self.palette or class_colours(self.num_classes)
         images, masks, labels = batch["image"][:count], batch["mask"][:count], predictions["labels"][:count]
         picture = draw_segmentation(images, masks, labels, palette, self.metric.names)
-        return {"segmentation (truth, prediction, errors)": picture}
+        return {KIND: picture}
+
+    def layers(self, outputs: Tensor, predictions: dict[str, Tensor], batch: Batch, count: int) -> dict[str, list]:
+        """Images with the true and the predicted classes as masks over them."""
+        layers = []
+        for i, image in enumerate(batch["image"][:count].cpu()):
+            masks = {"truth": batch["mask"][i].cpu(), "prediction": predictions["labels"][i].cpu()}
+            height, width = masks["truth"].shape
+            scale = min(1, LAYER_SIDE / max(height, width))
+            size = (max(1, round(scale * height)), max(1, round(scale * width)))
+            small = F.interpolate(image[None].float(), size=size, mode="bilinear", antialias=True)[0].round().byte()
+            masks = {name: F.interpolate(m[None, None].float(), size=size)[0, 0].long() for name, m in masks.items()}
+            layers.append(Layers(small, f"image {int(batch['image_id'][i])}", self.metric.names, masks))
+        return {KIND: layers}
 
     def _whole(self, images: Tensor) -> Tensor:
         scores = self.head(self.backbone(images))

@@ -132,9 +132,7 @@ class Task(LightningModule):
         """Pictures of the first `count` samples by kind, each (3, H, W) uint8."""
         return {}
 
-    def layers(
-        self, outputs: Any, predictions: Predictions, batch: Batch, count: int
-    ) -> dict[str, list[Layers]]:
+    def layers(self, outputs: Any, predictions: Predictions, batch: Batch, count: int) -> dict[str, list[Layers]]:
         """The first `count` samples by kind of picture, with masks or boxes that can be shown and hidden."""
         return {}
 

@@ -95,7 +95,7 @@ def test_examples_are_the_persons_with_the_most_errors_of_a_kind(drawn, monkeypa
         "draw_gallery",
         lambda tiles, lines, columns: captions.append(lines) or torch.stack(tiles).sum(0),
     )
-    monkeypatch.setattr(error_examples, "grid", lambda rows: torch.stack(rows[0]).sum(0))
+    monkeypatch.setattr(error_examples, "grid", lambda rows, captions: torch.stack(rows[0]).sum(0))
     kinds = [["good", "swap"], ["jitter", "jitter"], ["jitter", "good"], ["swap", "swap"]]
     labels = [[(40 + 5 * i, 60, 2), (80, 60, 2)] for i in range(4)]
     poses = [[(50, 70, 1), (90, 70, 1)]] * 4

@@ -20,6 +20,7 @@ from tests.conftest import ROOT
 
 QUICK = ["pose_coco.yaml", "sample.yaml", "debug.yaml"]
 KEY = "0123456789" * 4
+POSES = "pose (truth, prediction, target, heatmaps)"
 
 
 def records(folder: Path) -> list[list[dict[str, Any]]]:
@@ -102,6 +103,13 @@ def test_history_has_curves_pictures_and_tables(trained):
     assert sum("val/AP" in row for row in found) == 2  # after the epoch, and of the best checkpoint
     files = {str(path.relative_to(trained.folder / "wandb")) for path in trained.folder.glob("wandb/**/media/**/*")}
     assert sum("/images/val/pose" in name for name in files) >= 2
+    assert any("/metadata/boxes2D/val/point_names" in name for name in files)
+    shown = [key for row in found for key, value in row.items() if str(value).startswith("images/")]
+    # One panel a kind, filled after the epoch and at the end with the same samples.
+    assert sorted(shown) == ["val/point_names._type"] * 2 + [f"val/{POSES}._type"] * 2
+    first, second = [row["val/point_names.captions"] for row in found if "val/point_names.captions" in row]
+    assert first == second
+    assert len(set(first)) == 4
     assert any("/table/val/keypoints" in name for name in files)
     axis = {record.get("glob_name", record.get("name")): record for record in of_kind(trained.first, "metric")}
     assert axis["*"]["step_metric"] == "trainer/global_step"
