@@ -26,6 +26,7 @@ from experiments.compare import compare, main
 from experiments.compare_modes import MONITORS, checkpoint_monitor, known_mode
 from experiments.compare_runs import RunsError, find_runs, flatten, read_run
 from experiments.compare_statistics import bootstrap_interval, holm, paired_test, spread
+from experiments.compare_text import cell
 
 NAMES = ("nose", "left_eye", "right_eye")
 
@@ -146,6 +147,27 @@ def test_unfinished_run_shows_its_best_epoch_so_far(tmp_path: Path) -> None:
     assert run.notes == ("no summary.json: unfinished",)
 
 
+def test_curve_has_one_point_an_epoch_the_mean(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    rows = [{"epoch": i // 3, "step": i, "train/loss": value} for i, value in enumerate([5.0, 1.0, 3.0, 4.0, 1.0, 1.0])]
+    write_csv(folder / "metrics.csv", rows)
+    assert read_run(folder).curve("train/loss") == [(0, 3.0), (1, 2.0)]
+
+
+def test_metrics_at_the_end_are_those_of_the_summary(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | {"last": {"val/AP": 0.55, "epoch": 2, "lr-Adam": 0.1}}))
+    assert read_run(folder).last == {"val/AP": 0.55}
+
+
+def test_samples_without_a_score_are_left_out(tmp_path: Path) -> None:
+    a = make_run(tmp_path / "a", samples={1: 0.1, 2: math.nan, 3: 0.3, 4: 0.5})
+    b = make_run(tmp_path / "b", samples={1: 0.2, 2: 0.2, 3: math.inf, 4: 0.5})
+    (row,) = compare([a, b]).tables["paired"]
+    assert (row["samples"], row["difference"]) == (2, pytest.approx(0.05))
+
+
 def test_number_cut_in_half_is_not_believed(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", metric="val/loss")
     (folder / "summary.json").unlink()
@@ -246,10 +268,32 @@ def test_a_direction_that_nobody_recorded_is_asked_for_and_not_guessed(
         assert "val/RMSE" in capsys.readouterr().err
 
 
+def test_a_tasks_own_monitor_counts_less_than_what_the_run_was_told(tmp_path: Path) -> None:
+    folder = unfinished(tmp_path / "run", "val/AP", VALUES, task="tasks.PoseTask")
+    assert (read_run(folder).monitor, read_run(folder).best_epoch) == ("val/AP", 2)
+    rows = [{"epoch": i, "step": i, "val/AP": value, "val/loss": value} for i, value in enumerate(VALUES)]
+    write_csv(folder / "metrics.csv", rows)
+    keep_best(folder, ("val/loss", "min"))
+    assert (read_run(folder).monitor, read_run(folder).best_epoch) == ("val/loss", 1)
+    (folder / "summary.json").write_text(json.dumps({"monitor": "val/AP", "best": {}}))
+    assert (read_run(folder).monitor, read_run(folder).best_epoch) == ("val/AP", 2)
+
+
+def test_a_direction_that_is_none_counts_as_not_recorded(tmp_path: Path) -> None:
+    folder = unfinished(tmp_path / "run", "val/RMSE", VALUES)
+    record = {"monitor": "val/RMSE", "mode": "less", "modes": {"val/RMSE": "least", "val/x": None}, "best": {}}
+    (folder / "summary.json").write_text(json.dumps(record))
+    (row,) = compare([folder]).tables["runs"]
+    assert row["best"] is None
+    assert "--mode val/RMSE=min" in row["note"]
+
+
 def test_the_users_word_counts_more_than_the_record(tmp_path: Path) -> None:
     folder = unfinished(tmp_path / "run", "val/RMSE", VALUES)
     keep_best(folder, ("val/RMSE", "max"))
     assert compare([folder]).tables["runs"][0]["best"] == 0.9
+    assert compare([folder], modes={"val/RMSE": "min"}).tables["runs"][0]["best"] == 0.2
+    (folder / "summary.json").write_text(json.dumps({"monitor": "val/RMSE", "modes": {"val/RMSE": "max"}, "best": {}}))
     assert compare([folder], modes={"val/RMSE": "min"}).tables["runs"][0]["best"] == 0.2
 
 
@@ -348,6 +392,35 @@ def test_two_runs_differ_in_what_was_changed_and_in_nothing_else(tmp_path: Path)
     assert "val_keypoints labelled" not in tables
     row = tables["runs"][1]
     assert (row["time"], row["peak memory"], row["parameters"]) == (90.0, 3 * 2**29, 28_500_000)
+
+
+def test_a_name_that_one_run_lacks_has_no_difference(tmp_path: Path) -> None:
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", ap=0.65)
+    write_csv(b / "predictions" / "val_keypoints.csv", [{"name": "nose", "pck": 0.5}, {"name": "tail", "pck": 0.25}])
+    table = rows_of(compare([a, b]).tables, "val_keypoints pck", "name")
+    assert table["nose"]["2 - 1"] == pytest.approx(-0.1)
+    assert (table["left_eye"]["1"], table["left_eye"]["2 - 1"]) == (pytest.approx(0.61), None)
+    assert (table["tail"]["1"], table["tail"]["2 - 1"]) == (None, None)
+
+
+def test_code_libraries_and_machine_are_compared(tmp_path: Path) -> None:
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b")
+    places = [
+        {"git": {"revision": "a" * 40, "changed": []}, "libraries": {"torch": "2.8"}, "gpus": [], "cpus": 4},
+        {
+            "git": {"revision": "b" * 40, "changed": [" M x", "?? y"]},
+            "libraries": {"torch": "2.9"},
+            "gpus": [],
+            "cpus": 4,
+        },
+    ]
+    for folder, place in zip((a, b), places, strict=True):
+        (folder / "environment.json").write_text(json.dumps(place))
+    assert compare([a, b]).tables["config"] == [
+        {"key": "git revision", "1": "a" * 10, "2": "b" * 10},
+        {"key": "git changed files", "1": "0", "2": "2"},
+        {"key": "torch version", "1": "2.8", "2": "2.9"},
+    ]
 
 
 def test_runs_that_differ_in_the_seed_alone_are_a_group(tmp_path: Path) -> None:
@@ -614,6 +687,47 @@ def test_holm_by_hand() -> None:
 
 
 # Files, terminal and page
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "text"),
+    [
+        ("time", 59.4, "59 s"), ("time", 90.0, "1.5 min"), ("time", 5400.0, "1.50 h"),
+        ("peak memory", 3 * 2**29, "1.50 GiB"), ("parameters", 28_540_000, "28.54M"),
+        ("multiply-adds", 7.5 * 2**30, "7.50 GFLOPs"),  # as the papers count them: 2^30
+        ("p", 0.00009, "< 0.0001"), ("p (Holm)", 0.0021, "0.0021"), ("epochs", 12, "12"),
+        ("best", 0.61234, "0.6123"), ("best", 0.0, "0.0000"), ("best", 0.000123456, "0.0001235"),
+        ("last", 123456.7, "1.235e+05"),
+        ("best", None, "n/a"), ("run", "pose/a", "pose/a"),
+    ],
+)  # fmt: skip
+def test_a_value_is_shown_in_its_unit(column: str, value: Any, text: str) -> None:
+    assert cell(column, value) == text
+
+
+def test_differences_have_a_sign_and_numbers_stand_to_the_right(tmp_path: Path) -> None:
+    samples = [{1: 0.5, 2: 0.25, 3: 0.5}, {1: 0.75, 2: 0.5, 3: 0.75}]
+    runs = [make_run(tmp_path / f"run {i}", ap=0.5 + i / 4, samples=row) for i, row in enumerate(samples)]
+    said = compare(runs).to_markdown()
+    assert "| nose | 0.5000 | +0.2500 |" in said
+    paired = next(part for part in said.split("\n\n") if part.startswith("| split"))
+    head, alignment, row = ([text.strip() for text in line.strip("|").split("|")] for line in paired.splitlines())
+    values = dict(zip(head, row, strict=True))
+    assert (values["difference"], values["mean"], values["low"]) == ("+0.2500", "0.6667", "+0.2500")
+    assert dict(zip(head, alignment, strict=True))["difference"] == "---:"
+    assert dict(zip(head, alignment, strict=True))["split"] == "---"
+
+
+def test_curves_are_called_by_the_numbers_of_the_runs(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / "a", metric="val/x"),
+        make_run(tmp_path / "b", ap=0.7),
+        make_run(tmp_path / "c", ap=0.8),
+    ]
+    comparison = compare(runs)
+    figure = comparison.plot("val/AP")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["2", "3"]
+    assert figure.axes[0].get_title(loc="left") == "val/AP"
 
 
 def test_files_are_written_and_not_replaced_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

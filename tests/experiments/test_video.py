@@ -3,6 +3,7 @@
 import builtins
 import csv
 import json
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -78,6 +79,33 @@ def test_pictures_that_come_after_the_sound_keep_their_distance_to_it(tmp_path):
     clip = record(tmp_path / "clip.mkv", [5 + time for time in UNEVEN], sound_from=3)
     assert [frame.time for frame in read_video(clip)] == pytest.approx([2 + time for time in UNEVEN], abs=0.2)
     assert next(read_video(clip)).time > 1.8
+
+
+@pytest.mark.parametrize(
+    ("matrix", "corner"),
+    [
+        ((0, 1, -1, 0, 64, 0), "right top"),
+        ((-1, 0, 0, -1, 96, 64), "right bottom"),
+        ((0, -1, 1, 0, 0, 96), "left bottom"),
+    ],
+)
+def test_a_video_is_turned_as_a_player_shows_it(matrix, corner, tmp_path):
+    """An MP4 says in its track's head that (x, y) is shown at (a x + c y + tx, b x + d y + ty)."""
+    image = np.zeros((64, 96, 3), np.uint8)
+    image[:32, :48] = 255  # the left top
+    with VideoWriter(tmp_path / "clip.mp4", Fraction(10)) as writer:
+        writer.write(image)
+    content = (tmp_path / "clip.mp4").read_bytes()
+    a, b, c, d, tx, ty = (value << 16 for value in matrix)
+    at = content.index(b"tkhd") + 4 + 40
+    head = struct.pack(">9i", a, b, 0, c, d, 0, tx, ty, 1 << 30)
+    (tmp_path / "turned.mp4").write_bytes(content[:at] + head + content[at + 36 :])
+    (frame,) = read_frames(tmp_path / "turned.mp4")
+    assert frame.shape == ((64, 96, 3) if matrix[0] else (96, 64, 3))
+    rows, columns = (frame[..., 0] > 127).nonzero()
+    height, width = frame.shape[:2]
+    found = f"{'left' if columns.mean() < width / 2 else 'right'} {'top' if rows.mean() < height / 2 else 'bottom'}"
+    assert found == corner
 
 
 def test_frames_without_stamps_come_at_the_average_rate(tmp_path):
