@@ -71,6 +71,25 @@ def test_image_and_mask_stay_aligned(height: int, width: int, base_size: int, st
     assert np.abs(moved[..., 1].astype(int)[~padding] - 1 - labels[~padding]).max(initial=0) <= 1 + steps
 
 
+@pytest.mark.parametrize("stretch", [False, True])
+@pytest.mark.parametrize("scale", [0.5, 0.7, 1.0, 1.9])
+def test_masks_take_the_nearest_pixel_and_images_a_mean(scale: float, stretch: bool) -> None:
+    """No class lies between two others: where 2 meets 9 there is neither 5 nor 6, whatever the scale."""
+    rng = np.random.default_rng(0)
+    blocks = rng.choice([2, 9, 255], (6, 8), p=[0.45, 0.45, 0.1]).astype(np.uint8)
+    mask = blocks.repeat(7, axis=0).repeat(9, axis=1)
+    image = np.where(mask == 9, 240, 20).astype(np.uint8)[..., None].repeat(3, axis=2)
+    crop, between = RandomCrop((40, 50), 72, (scale, scale), stretch=stretch), 0
+    for seed in range(20):
+        moved, labels = crop(image, mask, np.random.default_rng(seed))
+        assert set(np.unique(labels)) <= {2, 9, 255}
+        assert {2, 9} <= set(np.unique(labels))
+        between += np.count_nonzero((moved > 40) & (moved < 220))
+        inside = cv2.erode((labels == 9).astype(np.uint8), np.ones((9, 9), np.uint8), borderValue=0) > 0
+        assert (moved[inside] > 120).all()
+    assert between > 100 or (scale == 1.0 and not stretch), "images are interpolated"
+
+
 def test_scales_mirrors_and_places_are_those_of_the_recipe() -> None:
     image = np.zeros((100, 200, 3), np.uint8)
     mask = np.zeros((100, 200), np.uint8)

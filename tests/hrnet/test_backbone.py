@@ -336,3 +336,32 @@ def test_checkpointing_saves_two_fifths_of_the_activations_of_w48() -> None:
         activation_peak(HRNet("w48", gradient_checkpointing=g), images(2, 3, 128, 96)) for g in (False, True)
     )
     assert saving < 0.6 * plain, f"peak {saving / 2**20:.0f} MiB against {plain / 2**20:.0f} MiB"
+
+
+# Interpolation in every exchange unit
+
+
+@pytest.mark.parametrize(
+    ("upsample", "align_corners", "size"),
+    [("nearest", False, (64, 96)), ("bilinear", False, (71, 97)), ("bilinear", True, (71, 97))],
+)
+@torch.inference_mode()
+def test_every_exchange_unit_upsamples_as_asked(upsample: str, align_corners: bool, size: tuple[int, int]) -> None:
+    network = small(upsample=upsample, align_corners=align_corners).eval()
+    units = [module for module in network.modules() if isinstance(module, ExchangeUnit)]
+    passed = []
+
+    def keep(unit: ExchangeUnit, inputs: tuple[list[Tensor]], outputs: list[Tensor]) -> None:
+        passed.append((unit, [x.clone() for x in inputs[0]], [x.clone() for x in outputs]))
+
+    for unit in units:
+        unit.register_forward_hook(keep)
+    options = {"mode": upsample} | ({"align_corners": align_corners} if upsample == "bilinear" else {})
+    network(images(1, 3, *size))
+    assert [unit for unit, *_ in passed] == units
+    for unit, inputs, outputs in passed:
+        streams = [branch(x) for branch, x in zip(unit.branches, inputs, strict=True)]
+        for target, found in enumerate(outputs):
+            arrived = [path(x.clone()) for path, x in zip(unit.fuse_layers[target], streams, strict=True)]
+            total = sum(F.interpolate(x, size=streams[target].shape[-2:], **options) for x in arrived)
+            torch.testing.assert_close(found, total.relu(), rtol=1e-4, atol=1e-5)

@@ -35,6 +35,21 @@ def test_defaults_suffice_and_give_stride_4_heatmaps():
     assert task(torch.rand(2, 3, 64, 96)).shape == (2, 17, 16, 24)
 
 
+@pytest.mark.parametrize("ohkm", [None, 1, 2, 3])
+@pytest.mark.parametrize("codec", [MSRACodec(sigma=1.5), DarkCodec()])
+def test_mining_counts_the_so_many_worst_key_points_of_each_person(ohkm, codec):
+    generator = torch.Generator().manual_seed(0)
+    batch = batch_of(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
+    batch["keypoints"] = 60 * torch.rand(2, 3, 2, generator=generator)
+    batch["visible"] = torch.tensor([[2, 1, 0], [1, 2, 2]])
+    outputs = torch.randn(2, 3, 16, 16, generator=generator)
+    targets, weights = codec.encode(batch["keypoints"], batch["visible"], (64, 64))
+    errors = (((outputs - targets) * weights[..., None, None]) ** 2).mean(dim=(2, 3)) / 2
+    expected = np.mean([np.mean(sorted(row)[-(ohkm or 3) :]) for row in errors.tolist()])
+    losses = small_task(ohkm=ohkm, codec=codec).losses(outputs, batch)
+    assert losses["heatmap"].item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_all_parameters_get_a_gradient():
     task = small_task().train()
     batch = batch_of(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8))

@@ -4,13 +4,19 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tasks.segmentation_losses import CITYSCAPES_WEIGHTS, CrossEntropy, OhemCrossEntropy
+from datamodules import Cityscapes
+from tasks.segmentation_losses import CrossEntropy, OhemCrossEntropy
 
 CLASSES = 4
 WEIGHTS = [0.5, 1.0, 2.0, 1.5]
+PUBLISHED_WEIGHTS = [  # Cityscapes, as the official repository has them, by train id
+    0.8373, 0.918, 0.866, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786, 1.0023, 0.9539, 0.9843, 1.1116, 0.9037,
+    1.0865, 1.0955, 1.0865, 1.1529, 1.0507,
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -95,10 +101,17 @@ def test_a_single_easy_pixel_is_finite_under_ohem() -> None:
 
 
 def test_cityscapes_weights_are_by_name_and_for_19_classes() -> None:
-    logits, mask = torch.randn(1, 19, 4, 5), torch.arange(20).view(1, 4, 5).clamp(max=18)
-    named, listed = CrossEntropy(19, "cityscapes"), CrossEntropy(19, list(CITYSCAPES_WEIGHTS))
-    assert named(logits, mask) == listed(logits, mask)
-    assert len(CITYSCAPES_WEIGHTS) == 19
+    torch.manual_seed(0)
+    logits = torch.randn(1, 19, 8, 19)
+    mask = torch.cat([torch.arange(19), torch.randint(0, 19, (133,))]).view(1, 8, 19)
+    names = ["road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation"]
+    assert Cityscapes.class_names[:9] == names, "the weights are in the order of the train ids"
+    factors = torch.tensor(PUBLISHED_WEIGHTS)
+    expected = F.cross_entropy(logits, mask, factors)
+    assert CrossEntropy(19, "cityscapes")(logits, mask).item() == pytest.approx(expected.item(), rel=1e-6)
+    pixels = F.cross_entropy(logits, mask, reduction="none") * factors[mask]
+    assert logits.softmax(1).max() < 0.9  # no pixel is easy
+    assert OhemCrossEntropy(19, "cityscapes")(logits, mask).item() == pytest.approx(pixels.mean().item(), rel=1e-5)
     with pytest.raises(ValueError, match="do not fit 20 classes"):
         CrossEntropy(20, "cityscapes")
 

@@ -31,6 +31,20 @@ def rates(spec: dict, steps: int, epochs: int) -> list[float]:
     return found
 
 
+def test_colours_are_normalised_by_imagenets_red_green_and_blue():
+    # (value - mean) / deviation with the means 123.675, 116.28, 103.53 and deviations 58.395, 57.12, 57.375.
+    expected = {(200, 100, 50): (1.307047, -0.285014, -0.932985), (0, 0, 0): (-2.117904, -2.035714, -1.804444),
+                (255, 255, 255): (2.248908, 2.428571, 2.640000)}  # fmt: skip
+    task = PoseTask(SMALL)
+    for colour, values in expected.items():
+        image = torch.tensor(colour, dtype=torch.uint8).view(1, 3, 1, 1).repeat(2, 1, 4, 5)
+        before = image.clone()
+        found = task.normalize(image)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, torch.tensor(values).view(1, 3, 1, 1).expand(2, 3, 4, 5), rtol=0, atol=2e-6)
+        assert torch.equal(image, before), "the batch itself is drawn in pictures later"
+
+
 def test_poly_is_the_published_formula_at_every_step():
     expected = [(1 - t / 40) ** 0.9 for t in range(40)]
     assert rates({"name": "poly", "power": 0.9}, 40, 4) == pytest.approx(expected)
