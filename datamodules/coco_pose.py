@@ -6,6 +6,7 @@ several categories. The crop follows the official code; `crop: unit` is UDP's.
     data = CocoPose("data/coco", image_size=(256, 192))
 """
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -86,6 +87,8 @@ class CocoPose(BaseDataModule):
         self.detections, self.detection_threshold = detections, detection_threshold
         self.augmentation = augmentation or PersonAugmentation()
         self.photometric = None if not photometric else Photometric(photometric)
+        if not 0 < box_padding < math.inf:
+            raise DataError(f"box_padding is {box_padding}, expected a factor on the box's sides such as 1.25.")
         self.crop, self.box_padding = crop, box_padding
         self._evaluated: dict[str, CocoAnnotations] = {}
         self.stated_reading = reading or Reading()

@@ -1,6 +1,7 @@
 """Prediction on files gives what validation gives on the same boxes and images; files and mistakes."""
 
 import csv
+import inspect
 import json
 import os
 import sys
@@ -51,7 +52,8 @@ def trained(name: str, folder: Path, *flags: str) -> Path:
 
 @pytest.fixture(scope="module")
 def pose_run(tmp_path_factory) -> Path:
-    return trained("pose_coco.yaml", tmp_path_factory.mktemp("runs"), "--data.crop", "unit")
+    flags = ("--data.crop", "unit", "--data.box_padding", "1.5")
+    return trained("pose_coco.yaml", tmp_path_factory.mktemp("runs"), *flags)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +110,7 @@ def unfolded(monkeypatch):
 
 
 def test_pose_of_annotated_boxes_is_that_of_validation(pose_run, tmp_path, unfolded):
-    data = CocoPose("sample", image_size=(128, 96), batch_size=8, num_workers=0, crop="unit")
+    data = CocoPose("sample", image_size=(128, 96), batch_size=8, num_workers=0, crop="unit", box_padding=1.5)
     expected = validated(tasks.load(pose_run), data, 2)
     annotations = SAMPLE / "coco" / "annotations" / "person_keypoints_val2017.json"
     ids = torch.cat([found["batch"]["image_id"] for found in expected])
@@ -142,7 +144,7 @@ def test_pose_of_detections_is_that_of_validation(pose_run, tmp_path, unfolded):
     path.write_text(json.dumps([*results, {"image_id": 7, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 1}]))
     (tmp_path / "only.json").write_text(json.dumps(results))
     data = CocoPose(
-        "sample", image_size=(128, 96), batch_size=64, num_workers=0, crop="unit",
+        "sample", image_size=(128, 96), batch_size=64, num_workers=0, crop="unit", box_padding=1.5,
         detections=str(tmp_path / "only.json"), detection_threshold=0.3,
     )  # fmt: skip
     expected = validated(tasks.load(pose_run), data, 1)[0]
@@ -483,19 +485,57 @@ def test_an_image_without_entry_is_a_failure_and_the_rest_goes_on(pose_run, tmp_
     assert json.loads((tmp_path / "out" / "predictions.json").read_text())
 
 
-def test_torchvision_detector_of_a_file(tmp_path):
+def finding_detector(name, image):
+    """A detector that finds persons and other things in an image (1, 3, H, W), though it has not been trained.
+
+    At random weights its signal fades and everything is background: each layer is scaled to deviations of 1.
+    """
     from torchvision.models import get_model
 
-    name = "fasterrcnn_mobilenet_v3_large_320_fpn"
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     model = get_model(name, weights=None, weights_backbone=None).eval()
-    torch.save(model.state_dict(), tmp_path / "weights.pth")
-    detector = TorchvisionDetector(name, tmp_path / "weights.pth", device=torch.device("cpu"), threshold=0.0)
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear)]
+
+    def to_unit(layer, inputs, output):
+        scale = output.std()
+        layer.weight.div_(scale)
+        return output / scale
+
+    with torch.no_grad():
+        hooks = [layer.register_forward_hook(to_unit) for layer in layers]
+        for layer in layers:
+            if layer.bias is not None:
+                layer.bias.zero_()
+        model(image)
+        for hook in hooks:
+            hook.remove()
+        model.roi_heads.box_predictor.cls_score.weight.mul_(2)
+        model.roi_heads.box_predictor.cls_score.bias[1] = 4
+    return model
+
+
+def test_torchvision_detector_of_a_file(tmp_path):
+    name = "fasterrcnn_mobilenet_v3_large_320_fpn"
     photo = Photo(np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8))
-    found = detector(photo)
-    with torch.inference_mode():
+    model = finding_detector(name, torch.from_numpy(photo.image).permute(2, 0, 1)[None] / 255)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    with torch.inference_mode():  # by torchvision's own documentation: RGB in [0, 1]
         whole = model([torch.from_numpy(photo.image).permute(2, 0, 1) / 255])[0]
-    np.testing.assert_allclose(found.corners, whole["boxes"][whole["labels"] == 1].double().numpy(), atol=1e-4)
+    persons = whole["labels"] == 1
+    boxes, scores = whole["boxes"][persons].double().numpy(), whole["scores"][persons].double().numpy()
+    assert len(boxes) > 5
+    assert len(whole["labels"].unique()) > 1
+    assert scores.max() - scores.min() > 0.05
+    middle = float(np.median(scores))
+    detector = TorchvisionDetector(name, tmp_path / "weights.pth", device=torch.device("cpu"), threshold=middle)
+    for threshold in (middle, 0.5, 1.0):
+        detector.threshold = threshold
+        found = detector(photo)
+        np.testing.assert_allclose(found.corners, boxes[scores >= threshold], atol=1e-4)
+        np.testing.assert_allclose(found.scores, scores[scores >= threshold], atol=1e-6)
+        assert ((found.scores >= 0) & (found.scores <= 1)).all()
+        assert (np.diff(found.scores) <= 0).all()
+    assert inspect.signature(TorchvisionDetector).parameters["threshold"].default == 0.5
     with pytest.raises(ConfigError, match="did you mean fasterrcnn_resnet50_fpn"):
         TorchvisionDetector("fasterrcnn_resnet50fpn", tmp_path / "weights.pth", device=torch.device("cpu"))
     (tmp_path / "text.pth").write_text("a,b\n1,2\n")
