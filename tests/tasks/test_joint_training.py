@@ -285,7 +285,7 @@ def test_a_training_goes_where_the_formulas_go(tmp_path, balancing, every, weigh
         balancing=balancing,
         task_weights=weights,
         optimizer={"name": "momentum", "lr": lr, "momentum": 0.0},
-        gradient_every=0,
+        gradient_every=0 if weights["a"] == 1 else 1,  # what is only logged must change nothing
     )
     recorder = Recorder()
     quiet_trainer(tmp_path, 5, callbacks=[recorder]).fit(joint, shift_data(*unlike_parts()))
