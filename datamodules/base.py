@@ -20,7 +20,10 @@ A sample is the same without the batch axis, in numpy; its `image` is (H, W, 3) 
 into channels_last memory.
 """
 
+import atexit
+import multiprocessing
 import os
+import signal
 import sys
 from abc import ABC, abstractmethod
 from dataclasses import asdict, is_dataclass
@@ -107,6 +110,18 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
 def _start_worker(_: int) -> None:
     # One process per core is the parallelism; OpenCV's threads would only compete (torch limits its own in workers).
     cv2.setNumThreads(0)
+    # Ctrl-C and a batch system's SIGTERM reach every process of a job. The training ends its step first, which needs
+    # the loaders; these end with it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@atexit.register
+def _end_workers() -> None:
+    # Python ends what loaders are left by SIGTERM, which they ignore, and would wait for them.
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
 
 
 def available_cores() -> int:
@@ -158,6 +173,7 @@ class BaseDataModule(LightningDataModule, ABC):
         self.num_workers = min(8, available_cores()) if num_workers is None else num_workers
         self.overfit = overfit
         self._datasets: dict[str, BaseDataset] = {}
+        self._resumed: tuple[int, int] | None = None
 
     @abstractmethod
     def dataset(self, split: Split) -> BaseDataset:
@@ -216,18 +232,35 @@ class BaseDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader:
         """Batches of `train`, shuffled by (seed, epoch); an incomplete last batch is dropped after a full one."""
         dataset = self.split("train")
-        sampler = TrainingSampler(dataset, *world(), skip=self._batches_behind() * self.batch_size)
-        if self.trainer is not None:  # workers fetch ahead before Lightning says which epoch a resumed training is in
-            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
+        epoch, batches = self._position()
+        sampler = TrainingSampler(dataset, *world(), start=(epoch, batches * self.batch_size))
         return self._loader(dataset, sampler, self.batch_size, drop_last=len(sampler) >= self.batch_size)
 
-    def _batches_behind(self) -> int:
-        """Batches of the running epoch that a training resumed from within an epoch has behind it."""
+    def state_dict(self) -> dict[str, Any]:
+        """What a place within an epoch depends on, kept in checkpoints: samples and batch size."""
+        return {"samples": len(self.split("train")), "batch_size": self.batch_size}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on at batch `batches` of `epoch`, if `state` has these keys; called before the loader is made.
+
+        A loader may be made, and its workers fetch ahead, before Lightning has restored its own counters.
+        """
+        if "epoch" in state:
+            self._resumed = state["epoch"], state["batches"]
+
+    def _position(self) -> tuple[int, int]:
+        """(epoch that is running or comes next, batches of it that are behind)."""
         if self.trainer is None:
-            return 0
+            return 0, 0
         epochs = self.trainer.fit_loop.epoch_progress.current
+        if self._resumed is not None and self._resumed[0] >= epochs.processed:
+            return self._resumed
         within = epochs.processed < epochs.ready
-        return self.trainer.fit_loop.epoch_loop.batch_progress.current.processed if within else 0
+        return epochs.processed, self.trainer.fit_loop.epoch_loop.batch_progress.current.processed if within else 0
+
+    def teardown(self, stage: str) -> None:
+        """Forget where a resumed training went on."""
+        self._resumed = None
 
     def val_dataloader(self) -> DataLoader:
         """Batches of `val` in order, every sample once."""

@@ -158,7 +158,7 @@ class MultiTaskDataModule(BaseDataModule):
     def train_dataloader(self) -> CombinedLoader:
         """Batches as the class says; `counts` says how many."""
         counts = self.counts()
-        start = (self._running_epoch(), self._batches_behind())
+        start = self._position()
         order = StepOrder(counts, self.policy, *start)
         loaders = {}
         for number, (name, part) in enumerate(self.parts.items()):
@@ -171,8 +171,10 @@ class MultiTaskDataModule(BaseDataModule):
             return CombinedLoader(loaders, "min_size")
         return CombinedLoader(OneByOne(loaders, order), "min_size")
 
-    def _running_epoch(self) -> int:
-        return 0 if self.trainer is None else self.trainer.fit_loop.epoch_progress.current.processed
+    def state_dict(self) -> dict[str, Any]:
+        """What a place within an epoch depends on, kept in checkpoints: each part's, its batches, and the policy."""
+        parts = {name: part.state_dict() | {"batches": self.counts()[name]} for name, part in self.parts.items()}
+        return {"parts": parts, "policy": self.policy}
 
     def val_dataloader(self) -> CombinedLoader:
         """Batches of `val` of all parts side by side, every sample once; a part that is through is left out."""

@@ -29,16 +29,17 @@ class TrainingSampler(DistributedSampler):
         dataset: What is sampled.
         num_replicas: Number of processes.
         rank: Of this process.
-        skip: Samples at the start of the first epoch that a resumed training has behind it.
+        start: (epoch, samples of it) that a resumed training has behind it.
     """
 
-    def __init__(self, dataset: Dataset, num_replicas: int = 1, rank: int = 0, skip: int = 0) -> None:
+    def __init__(self, dataset: Dataset, num_replicas: int = 1, rank: int = 0, start: tuple[int, int] = (0, 0)) -> None:
         super().__init__(dataset, num_replicas, rank, seed=global_seed())
-        self.skip = skip
+        self.start = start
+        self.set_epoch(start[0])
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = stream("order", self.epoch).permutation(len(self.dataset))
-        skip, self.skip = self.skip, 0
+        skip = self.start[1] if self.start[0] == self.epoch else 0
         for index in np.resize(order, self.total_size)[self.rank :: self.num_replicas][skip:]:
             yield int(index), self.epoch
 

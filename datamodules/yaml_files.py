@@ -21,6 +21,8 @@ SECTIONS = (
     "wandb",
     "seed_everything",
     "runs",
+    "name",
+    "save_minutes",
     "checkpoint",
     "random_weights",
     "resume",

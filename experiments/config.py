@@ -54,6 +54,8 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--config", action=ActionConfigFile, help="A YAML file; better named without the flag.")
     parser.add_argument("--seed_everything", type=int, default=0, help="Seed of weights, data order and augmentation.")
     parser.add_argument("--runs", type=str, default="runs", help="Folder that run folders are made in.")
+    parser.add_argument("--name", type=str | None, default=None, help="Of the run, in W&B and in comparisons.")
+    parser.add_argument("--save_minutes", type=float, default=10.0, help="Time between checkpoints within an epoch.")
     parser.add_argument("--resume", type=str | None, default=None, help="Run folder to go on with.")
     parser.add_argument(
         "--checkpoint",

@@ -1,9 +1,8 @@
-"""The loggers of a run: a CSV file always, and W&B, online where there are a key and a network, else offline.
+"""W&B as a run's logger: online where there are a key and a network, else offline.
 
 Offline runs are complete: `wandb sync` uploads them later, and a resumed experiment goes on in the same W&B run.
 """
 
-import csv
 import os
 import socket
 from collections.abc import Mapping
@@ -11,10 +10,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-import torch
 import wandb
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import WandbLogger
 
 from experiments.run_folder import environment
 
@@ -23,30 +21,17 @@ from experiments.run_folder import environment
 ROWS_AFTER_A_CHECKPOINT = 1000
 
 
-def make_csv_logger(folder: Path) -> CSVLogger:
-    """Logger of `metrics.csv` in the run folder; of a resumed run it keeps what was written up to the checkpoint."""
-    path, checkpoint = folder / "metrics.csv", folder / "checkpoints" / "last.ckpt"
-    rows: list[dict[str, str]] = []
-    if path.is_file() and checkpoint.is_file():
-        steps = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
-        with path.open() as lines:
-            rows = [row for row in csv.DictReader(lines) if int(row["step"]) < steps]
-        path.rename(folder / "metrics_before_resume.csv")
-    logger = CSVLogger(folder, name="", version="")
-    for row in rows:
-        logger.log_metrics(
-            {key: float(value) for key, value in row.items() if value and key != "step"}, int(row["step"])
-        )
-    logger.save()
-    return logger
-
-
 def make_wandb_logger(
-    folder: Path, experiment: str, action: str, tags: list[str], config: Mapping[str, Any]
+    folder: Path,
+    experiment: str,
+    action: str,
+    tags: list[str],
+    config: Mapping[str, Any],
+    before: Mapping[str, Any] | None = None,
 ) -> WandbLogger | None:
     """Logger that writes into the run folder; None if `mode` is disabled.
 
-    The run's id is the folder's name, or that in the folder's last checkpoint: a resumed run goes on with the same W&B
+    The run's id is the folder's name, or that of `before`: a resumed run goes on with the same W&B
     run and step axis, wherever the folder has been moved. Nothing here waits for a login.
 
     Args:
@@ -56,10 +41,13 @@ def make_wandb_logger(
         tags: Used when the configuration has none.
         config: Resolved configuration, stored with the run beside versions, machine and state of the code. Its section
             `wandb` has arguments of `wandb.init`: project, name, group, tags, notes, entity, mode.
+        before: What `RememberRun` wrote into the checkpoint that a resumed run goes on from.
     """
     spec = dict(config.get("wandb") or {})
     spec.pop("log_model", None)
-    before = _before(folder)
+    before = dict(before or {})
+    if before:
+        before["step"] += ROWS_AFTER_A_CHECKPOINT
     mode = spec.pop("mode", None) or os.environ.get("WANDB_MODE") or "online"
     if mode == "disabled":
         return None
@@ -77,7 +65,7 @@ def make_wandb_logger(
         "resume": "allow",
         "config": {**config, "environment": environment()},
     }
-    options.setdefault("name", folder.name)
+    options.setdefault("name", config.get("name") or folder.name)
     step = options.pop("step", 0)
     if why is None:
         try:
@@ -98,18 +86,6 @@ def make_wandb_logger(
 def _start(mode: str, options: Mapping[str, Any]) -> wandb.Run:
     settings = wandb.Settings(mode=mode, silent=True, console="off", init_timeout=20)
     return wandb.init(**options, settings=settings)
-
-
-def _before(folder: Path) -> dict[str, Any]:
-    """What `RememberRun` wrote into the last checkpoint; empty where there is none."""
-    checkpoint = folder / "checkpoints" / "last.ckpt"
-    if not checkpoint.is_file():
-        return {}
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    before = dict(content.get("wandb_run", {}))
-    if before:
-        before["step"] += ROWS_AFTER_A_CHECKPOINT
-    return before
 
 
 class RememberRun(Callback):

@@ -9,6 +9,7 @@ python -m experiments.run --resume runs/pose_coco/20260101-120000-abcdef
 
 import logging
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -35,17 +36,28 @@ from lightning.pytorch.callbacks import (
     TQDMProgressBar,
 )
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
 import tasks
 from datamodules.base import DataError
+from experiments.checkpoints import LastCheckpoint, StopOnSignal, Stopped, WholeFiles
 from experiments.config import ConfigError, find, make_parser, parse
 from experiments.cost import cost
-from experiments.loggers import RememberRun, log_best, make_csv_logger, make_wandb_logger
+from experiments.loggers import RememberRun, log_best, make_wandb_logger
+from experiments.metrics_file import MetricsFile
 from experiments.preflight import Preflight
-from experiments.run_folder import environment, new_run_folder, peak_memory, write_json
+from experiments.resume import check_resume, find_resumable
+from experiments.run_folder import (
+    RunFolder,
+    RunFolderError,
+    environment,
+    peak_memory,
+    read_json,
+    write_json,
+    write_text,
+)
 from experiments.start import begin, check_start, configuration_of, show_weight_reports, to_instantiate
+from hrnet.checkpoint_files import read_file
 from tasks.task import Task
 
 ACTIONS = ("fit", "validate", "test", "predict")
@@ -60,20 +72,25 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Callback] = ()) 
 
     Returns:
         The Lightning Trainer, with the task at `.lightning_module` and the metrics at `.callback_metrics`.
+
+    Raises:
+        Stopped: After Ctrl-C or SIGTERM; a training that had begun can be resumed.
     """
     action, files, flags = split_arguments(list(sys.argv[1:] if argv is None else argv))
     parser = make_parser()
     resume = _flag_value(flags, "--resume")
+    last = None
     if resume is not None:
-        files = [_resumable(resume) / "config.yaml", *files]
+        if action != "fit":
+            raise ConfigError(f"--resume goes on with a training; to {action} a run, give --checkpoint {resume}.")
+        last = find_resumable(resume)
+        files = [last.parent.parent / "config.yaml", *files]
     checkpoint = _flag_value(flags, "--checkpoint")
     if checkpoint is not None and not files:
         files = [configuration_of(checkpoint)]
     config = parse(parser, files, flags)
     check_start(action, config, flags)
-    name = Path(resume).parent.name if resume else files[0].stem
-    folder = Path(resume) if resume else new_run_folder(config.runs, name)
-    _say(f"run folder: {folder}")
+    config.name = config.name or "+".join(path.stem for path in files)
     show_weight_reports()
     seed_everything(config.seed_everything, workers=True, verbose=False)
     objects = parser.instantiate(to_instantiate(action, config))
@@ -81,58 +98,76 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Callback] = ()) 
     if not resume:
         begin(action, objects.model, config)
     objects.trainer.callbacks = [*(objects.trainer.callbacks or []), *callbacks]
-    trainer = make_trainer(objects, objects.model, folder, name, action, config)
-    if rank_zero_only.rank == 0:
-        _write_start(folder, parser, config)
+    before: dict[str, Any] = {}
+    if last is not None:
+        # Lightning has words about what LastCheckpoint sees to.
+        warnings.filterwarnings("ignore", ".*ended before the epoch ended and your dataloader is not resumable.*")
+        warnings.filterwarnings("ignore", ".*exists and is not empty.*")
+        before = read_file(last)
+        check_resume(last, before, objects.model, objects.trainer)
+    experiment = files[0].resolve().parts[-3] if files[0].name == "config.yaml" else files[0].stem
+    run = RunFolder(last and last.parent.parent, config.runs, experiment)
+    start = Start(run.path, parser, config)
+    wandb_run = before.pop("wandb_run", {})
+    before.clear()  # as large as the model thrice
+    done = False
+    _say(f"run folder: {run.path}")
     try:
+        trainer = make_trainer(objects, run.path, experiment, action, config, start, wandb_run)
         if action == "fit":
-            start = folder / "checkpoints" / "last.ckpt" if resume else None
-            _fit(trainer, objects, folder, start, (config.wandb or {}).get("log_model", False))
+            _fit(trainer, objects, run.path, last, (config.wandb or {}).get("log_model", False))
         else:
             found = getattr(trainer, action)(objects.model, objects.data)
             if action == "predict":
-                (folder / "predictions").mkdir(exist_ok=True)
-                torch.save(found, folder / "predictions" / "predict.pt")
+                (run.path / "predictions").mkdir(exist_ok=True)
+                torch.save(found, run.path / "predictions" / "predict.pt")
+        done = True
+    except Stopped:
+        if action == "fit":
+            _say(f"go on with: python -m experiments.run --resume {run.path}")
+        raise
     finally:
         wandb.finish()  # a second run in the same process, in a notebook, is a run of its own
-    _say(f"run folder: {folder}")
+        if not (done or start.stepped):
+            run.leave_nothing()
+    _say(f"run folder: {run.path}")
     return trainer
 
 
-def _fit(trainer: Trainer, objects: Namespace, folder: Path, checkpoint: Path | str | None, log_model: bool) -> None:
+def _fit(trainer: Trainer, objects: Namespace, folder: Path, start: Path | str | None, log_model: bool) -> None:
     """Train, then evaluate the best checkpoint; the summary is written after either."""
     task, data = objects.model, objects.data
     if trainer.strategy.root_device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)  # of an earlier run in this process
-    trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
-    if trainer.interrupted:
-        _say(f"stopped early; go on with: python -m experiments.run --resume {folder}")
-        return
+    trainer.fit(task, data, ckpt_path=start, weights_only=True)
+    folder = Path(trainer.strategy.broadcast(str(folder)))
+    earlier = read_json(folder / "summary.json")
     size = cost(task, data.image_size)
     summary: dict[str, Any] = {
         "monitor": task.monitor,
+        "mode": task.mode,
+        "modes": {},
         "best": {},
         "best_epoch": None,
-        "last": _finite(trainer.callback_metrics),
+        "last": task.logged_metrics(),
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "seconds": round(next(c for c in trainer.callbacks if isinstance(c, Timer)).time_elapsed(), 1),
         "parameters": size.parameters,
         "multiply_adds": size.multiply_adds,
-        "peak_memory_bytes": peak_memory(trainer.strategy.root_device),
+        "peak_memory_bytes": max(peak_memory(trainer.strategy.root_device), earlier.get("peak_memory_bytes", 0)),
     }
     best = folder / "checkpoints" / "best.ckpt"
     if best.is_file():
         trainer.validate(task, data, ckpt_path=best, weights_only=True, verbose=False)
-        summary["best"] = _finite(trainer.callback_metrics)
+        task.earlier_metrics = {}
+        summary["best"] = task.logged_metrics()
         summary["best_epoch"] = torch.load(best, map_location="cpu", weights_only=True, mmap=True)["epoch"]
+    names = summary["best"] | summary["last"]
+    summary["modes"] = {name: mode for name, mode in task.modes.items() if name in names}
     if trainer.is_global_zero:
         write_json(folder / "summary.json", summary)
         log_best(trainer, folder, summary, log_model)
-
-
-def _finite(metrics: dict[str, torch.Tensor]) -> dict[str, float]:
-    return {name: value.item() for name, value in metrics.items() if name[:3] != "lr-" and torch.isfinite(value)}
 
 
 def split_arguments(argv: list[str]) -> tuple[str, list[Path], list[str]]:
@@ -142,21 +177,55 @@ def split_arguments(argv: list[str]) -> tuple[str, list[Path], list[str]]:
     return action, [find(name) for name in argv[:flags_at]], argv[flags_at:]
 
 
-class SaveWhenStopped(Callback):
-    """Whatever ends a training early (Ctrl-C, SIGTERM, an error), its state is kept, to go on with by --resume."""
+class Start(Callback):
+    """Writes config.yaml and environment.json once the run has begun: one that is refused leaves those before.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        folder: Run folder.
+        parser: That knows the configuration.
+        config: Of this run.
+    """
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write the checkpoint; a validation that was cut short is not continued but left out."""
-        if trainer.state.fn == TrainerFn.FITTING and trainer.global_step > 0:
-            trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset()
-            trainer.save_checkpoint(self.path)
+    def __init__(self, folder: Path, parser: ArgumentParser, config: Namespace) -> None:
+        self.folder, self.parser, self.config = folder, parser, config
+        self.stepped = False
+        """Whether a step of training or evaluation has been done."""
+        self._written = False
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._written or not trainer.is_global_zero:
+            return
+        stored = self.config.clone()
+        stored.pop("config", None)
+        stored.pop("resume", None)
+        write_text(self.folder / "config.yaml", self.parser.dump(stored, skip_unset=False))
+        earlier = read_json(self.folder / "environment.json")
+        now = environment()
+        before = earlier.get("commands") or ([earlier["command"]] if "command" in earlier else [])
+        started = [*before, now["command"]]
+        more = {"name": self.config.name, "commands": started, "wandb_run": wandb.run and wandb.run.id}
+        write_json(self.folder / "environment.json", {**now, "command": started[0], **more})
+        self._written = True
+
+    on_train_start = on_validation_start = on_test_start = on_predict_start = _write
+
+    def _step(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        self.stepped = self.stepped or not trainer.sanity_checking
+
+    on_train_batch_end = on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _step
 
 
-def make_trainer(objects: Namespace, task: Task, folder: Path, name: str, action: str, config: Namespace) -> Trainer:
+def make_trainer(
+    objects: Namespace,
+    folder: Path,
+    experiment: str,
+    action: str,
+    config: Namespace,
+    start: Start,
+    wandb_run: dict[str, Any],
+) -> Trainer:
     """Trainer with checkpoints, learning rate monitor, progress bar and loggers, beside what the YAML asks for."""
+    task: Task = objects.model
     options = dict(objects.trainer)
     if isinstance(options["limit_train_batches"], float) and options["limit_train_batches"] == 1.0:
         options["limit_train_batches"] = None
@@ -171,8 +240,9 @@ def make_trainer(objects: Namespace, task: Task, folder: Path, name: str, action
             enable_version_counter=False,
             save_on_train_epoch_end=False,
         ),
-        ModelCheckpoint(checkpoints, "last", enable_version_counter=False),
-        SaveWhenStopped(checkpoints / "last.ckpt"),
+        StopOnSignal(),
+        LastCheckpoint(checkpoints / "last.ckpt", config.save_minutes),
+        start,
         Preflight(),
         LearningRateMonitor("step"),
     ]
@@ -188,37 +258,23 @@ def make_trainer(objects: Namespace, task: Task, folder: Path, name: str, action
             bar = False
     loggers = options.pop("logger")
     loggers = loggers if isinstance(loggers, list) else [loggers] if isinstance(loggers, Logger) else []
-    loggers.append(make_csv_logger(folder))
+    loggers.append(MetricsFile(folder))
     if rank_zero_only.rank == 0:
         tags = [type(task).__name__, type(objects.data).__name__, str(task.backbone.hparams["variant"])]
         settings = {key: value for key, value in config.as_dict().items() if key not in ("config", "resume", "debug")}
-        wandb_logger = make_wandb_logger(folder, name, action, tags, settings)
+        wandb_logger = make_wandb_logger(folder, experiment, action, tags, settings, wandb_run)
         if wandb_logger is not None:
             loggers.append(wandb_logger)
             callbacks.append(RememberRun(wandb_logger.experiment))
     options["log_every_n_steps"] = options["log_every_n_steps"] or 10
+    options["plugins"] = [*_as_list(options.get("plugins")), WholeFiles()]
     return Trainer(
         **options, default_root_dir=folder, callbacks=callbacks, logger=loggers, enable_progress_bar=bar is not False
     )
 
 
-def _write_start(folder: Path, parser: ArgumentParser, config: Namespace) -> None:
-    stored = config.clone()
-    stored.pop("config", None)
-    partial = folder / "config.yaml.part"
-    partial.write_text(parser.dump(stored, skip_unset=False))
-    partial.replace(folder / "config.yaml")
-    write_json(folder / "environment.json", environment() | {"wandb_run": wandb.run and wandb.run.id})
-
-
-def _resumable(run: str) -> Path:
-    folder = Path(run)
-    for needed in ("config.yaml", "checkpoints/last.ckpt"):
-        if not (folder / needed).is_file():
-            raise ConfigError(
-                f"Cannot resume {folder}: it has no {needed}; name a run folder such as runs/pose_coco/..."
-            )
-    return folder
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _flag_value(flags: list[str], name: str) -> str | None:
@@ -237,7 +293,7 @@ def _say(line: str) -> None:
 
 def is_users_mistake(error: BaseException) -> bool:
     """Our own words about bad input, as opposed to a bug: raised by our packages, or a data error from a worker."""
-    if isinstance(error, DataError | ConfigError | MisconfigurationException):
+    if isinstance(error, DataError | ConfigError | RunFolderError | MisconfigurationException):
         return True
     ours = {str(Path(module.__file__).parent) for module in (tasks, sys.modules["hrnet"], sys.modules["datamodules"])}
     raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
@@ -245,12 +301,20 @@ def is_users_mistake(error: BaseException) -> bool:
 
 
 def command(entry: Callable[[], object] = main) -> int:
-    """A command's `main` with exit status: 0 on success, 2 with one message for a user's mistake."""
+    """A command's `main` with exit status: 0 on success, 2 with one message for a user's mistake, 128 + a signal."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between torch and Lightning
     try:
         entry()
+    except Stopped as stop:
+        return 128 + stop.number
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except SystemExit as leaving:
+        if isinstance(leaving.__context__, KeyboardInterrupt):  # Lightning turns it into an exit of its own
+            return 128 + signal.SIGINT
+        raise
     except Exception as error:
         if "--debug" in sys.argv or not is_users_mistake(error):
             raise

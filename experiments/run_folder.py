@@ -10,34 +10,81 @@ import platform
 import resource
 import subprocess
 import sys
+import tempfile
 import uuid
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 LIBRARIES = ("torch", "torchvision", "lightning", "torchmetrics", "timm", "albumentations", "faster-coco-eval", "wandb")
 
 
-def new_run_folder(runs: str, experiment: str) -> Path:
-    """Make `runs/<experiment>/<time>-<id>`; the processes of one distributed run get the same one."""
-    shared = os.environ.get("HRNET_RUN_FOLDER") if "LOCAL_RANK" in os.environ else None
-    if shared is None:
-        job = os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID")
-        name = job or f"{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
-        shared = str(Path(runs) / experiment / name)
-        os.environ["HRNET_RUN_FOLDER"] = shared  # processes that Lightning starts inherit it
-    folder = Path(shared)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+class RunFolderError(Exception):
+    """A run folder that cannot be made, read or written; the message says why and what to do."""
+
+
+class RunFolder:
+    """`runs/<experiment>/<time>-<id>`, new, or that of a run that goes on; of several processes the first makes it.
+
+    Args:
+        path: Of a run that goes on.
+        runs: Folder that a new one is made in.
+        experiment: What it is called there.
+
+    Raises:
+        RunFolderError: If it cannot be made or written.
+    """
+
+    def __init__(self, path: Path | None, runs: str, experiment: str) -> None:
+        self.path = path or Path(runs) / experiment / f"{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+        self.writes = rank_zero_only.rank == 0
+        self._new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        self._before = set(self.path.rglob("*"))
+        if self.writes:
+            try:
+                self.path.mkdir(parents=True, exist_ok=path is not None)
+                with tempfile.TemporaryFile(dir=self.path):
+                    pass
+            except OSError as error:
+                self.leave_nothing()
+                raise RunFolderError(
+                    f"The run folder {self.path} cannot be written ({error.strerror}): correct the rights, or name "
+                    "another folder by --runs."
+                ) from error
+
+    def leave_nothing(self) -> None:
+        """Take away what this command has put there; for one that failed before it had done anything."""
+        if not self.writes:
+            return
+        for path in sorted(set(self.path.rglob("*")) - self._before, reverse=True):  # files before their folders
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        for folder in self._new:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write whole or not at all."""
     partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A mapping that a run wrote; empty where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def environment() -> dict[str, Any]:

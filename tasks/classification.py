@@ -37,6 +37,7 @@ class ClassificationTask(Task):
 
     monitor = "val/top1"
     mode = "max"
+    higher_is_better = ("top1", "top5", "mean_class_accuracy")
 
     def __init__(
         self,

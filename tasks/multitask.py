@@ -31,6 +31,7 @@ from tasks.joint_gradients import (
     step_values,
 )
 from tasks.joint_score import joint_score, print_delta, read_baselines, relative_change
+from tasks.metrics.means import Means
 from tasks.pictures import Layers
 from tasks.shared_backbone import computed_once, make_tasks, naming, specs_of
 from tasks.task import Batch, Losses, Predictions, Task, built
@@ -102,6 +103,10 @@ class MultiTask(Task):
         if unknown := sorted(set(self.baselines) - set(made)):
             raise ValueError(f"baselines has {', '.join(unknown)}; the tasks are {', '.join(made)}.")
         self.baseline_values: dict[str, float] = {}
+        self.epoch_means = Means()
+        modes = {f"{name}/{key}": mode for name, task in made.items() for key, mode in _modes(task).items()}
+        self.higher_is_better = ("delta_m", *(key for key, mode in modes.items() if mode == "max"))
+        self.lower_is_better = tuple(key for key, mode in modes.items() if mode == "min")
 
     # ---- the four methods, task by task
 
@@ -240,7 +245,7 @@ class MultiTask(Task):
                 loss = torch.stack(list(terms.values())).sum()
                 gradients[i] = gradients_of(loss, parameters, scale)
                 losses[i] = loss.detach()
-                self.log_dict({f"train/{name}/{term}": value.detach() for term, value in terms.items()})
+                self._log_step({f"train/{name}/{term}": value.detach() for term, value in terms.items()})
         return self._balanced(parameters, losses, gradients)
 
     def _balanced(self, parameters: list[nn.Parameter], losses: Tensor, gradients: list[Gradients]) -> Tensor:
@@ -261,17 +266,24 @@ class MultiTask(Task):
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=1)
         here = [i for i, row in enumerate(gradients) if any(g is not None for g in row)]
         values = step_values(list(self.tasks), here, losses, factors, gram if logged else None)
+        self.epoch_means.update({key: value.detach() for key, value in values.items()})
         epoch = {f"train/{key}": value for key, value in values.items()}
-        self.log_dict(epoch, on_step=False, on_epoch=True, batch_size=1)
+        self.log_dict(epoch, on_step=False, on_epoch=True, batch_size=1, logger=False)  # for callbacks
         carried = combined(gradients, weights)
         self._reached |= {id(p) for p, g in zip(parameters, carried, strict=True) if g is not None}
         return carry(total, parameters, carried)
 
+    def _log_step(self, values: dict[str, Tensor]) -> None:
+        """To the loggers as they are: Lightning would log a task's last values again in steps that lack it."""
+        self.log_dict(values, logger=False)
+        for logger in self.loggers:
+            if self.global_step % self.trainer.log_every_n_steps == 0:
+                logger.log_metrics({"epoch": self.current_epoch, **values}, self.global_step)
+
     def _log_losses(self, stage: str, losses: Losses, batch: Batch) -> Tensor:
         """In evaluation: means over each task's own samples."""
         for term, value in losses.items():
-            size = len(batch[term.split("/")[0]]["image"])
-            self.log(f"{stage}/{term}", value.detach(), on_epoch=True, sync_dist=True, batch_size=size)
+            self.evaluated_losses.update({term: value.detach()}, len(batch[term.split("/")[0]]["image"]))
         return torch.stack(list(losses.values())).sum()
 
     # ---- Lightning hooks
@@ -305,6 +317,7 @@ class MultiTask(Task):
 
     def on_train_start(self) -> None:
         """Find the step from which statistics are fixed."""
+        super().on_train_start()
         if self.frozen_statistics:
             steps = self.trainer.estimated_stepping_batches
             if steps == math.inf:
@@ -324,8 +337,21 @@ class MultiTask(Task):
         self._reached.clear()
 
     def on_train_epoch_end(self) -> None:
-        """Tell the balancing."""
+        """Tell the balancing; log what was averaged over the epoch."""
         self.balancing.end_epoch()
+        self.log_dict({f"train/{name}": value for name, value in self.epoch_means.compute().items()})
+        self.epoch_means.reset()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The running averages of an epoch, beside what every task stores."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["epoch_means"] = self.epoch_means.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the running averages; they are of all processes, so one takes them."""
+        super().on_load_checkpoint(checkpoint)
+        if self.trainer.is_global_zero:
+            self.epoch_means.load(checkpoint.get("epoch_means", {}), self.device)
 
     # ---- one task alone
 
@@ -350,6 +376,10 @@ class MultiTask(Task):
 def flat(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """{task: {key: value}} -> {"task/key": value}."""
     return {f"{name}/{key}": value for name, values in found.items() for key, value in values.items()}
+
+
+def _modes(task: Task) -> dict[str, str]:
+    return {name.split("/", 1)[1]: mode for name, mode in task.modes.items()}
 
 
 def _equal(first: nn.Module, second: nn.Module) -> bool:

@@ -4,17 +4,22 @@ optimizer: {name: sgd, lr: 0.01, momentum: 0.9, weight_decay: 5.0e-4}     # timm
 schedule: {name: poly, power: 0.9, warmup_epochs: 1}                      # stepped after each optimiser step
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Required, TypedDict
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+# Of a parameter group, what a configuration says; the rest is the optimiser's own state.
+CONFIGURED = {"lr", "initial_lr", "weight_decay", "momentum", "betas", "eps", "nesterov", "fused", "foreign"}
 SCHEDULES = ("cosine", "poly", "multistep", "step", "constant", "tanh", "wsd", "rsqrt")
 
 
@@ -130,7 +135,44 @@ def _layers(backbone: nn.Module) -> dict[str, int]:
     return depths
 
 
-def create_schedule(optimizer: torch.optim.Optimizer, spec: ScheduleSpec, trainer: Trainer) -> Scheduler:
+class Schedule:
+    """A schedule of timm, updated after each optimiser step.
+
+    The rate follows from the step alone, so nothing of it is kept in checkpoints: a resumed run goes by the length that
+    it has now, be it longer.
+
+    Args:
+        optimizer: Whose rates it sets.
+        schedule: Of timm, in optimiser steps.
+        steps_per_epoch: Optimiser steps an epoch.
+        by_epochs: Whether the training ends after a number of epochs rather than of steps.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, schedule: Scheduler, steps_per_epoch: int, by_epochs: bool
+    ) -> None:
+        self.optimizer, self.schedule = optimizer, schedule
+        self.steps_per_epoch, self.by_epochs = steps_per_epoch, by_epochs
+        self.offset = 0
+
+    def step_update(self, step: int) -> None:
+        """Set the rates for the step after `step` steps."""
+        self.schedule.step_update(step + self.offset)
+
+    def go_on(self, step: int, epochs: int, steps_within: int) -> None:
+        """Go on after `step` steps: `epochs` whole epochs, which may have had another length, and some steps."""
+        self.offset = epochs * self.steps_per_epoch + steps_within - step if self.by_epochs else 0
+        self.step_update(step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: see above."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing: see above."""
+
+
+def create_schedule(optimizer: torch.optim.Optimizer, spec: ScheduleSpec, trainer: Trainer) -> Schedule:
     """Schedule that is updated after each optimiser step, over the whole length of the training.
 
     Raises:
@@ -159,19 +201,44 @@ def create_schedule(optimizer: torch.optim.Optimizer, spec: ScheduleSpec, traine
         updates_per_epoch=updates_per_epoch,
         **options,
     )
-    return schedule
+    return Schedule(optimizer, schedule, updates_per_epoch, by_epochs=total != trainer.max_steps)
 
 
-class EMA(EMAWeightAveraging):
+def go_on(trainer: Trainer, options: Sequence[Mapping[str, Any]]) -> None:
+    """After the optimiser of a stopped run was restored: take rate, decay and the like from the present configuration.
+
+    Args:
+        trainer: At the start of the resumed training.
+        options: Of the parameter groups, as they were made for this run.
+    """
+    for optimizer in trainer.optimizers:
+        before = [group["lr"] for group in optimizer.param_groups]
+        for group, option in zip(optimizer.param_groups, options, strict=True):
+            group.update({key: option[key] for key in CONFIGURED & option.keys()})
+        for config in trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, Schedule):
+                within = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+                steps_within = -(-within // trainer.accumulate_grad_batches)
+                config.scheduler.go_on(trainer.global_step, trainer.current_epoch, steps_within)
+        after = [group["lr"] for group in optimizer.param_groups]
+        if before != after:
+            _say(
+                f"learning rate: goes on at {after[0]:.3g} where the stopped run was at {before[0]:.3g}, since "
+                "schedule, rate or length are others now"
+            )
+
+
+class EMA(WeightAveraging):
     """Exponential moving average of the weights: validated, saved as the checkpoint's weights, and kept at the end.
 
-    Lightning's callback also swaps in its copy before anything was averaged (the weights of step zero); this one waits.
+    Lightning's callback also swaps in its copy before anything was averaged (the weights of step zero), and rounds even
+    what never changes, such as the colours of the normalisation; this one waits, and does not.
 
     Args:
         decay: Of the average, per optimiser step.
         update_every_n_steps: Average only every n-th optimiser step.
         update_starting_at_step: First optimiser step that is averaged.
-        update_starting_at_epoch: First epoch that is averaged.
+        update_starting_at_epoch: First epoch whose steps are averaged.
     """
 
     def __init__(
@@ -181,30 +248,51 @@ class EMA(EMAWeightAveraging):
         update_starting_at_step: int | None = None,
         update_starting_at_epoch: int | None = None,
     ) -> None:
-        super().__init__(
-            decay=decay,
-            update_every_n_steps=update_every_n_steps,
-            update_starting_at_step=update_starting_at_step,
-            update_starting_at_epoch=update_starting_at_epoch,
-        )
+        super().__init__(use_buffers=True, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.update_every_n_steps = update_every_n_steps
+        self.update_starting_at_step = update_starting_at_step
+        self.update_starting_at_epoch = update_starting_at_epoch
+        self._swapped = False
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Whether to average now; asked after each optimiser step, and without a step after each epoch."""
+        if step_idx is None:
+            return False
+        return step_idx >= (self.update_starting_at_step or 0) and step_idx % self.update_every_n_steps == 0
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
+        """Average, if it is the epoch for it."""
+        if trainer.current_epoch >= (self.update_starting_at_epoch or 0):
+            super().on_train_batch_end(trainer, pl_module, *batch)
 
     def _averaged(self) -> bool:
         return self._average_model is not None and int(self._average_model.n_averaged) > 0
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Swap the average in, if there is one."""
-        if self._averaged():
+        if self._averaged() and trainer.state.fn == TrainerFn.FITTING:
             super().on_validation_epoch_start(trainer, pl_module)
+            self._swapped = True
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Swap it out again."""
-        if self._averaged():
+        if self._swapped:
             super().on_validation_epoch_end(trainer, pl_module)
+            self._swapped = False
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Swap it out of a validation that was cut short: what is then saved is the state of the training."""
+        self.on_validation_epoch_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the average in the model, if there is one."""
         if self._averaged():
             super().on_train_end(trainer, pl_module)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Go on with both in a resumed training; an evaluation has the average, the checkpoint's weights."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the average as the checkpoint's weights, if there is one."""
@@ -218,3 +306,8 @@ class EMA(EMAWeightAveraging):
         """
         if self._average_model is not None:
             self._average_model.module.to(pl_module.device)
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    print(line, flush=True)

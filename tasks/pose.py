@@ -41,6 +41,7 @@ class PoseTask(Task):
 
     monitor = "val/AP"
     mode = "max"
+    higher_is_better = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 
     def __init__(
         self,

@@ -75,6 +75,7 @@ class SegmentationTask(Task):
 
     monitor = "val/mIoU"
     mode = "max"
+    higher_is_better = ("mIoU", "pixel_accuracy", "mean_accuracy", "fwIoU", "boundary_IoU")
 
     def __init__(
         self,

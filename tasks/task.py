@@ -8,20 +8,24 @@ lines, the optimiser and the checkpoint's contents live here once. A task inside
 its hooks never run, the outermost task's do.
 """
 
+import math
+import os
+import random
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
-from timm.scheduler.scheduler import Scheduler
 from torch import Tensor
 
 from hrnet import HRNet, load_weights
 from tasks.draw import beside
-from tasks.optim import OptimizerSpec, ScheduleSpec, create_optimizer, create_schedule
+from tasks.metrics.means import Means
+from tasks.optim import OptimizerSpec, Schedule, ScheduleSpec, create_optimizer, create_schedule, go_on
 from tasks.pictures import Layers, log_pictures, log_tables
 from tasks.samples import SampleScores, one
 
@@ -29,6 +33,7 @@ Batch = dict[str, Any]
 Losses = dict[str, Tensor]
 Predictions = Any
 
+STEP = 1000  # first word of the key of a step's random stream: no data set draws from such
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of RGB in 0..255; every published HRNet was trained with these
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -51,6 +56,10 @@ class Task(LightningModule):
 
     monitor: ClassVar[str] = "val/loss"
     mode: ClassVar[str] = "min"
+    higher_is_better: ClassVar[tuple[str, ...]] = ()
+    """Names that `compute` gives whose values are best when large; losses are best when small."""
+    lower_is_better: ClassVar[tuple[str, ...]] = ()
+    """Those best when small."""
 
     def __init__(
         self,
@@ -78,6 +87,8 @@ class Task(LightningModule):
         self.samples = SampleScores()
         self.drawn: dict[str, list[Tensor]] = {}
         self.layered: dict[str, list[Layers]] = {}
+        self.evaluated_losses = Means()
+        self.earlier_metrics: dict[str, float] = {}
         self.partial = False  # true while only some batches of a split are evaluated
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
@@ -206,13 +217,22 @@ class Task(LightningModule):
         return self.predict(self.outputs(batch), batch)
 
     def _log_losses(self, stage: str, losses: Losses, batch: Batch) -> Tensor:
+        """The sum, logged with its terms: in training now, in evaluation as means over the samples at the end."""
         total = torch.stack(list(losses.values())).sum()
-        values = {f"{stage}/{name}": value.detach() for name, value in losses.items()}
-        train = stage == "train"
-        options = {"on_step": train, "on_epoch": not train, "sync_dist": not train, "batch_size": len(batch["image"])}
-        self.log(f"{stage}/loss", total.detach(), prog_bar=True, **options)
-        self.log_dict(values, **options)
+        values = {"loss": total.detach(), **{name: value.detach() for name, value in losses.items()}}
+        if stage == "train":
+            self.log("train/loss", values.pop("loss"), prog_bar=True)
+            self.log_dict({f"train/{name}": value for name, value in values.items()})
+        else:
+            self.evaluated_losses.update(values, len(batch["image"]))
         return total
+
+    @property
+    def modes(self) -> dict[str, str]:
+        """ "max" or "min" for each of the names that an evaluation logs, as far as the task says."""
+        modes = dict.fromkeys(self.higher_is_better, "max") | dict.fromkeys(self.lower_is_better, "min")
+        modes |= dict.fromkeys(self.evaluated_losses.names, "min")
+        return {f"{self.split}/{name}": mode for name, mode in modes.items()} | {self.monitor: self.mode}
 
     # ---- Lightning hooks
 
@@ -255,7 +275,24 @@ class Task(LightningModule):
                 "images of more bands are not read; a DataModule of your own that gives others says so by `channels`."
             )
 
+    def on_train_start(self) -> None:
+        self._freeze_for_epoch()  # an epoch that a resumed run is within has begun before
+        if self.trainer.global_step:
+            go_on(self.trainer, self.optimizer_options)
+
     def on_train_epoch_start(self) -> None:
+        self._freeze_for_epoch()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Random draws of a step (mixup, dropout) follow from its number alone, so a resumed run draws the same.
+        seed = int(os.environ.get("PL_GLOBAL_SEED") or 0)
+        key = (STEP, self.current_epoch, batch_idx, self.global_rank)
+        words = np.random.SeedSequence(seed, spawn_key=key).generate_state(3)
+        random.seed(int(words[0]))
+        np.random.seed(words[1])
+        torch.manual_seed(int(words[2]))
+
+    def _freeze_for_epoch(self) -> None:
         if not isinstance(self.freeze_backbone, bool):
             self._freeze(self.current_epoch < self.freeze_backbone)
 
@@ -283,12 +320,14 @@ class Task(LightningModule):
         self.reset()
         self.samples.reset()
         self.drawn, self.layered = {}, {}
+        self.evaluated_losses.reset()
 
     def on_validation_epoch_end(self) -> None:
-        metrics = self.compute()
+        metrics, losses = self.compute(), self.evaluated_losses.compute()
         if self.trainer.sanity_checking:
             return
-        defined = {f"{self.split}/{name}": value for name, value in metrics.items() if value == value}
+        found = losses | {name: value for name, value in metrics.items() if value == value}
+        defined = {f"{self.split}/{name}": value for name, value in found.items()}
         self.log_dict(defined, sync_dist=False)  # the metric has gathered all processes itself
         fitting = self.trainer.state.fn == TrainerFn.FITTING
         tables = {} if fitting else self.sample_tables()
@@ -310,17 +349,30 @@ class Task(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = create_optimizer(self, self.optimizer_spec)
+        self.optimizer_options = [{**group, "params": None} for group in optimizer.param_groups]
         if self.schedule_spec is None:
             return optimizer
         schedule = create_schedule(optimizer, self.schedule_spec, self.trainer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def lr_scheduler_step(self, scheduler: Scheduler, metric: Any) -> None:
+    def lr_scheduler_step(self, scheduler: Schedule, metric: Any) -> None:
         scheduler.step_update(self.trainer.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["task"] = class_path(type(self))  # with hyper_parameters, all that tasks.load needs
         checkpoint["preparation"] = self.preparation
+        if self._trainer is not None:
+            checkpoint["metrics"] = self.logged_metrics()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.earlier_metrics = checkpoint.get("metrics", {})
+
+    def logged_metrics(self) -> dict[str, float]:
+        """The last finite value of each loss and metric of this training, those before it was resumed included."""
+        values = {name: value.item() for name, value in self.trainer.callback_metrics.items() if "/" in name}
+        finite = {name: value for name, value in values.items() if math.isfinite(value) and not name.startswith("lr")}
+        return self.earlier_metrics | finite
 
 
 def built(backbone: HRNet | Mapping[str, Any]) -> HRNet:

@@ -70,7 +70,7 @@ def test_every_experiment_runs_on_the_sample_data(name, tmp_path):
 
 
 def test_resumed_run_goes_through_the_same_losses(tmp_path):
-    flags = ["--data.batch_size", "8", "--trainer.limit_train_batches", "3", "--model.schedule", "null"]
+    flags = ["--data.batch_size", "8", "--trainer.limit_train_batches", "3"]
     whole = folder_of(main([*QUICK, *flags, "--trainer.max_epochs", "2", "--runs", str(tmp_path / "a")]))
     first = folder_of(main([*QUICK, *flags, "--trainer.max_epochs", "1", "--runs", str(tmp_path / "b")]))
     seconds = json.loads((first / "summary.json").read_text())["seconds"]
@@ -258,7 +258,7 @@ def test_eight_real_crops_are_learned_by_heart(shared_data, tmp_path):
 
 @pytest.mark.parametrize("name", ["pose_coco.yaml", pytest.param("multitask.yaml", marks=pytest.mark.slow)])
 def test_interrupted_within_an_epoch_goes_on_where_it_was(name, tmp_path):
-    flags = ["--data.batch_size", "8", "--trainer.limit_train_batches", "3", "--model.schedule", "null"]
+    flags = ["--data.batch_size", "8", "--trainer.limit_train_batches", "3"]
     flags += ["--trainer.max_epochs", "2", "--data.num_workers", "1"]
     command = [name, *QUICK[1:], *flags]
     whole = folder_of(main([*command, "--runs", str(tmp_path / "a")]))
@@ -276,14 +276,17 @@ def test_interrupted_within_an_epoch_goes_on_where_it_was(name, tmp_path):
 def test_sigterm_leaves_a_checkpoint_that_resumes(tmp_path):
     command = [sys.executable, "-m", "experiments.run", *QUICK, "--runs", str(tmp_path)]
     flags = ["--trainer.limit_train_batches", "100", "--trainer.max_epochs", "50", "--trainer.limit_val_batches", "2"]
-    process = subprocess.Popen([*command, *flags], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*command, *flags], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("pose_coco/*/metrics.csv")) and time.monotonic() < deadline:
         time.sleep(0.5)
     time.sleep(2)
     process.send_signal(signal.SIGTERM)
-    process.wait(timeout=60)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
     (folder,) = tmp_path.glob("pose_coco/*")
+    assert f"--resume {folder}" in said
     stopped_at = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert stopped_at > 0
     trainer = main(["--resume", str(folder), "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"])

@@ -17,7 +17,10 @@ SMALL = {"variant": "w18_small_v1", "multi_scale_output": False}
 
 def trainer_of(steps: int, epochs: int) -> SimpleNamespace:
     return SimpleNamespace(
-        estimated_stepping_batches=steps, num_training_batches=steps // epochs, accumulate_grad_batches=1
+        estimated_stepping_batches=steps,
+        num_training_batches=steps // epochs,
+        accumulate_grad_batches=1,
+        max_steps=-1,
     )
 
 
