@@ -168,6 +168,20 @@ def test_samples_without_a_score_are_left_out(tmp_path: Path) -> None:
     assert (row["samples"], row["difference"]) == (2, pytest.approx(0.05))
 
 
+def test_what_a_resumed_run_repeats_counts_once(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    (folder / "summary.json").unlink()
+    first = [(0, 9, 0.5, ""), (0, 9, "", 0.4), (1, 19, 0.4, ""), (1, 19, "", 0.9)]  # killed before a checkpoint
+    second = [(1, 12, 0.45, ""), (1, 19, 0.3, ""), (1, 19, "", 0.5), (2, 20, "", 0.5)]  # ended, evaluated, and
+    third = [(2, 20, 0.2, ""), (2, 29, 0.1, ""), (2, 29, "", 0.6)]  # made longer
+    rows = [{"epoch": e, "step": s, "train/loss": loss, "val/AP": ap} for e, s, loss, ap in (*first, *second, *third)]
+    write_csv(folder / "metrics.csv", rows)
+    run = read_run(folder)
+    assert [value for _, value in run.curve("val/AP")] == [0.4, 0.5, 0.6]
+    means = [0.5, (0.45 + 0.3) / 2, (0.2 + 0.1) / 2]
+    assert [value for _, value in run.curve("train/loss")] == pytest.approx(means)
+
+
 def test_number_cut_in_half_is_not_believed(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", metric="val/loss")
     (folder / "summary.json").unlink()
