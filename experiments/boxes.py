@@ -179,5 +179,6 @@ class TorchvisionDetector:
         """Persons in the photo, best first."""
         image = torch.tensor(photo.image).to(self.device).permute(2, 0, 1).float() / 255
         found = {key: value.cpu().double().numpy() for key, value in self.detector([image])[0].items()}
-        keep = (found["labels"] == PERSON) & (found["scores"] >= self.threshold)
+        sized = (found["boxes"][:, 2:] > found["boxes"][:, :2]).all(axis=1)
+        keep = (found["labels"] == PERSON) & (found["scores"] >= self.threshold) & sized
         return Boxes(found["boxes"][keep], found["scores"][keep])

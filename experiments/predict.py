@@ -206,8 +206,11 @@ def _write(found: Iterator[Result | Failure], files: dict[str, PredictionFiles],
                 failures.append(result)
             else:
                 parts = result.parts if isinstance(result, JointResult) else {"": result}
-                for name, part in parts.items():
-                    files[name].write(part)
+                try:
+                    for name, part in parts.items():
+                        files[name].write(part)
+                except DataError as error:
+                    failures.append(Failure(result.photo.path, error))
             progress.advance(bar)
     return failures
 

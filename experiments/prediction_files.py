@@ -2,24 +2,29 @@
 
 with PredictionFiles(folder, {"overlays", "json"}) as files: files.write(result)
 
-Every file has its name only when it is complete. What an interrupted command has written is kept as `.part`.
+Every file has its name only when it is whole. What an interrupted command has written is kept as `.part`; an error ends
+the files where it came, so that what was predicted before it is there, and nothing else.
 """
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import IO, Any, Self
 
 import numpy as np
 from PIL import Image
 
+from datamodules.base import DataError
 from experiments.config import ConfigError
-from experiments.media import Source
+from experiments.media import Photo, Source
 from experiments.results import Result
 from experiments.video import VideoWriter, video_info
 
+MAX_JPEG = 65_000  # pixels of a side: 65,500, less a legend
 SAVES = ("overlays", "json", "masks", "csv")
 WHERE = ("image", "frame", "time")  # the first columns, though a picture has no frame and no time
 
@@ -40,32 +45,44 @@ class PredictionFiles:
         self._video: VideoWriter | None = None
 
     def write(self, result: Result) -> None:
-        """Write one result; frames of a video one after another."""
+        """Write one result; frames of a video one after another.
+
+        Raises:
+            DataError: The result cannot be written, and nothing of it was.
+            ConfigError: Nothing can be written any more, as on a full disk.
+        """
         self.count += 1
         saves = self.saves & set(result.saves)
-        if "json" in saves:
-            self._json.write(result.records(self.count))
-        if "csv" in saves:
-            self._csv.write(result.rows())
-        if "masks" in saves:
-            name, frame = result.photo.name, result.photo.frame
-            _save(
-                result.indexed(),
-                self.folder / "masks" / (f"{name}.png" if frame is None else f"{name}/{frame:06d}.png"),
-            )
-        if "overlays" in saves:
-            self._overlay(result)
+        records = result.records(self.count) if "json" in saves else []
+        rows = result.rows() if "csv" in saves else []
+        _refuse_non_finite(result, records, rows)
+        overlay = _overlay(result) if "overlays" in saves else None
+        try:
+            if "json" in saves:
+                self._json.write(records)
+            if "csv" in saves:
+                self._csv.write(rows)
+            if "masks" in saves:
+                name, frame = result.photo.name, result.photo.frame
+                mask = f"{name}.png" if frame is None else f"{name}/{frame:06d}.png"
+                _save(result.indexed(), self.folder / "masks" / mask)
+            if overlay is not None:
+                self._draw(overlay, result.photo)
+        except OSError as error:
+            raise ConfigError(
+                f"Predictions cannot be written to {self.folder} ({error.strerror or error}): free space, or choose "
+                "another folder by --output. Results from before are kept there."
+            ) from error
 
-    def _overlay(self, result: Result) -> None:
-        photo = result.photo
+    def _draw(self, overlay: Image.Image, photo: Photo) -> None:
         if photo.frame is None:
-            _save(result.plot(), self.folder / "overlays" / f"{photo.name}.jpg")
+            _save(overlay, self.folder / "overlays" / f"{photo.name}.jpg")
             return
         path = self.folder / "overlays" / f"{photo.name}.mp4"
         if self._video is None or self._video.path != path:
             self._end_video()
             self._video = VideoWriter(path, video_info(photo.path).rate)
-        self._video.write(np.asarray(result.frame()), photo.time)
+        self._video.write(np.asarray(overlay), photo.time)
 
     def _end_video(self, complete: bool = True) -> None:
         if self._video is not None:
@@ -84,8 +101,10 @@ class PredictionFiles:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for close in (self._end_video, self._json.close, self._csv.close):
-            close(error is None)
+        interrupted = error is not None and not isinstance(error, Exception)
+        with ExitStack() as stack:
+            for close in (self._end_video, self._json.close, self._csv.close):
+                stack.callback(close, not interrupted)
 
 
 def refuse_existing(folder: Path, sources: Sequence[Source], saves: Iterable[str]) -> None:
@@ -107,26 +126,70 @@ def _targets(folder: Path, sources: Sequence[Source], saves: set[str]) -> Iterat
             yield folder / "masks" / (source.name if source.is_video else f"{source.name}.png")
 
 
+def _refuse_non_finite(result: Result, records: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
+    """Raise DataError where a network has found nan: neither JSON nor a table can say that."""
+    try:
+        json.dumps([records, rows], allow_nan=False)
+    except ValueError as error:
+        name = result.photo.path or result.photo.name
+        raise DataError(
+            f"What the network predicts on {name} is not finite: look at the picture, and whether the weights are."
+        ) from error
+
+
+def _overlay(result: Result) -> Image.Image:
+    photo = result.photo
+    height, width, _ = photo.image.shape
+    if max(height, width) > MAX_JPEG:
+        raise DataError(
+            f"The overlay of {photo.path or photo.name} would have {height} x {width} pixels (height x width) or more, "
+            f"and JPEG ends at {MAX_JPEG} a side: leave overlays out by --save."
+        )
+    return result.plot() if photo.frame is None else result.frame()
+
+
 def _save(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
-    image.save(partial, format="PNG" if path.suffix == ".png" else "JPEG", quality=92)
-    partial.replace(path)
+    try:
+        image.save(partial, format="PNG" if path.suffix == ".png" else "JPEG", quality=92)
+        partial.replace(path)
+    except Exception:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 class _Lines:
-    """A text file that is opened with the first entry, and gets its name when it is complete."""
+    """A text file that is opened with the first entry, is whole after each, and gets its name at the end."""
+
+    tail = b""
+    """What follows the last entry; the next one is written over it."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.partial = path, path.with_name(path.name + ".part")
-        self.file: TextIO | None = None
+        self.file: IO[bytes] | None = None
+        self.size = 0  # without the tail
 
-    def opened(self) -> TextIO:
+    def append(self, text: str) -> None:
+        """Write an entry; one that does not fit on the disk leaves the file as it was."""
         if self.file is None:
-            self.file = self.partial.open("w", newline="")
-        return self.file
+            self.file = self.partial.open("wb", buffering=0)
+        entry = text.encode()
+        try:
+            self._put(entry + self.tail)
+        except OSError:
+            self.file.truncate(self.size)
+            self._put(self.tail)
+            raise
+        self.size += len(entry)
+
+    def _put(self, content: bytes) -> None:
+        self.file.seek(self.size)
+        while content:
+            content = content[self.file.write(content) :]
 
     def close(self, complete: bool = True) -> None:
+        """End the file, and give it its name if it is `complete`."""
         if self.file is not None:
             self.file.close()
             if complete:
@@ -136,20 +199,19 @@ class _Lines:
 class _Json(_Lines):
     """A JSON array, an entry a line."""
 
+    tail = b"\n]\n"
+
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.entries = 0
 
     def write(self, records: list[dict[str, Any]]) -> None:
-        file = self.opened()
+        """Append entries; none still make a file."""
+        if self.file is None:
+            self.append("[")
         for record in records:
-            file.write((",\n" if self.entries else "[\n") + json.dumps(record, allow_nan=False))
+            self.append((",\n" if self.entries else "\n") + json.dumps(record, allow_nan=False))
             self.entries += 1
-
-    def close(self, complete: bool = True) -> None:
-        if self.file is not None:
-            self.file.write("\n]\n" if self.entries else "[]\n")
-        super().close(complete)
 
 
 class _Csv(_Lines):
@@ -160,9 +222,11 @@ class _Csv(_Lines):
         self.columns: list[str] | None = None
 
     def write(self, rows: list[dict[str, Any]]) -> None:
-        file = self.opened()
+        """Append rows; none still make a file."""
+        text = io.StringIO(newline="")
         for row in rows:
             if self.columns is None:
                 self.columns = list(dict.fromkeys((*WHERE, *row)))
-                csv.DictWriter(file, self.columns).writeheader()
-            csv.DictWriter(file, self.columns).writerow(row)
+                csv.DictWriter(text, self.columns).writeheader()
+            csv.DictWriter(text, self.columns).writerow(row)
+        self.append(text.getvalue())

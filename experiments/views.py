@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.base import collate
+from datamodules.base import DataError, collate
 from datamodules.image_masks import resized_for_evaluation
 from datamodules.labelled_images import centre_crop
 from datamodules.transforms import box_to_center_scale, crop_matrix, invert_affine, warp
@@ -68,6 +68,13 @@ class PoseView:
         """One sample a box."""
         corners, scores, image_id = self.boxes(photo)
         boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+        empty = ~(np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] >= 0).all(axis=1) & (boxes[:, 2:] > 0).any(axis=1))
+        if empty.any():
+            raise DataError(
+                f"A box of {photo.path or 'the picture'}, {corners[empty][0].tolist()} (x1, y1, x2, y2), has neither "
+                f"width nor height, so that there is nothing to look at; the picture has {photo.image.shape[0]} x "
+                f"{photo.image.shape[1]} pixels (height x width)."
+            )
         size, p = self.preparation.image_size, self.preparation
         centers, extents = box_to_center_scale(boxes, size[1] / size[0], p.box_padding)
         matrices = [crop_matrix(*crop, 0.0, size, convention=p.crop) for crop in zip(centers, extents, strict=True)]
