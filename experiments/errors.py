@@ -26,6 +26,7 @@ from experiments import run as runner
 from experiments.cli import program
 from experiments.config import ConfigError, explain, read
 from experiments.error_reports import Report, report_of
+from experiments.start import add_import, import_named
 from tasks import MultiTask
 from tasks.draw import class_table, print_tables
 
@@ -84,7 +85,9 @@ def main(argv: Sequence[str] | None = None) -> Report:
     parser.add_argument("--split", choices=("val", "test"), default="val", help="Which split; val when not given.")
     parser.add_argument("--overwrite", action="store_true", help="Replace an earlier analysis of the split.")
     parser.add_argument("--debug", action="store_true", help="Show tracebacks.")
+    add_import(parser)
     arguments = parser.parse_args(argv)
+    import_named(arguments.modules)
     folder = Path(arguments.run) / "errors"
     earlier = sorted(folder.rglob(f"{arguments.split}_*"))
     if earlier and not arguments.overwrite:
@@ -150,10 +153,10 @@ def _read_run(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _checkpoint(folder: Path, content: dict[str, Any]) -> Path:
-    """The run's own, or for a run that only evaluated the one that it evaluated."""
+def _checkpoint(folder: Path, content: dict[str, Any]) -> str | Path:
+    """The run itself, or for a run that only evaluated what it evaluated."""
     own = any((folder / "checkpoints").glob("*.ckpt"))
-    return tasks.find_checkpoint(folder if own or not content.get("checkpoint") else content["checkpoint"])
+    return folder if own or not content.get("checkpoint") else content["checkpoint"]
 
 
 def _make_data(folder: Path, content: dict[str, Any]) -> BaseDataModule:

@@ -1,12 +1,17 @@
-"""Predict on your own pictures and videos with a trained task.
+"""Predict on your own pictures and videos with a trained task or a published checkpoint.
 
 python -m experiments.predict runs/pose_coco/20260101-120000-abcdef photo.jpg clip.mp4
+python -m experiments.predict pose_hrnet_w32_256x192.pth photo.jpg
 python -m experiments.predict runs/pose_coco/... val2017/ --boxes annotations/person_keypoints_val2017.json
 python -m experiments.predict runs/pose_coco/... photos/ --detector fasterrcnn_resnet50_fpn=weights.pth
 python -m experiments.predict runs/seg_folder/... 'photos/*.jpg' --save masks overlays --output masks/
 
 Writes overlays/, masks/ (indexed PNG), predictions.json (COCO results) and predictions.csv, of a joint run in a folder
 for each task. In Python: `experiments.predictor.Predictor`.
+
+The first line says what a published file is taken for. Each part can be replaced, as can that of a task trained here:
+--image_size, --skeleton, --class_names, and --model.KEY VALUE for an argument of the task's constructor, such as
+--model.flip_test false --model.codec UDPCodec --model.backbone.align_corners true.
 """
 
 import sys
@@ -14,6 +19,7 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -24,14 +30,16 @@ from rich.text import Text
 import tasks
 from datamodules.base import DataError
 from datamodules.skeleton import Skeleton
+from datamodules.yaml_files import combine
 from experiments.boxes import BoxSource, CocoBoxes, TorchvisionDetector, whole_image
 from experiments.cli import program
-from experiments.config import ConfigError
+from experiments.config import ConfigError, split_flags
 from experiments.media import Failure, Source, find_sources, fixed_part, read_photos
 from experiments.prediction_files import SAVES, PredictionFiles, refuse_existing
 from experiments.predictor import MAX_PIXELS, Predictor
 from experiments.results import ClassificationResult, JointResult, PoseResult, Result, SegmentationResult
 from experiments.run import is_users_mistake
+from experiments.start import add_import, import_named, show_weight_reports
 from experiments.video import video_info
 from experiments.views import skeleton_of
 from tasks import ClassificationTask, MultiTask, PoseTask, SegmentationTask, Task
@@ -56,10 +64,13 @@ def main(argv: Sequence[str] | None = None) -> list[Failure]:
         ConfigError: For a mistake in the words.
         DataError: If a file of boxes is not as described.
     """
-    options = _parser().parse_args(argv)
+    words, changes = _split_model_flags(list(sys.argv[1:] if argv is None else argv))
+    options = _parser().parse_args(words)
     sources = find_sources(options.inputs)
     device = _device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    task = tasks.load(options.run)
+    show_weight_reports()
+    import_named(options.modules)
+    task = _load(options, changes)
     saves = _saves(task, options.save)
     folder = Path(options.output) if options.output else _default_folder(options.run, options.inputs[0])
     folders = {name: folder / name for name in saves}
@@ -95,7 +106,7 @@ def _parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     add: Callable = parser.add_argument
-    add("run", help="Run folder or checkpoint.")
+    add("run", help="Run folder, checkpoint, published checkpoint, or timm name.")
     add("inputs", nargs="+", metavar="INPUT", help="Images, videos, folders, globs.")
     add("--output", metavar="FOLDER", help="Default: RUN/predictions/<name of the first input>.")
     add("--save", nargs="+", choices=SAVES, help="What to write; default: what fits the task.")
@@ -108,6 +119,9 @@ def _parser() -> ArgumentParser:
     turning = parser.add_mutually_exclusive_group()
     turning.add_argument("--as_stored", action="store_true", help="Do not turn photos as their EXIF orientation says.")
     turning.add_argument("--as_shown", action="store_true", help="Turn them; default: as the training did.")
+    add("--class_names", nargs="+", metavar="NAME", help="Of the classes, or one text file with a name in each line.")
+    add("--skeleton", metavar="NAME", help="Of the key points: coco, mpii, or a YAML file.")
+    add_import(parser)
     pose = parser.add_argument_group("pose: where the boxes of persons come from; the whole image when none is given")
     which = pose.add_mutually_exclusive_group()
     which.add_argument("--boxes", metavar="FILE", help="COCO annotations, or COCO results of a detector.")
@@ -117,6 +131,35 @@ def _parser() -> ArgumentParser:
     )
     pose.add_argument("--box_threshold", type=float, help="Lowest score; default 0.5 for a detector, 0 for a file.")
     return parser
+
+
+def _split_model_flags(words: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """The words without --model.KEY VALUE, and what these say."""
+    rest, flags = [], []
+    at = 0
+    while at < len(words):
+        count = 0 if not words[at].startswith("--model.") else 1 if "=" in words[at] else 2
+        flags += words[at : at + count]
+        rest += words[at : at + 1] if count == 0 else []
+        at += max(1, count)
+    values, questions = split_flags(flags)
+    if questions:
+        raise ConfigError(f"{questions[0]}: ask python -m experiments.run EXPERIMENT.yaml {questions[0]} instead.")
+    return rest, combine([], values).get("model", {})
+
+
+def _load(options: Namespace, changes: dict[str, Any]) -> Task:
+    """The task, with the arguments that the words replace."""
+    changes = dict(changes.get("init_args", changes))
+    skeleton = options.skeleton or changes.get("skeleton")
+    if skeleton is not None:
+        changes["skeleton"] = skeleton if isinstance(skeleton, dict) else Skeleton.load(skeleton).to_dict()
+    names = options.class_names or []
+    if len(names) == 1 and Path(names[0]).is_file():
+        names = [line.strip() for line in Path(names[0]).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if names:
+        changes["class_names"] = names
+    return tasks.load(options.run, changes)
 
 
 def _device(name: str) -> torch.device:

@@ -3,7 +3,7 @@
 preparation_of(tasks.load("runs/pose_coco/..."))     # Preparation(image_size=(256, 192), crop="size", ...)
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from datamodules.image_files import PLAIN, Reading
 from datamodules.image_masks import Evaluation
@@ -58,6 +58,12 @@ def preparation_of(task: Task, image_size: tuple[int, int] | None = None) -> Pre
         )
     if not task.preparation and isinstance(task, PoseTask) and isinstance(task.codec, UDPCodec):
         known["crop"] = "unit"
+    unknown = sorted(set(known) - {field.name for field in fields(Preparation)})
+    if unknown:
+        raise ConfigError(
+            f"The data of {type(task).__name__} prepared images by {', '.join(unknown)} (`prepared_by`), which "
+            "prediction does not know: use its own code in Python."
+        )
     reading = known.pop("reading", {})
     if reading.get("value_range") is not None:
         reading = reading | {"value_range": tuple(reading["value_range"])}

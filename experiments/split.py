@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import tasks
 from experiments.cli import program
+from experiments.start import add_import, import_named
 from tasks import MultiTask, save_task
 from tasks.task import Task
 
@@ -23,7 +24,9 @@ def main(argv: Sequence[str] | None = None) -> Task:
     parser.add_argument("run", help="Run folder or checkpoint of a joint run.")
     parser.add_argument("task", help="Name of the task.")
     parser.add_argument("checkpoint", help="File to write.")
+    add_import(parser)
     arguments = parser.parse_args(argv)
+    import_named(arguments.modules)
     joint = tasks.load(arguments.run)
     if not isinstance(joint, MultiTask):
         raise ValueError(f"{arguments.run} holds a {type(joint).__name__}, which is a single task already.")

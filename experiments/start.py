@@ -10,6 +10,7 @@ optimiser and all. `--checkpoint RUN_FOLDER` without YAML files takes model and 
 """
 
 import logging
+from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,24 @@ def show_weight_reports() -> None:
     logger.setLevel(logging.INFO)
     if not any(isinstance(handler, _Printed) for handler in logger.handlers):
         logger.addHandler(_Printed())
+
+
+def add_import(parser: ArgumentParser) -> None:
+    """The flag by which a user says that a module may be imported."""
+    parser.add_argument(
+        "--import",
+        dest="modules",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="Module of your own with a task, codec or data set that the checkpoint names; once for each module.",
+    )
+
+
+def import_named(modules: Sequence[str]) -> None:
+    """Import what `add_import` was given."""
+    for module in modules:
+        tasks.import_module(module)
 
 
 class _Printed(logging.Handler):

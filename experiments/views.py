@@ -48,8 +48,8 @@ def skeleton_of(task: PoseTask) -> dict[str, Any]:
     """Names, limbs, flip pairs, sigmas; raises ConfigError if the task does not know them."""
     if task.skeleton is None:
         raise ConfigError(
-            "The pose task does not know its skeleton: load a run or checkpoint that was trained here, or build the "
-            "task with skeleton=datamodules.Skeleton.load('coco').to_dict()."
+            "The names of the key points are not known, since the checkpoint does not say them: give --skeleton coco, "
+            "mpii or a YAML file, or in Python tasks.load(..., {'skeleton': Skeleton.load('coco').to_dict()})."
         )
     return task.skeleton
 

@@ -2,7 +2,7 @@
 
 from jsonargparse import set_parsing_settings
 
-from tasks.checkpoint_classes import subclasses
+from tasks.checkpoint_classes import import_module, subclasses
 from tasks.checkpoints import find_checkpoint, load, restore, save_task
 from tasks.classification import ClassificationTask
 from tasks.heatmaps import Codec, DarkCodec, MSRACodec, UDPCodec
@@ -24,6 +24,7 @@ __all__ = [
     "Task",
     "UDPCodec",
     "find_checkpoint",
+    "import_module",
     "load",
     "restore",
     "save_task",

@@ -29,7 +29,7 @@ def import_module(name: str) -> None:
         ValueError: If there is none, or it cannot be imported.
     """
     if not {"", str(Path.cwd())} & set(sys.path):
-        sys.path.insert(0, str(Path.cwd()))
+        sys.path.append(str(Path.cwd()))
     try:
         importlib.import_module(name)
     except ImportError as error:

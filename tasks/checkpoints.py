@@ -76,7 +76,7 @@ def load(source: str | Path, arguments: Mapping[str, Any] | None = None) -> Task
         ValueError: If the file is damaged or no checkpoint of a task, or its task's class is not imported. A run folder
             says itself, in its config.yaml, which modules are imported for its classes; a checkpoint alone never does.
     """
-    found = read(source)
+    found = read(source, arguments or {})
     name = found.description.task
     values = without_weights(merged(found.description.arguments, arguments or {}))
     try:
@@ -113,8 +113,8 @@ def restore(task: Task, source: str | Path) -> None:
     logger.info("%s: all %d tensors match", found.name, sum(not k.endswith("num_batches_tracked") for k in found.state))
 
 
-def read(source: str | Path) -> Checkpoint:
-    """A checkpoint of ours or a published one, described.
+def read(source: str | Path, given: Mapping[str, Any] | None = None) -> Checkpoint:
+    """A checkpoint of ours or a published one, described; `given` are arguments that the user will replace.
 
     Raises:
         FileNotFoundError: If there is no checkpoint.
@@ -128,10 +128,11 @@ def read(source: str | Path) -> Checkpoint:
     if isinstance(content, dict) and "task" in content and "hyper_parameters" in content:
         run = Path(source).expanduser()
         return _own(content, name, run if run.is_dir() else None)
-    meta = content.get("meta") if isinstance(content, dict) else None
+    meta = content.get("meta") if isinstance(content, dict) else {}
+    meta = meta if isinstance(meta, Mapping) else {}
     state = tensors_in(content, name)
     try:
-        return Checkpoint(name, describe(state, meta if isinstance(meta, Mapping) else {}, name), state, own=False)
+        return Checkpoint(name, describe(state, meta, name, given or {}), state, own=False)
     except ValueError as error:
         raise ValueError(
             f"{error} Neither did a task of this project write it: what is a backbone alone starts a task by weights=."

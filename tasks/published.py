@@ -9,7 +9,7 @@ stays open is taken as most published files have it; `note` says all of it in on
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +80,14 @@ POSES = {17: ("coco", [256, 192]), 16: ("mpii", [256, 256])}
 OTHER_POSES = {"ap10k", "h36m", "macaque", "posetrack18", "mhp"}
 
 
-def describe(state: State, meta: Mapping[str, Any], name: str) -> Description:
+def describe(state: State, meta: Mapping[str, Any], name: str, given: Mapping[str, Any]) -> Description:
     """The task that a checkpoint of others was made for.
 
     Args:
         state: Tensors by their names in the checkpoint.
         meta: What OpenMMLab's tools store beside them as `meta`; empty for others.
         name: Of the file.
+        given: Arguments of the task that the user has said; `note` says so.
 
     Raises:
         ValueError: If it holds no HRNet, or no head of a task that there is here.
@@ -96,10 +97,13 @@ def describe(state: State, meta: Mapping[str, Any], name: str) -> Description:
     key, kind = _head(contents, name)
     count = len(contents.head[key])
     if kind == "keypoints":
-        return _pose(backbone, count, meta, name)
-    if kind == "classes":
-        return _classification(backbone, count, meta, name)
-    return _segmentation(backbone, contents, kind, count, meta, name)
+        found = _pose(backbone, count, meta, name, given)
+    elif kind == "classes":
+        found = _classification(backbone, count, meta, name)
+    else:
+        found = _segmentation(backbone, contents, kind, count, meta, name)
+    said = f" Given: {', '.join(given)}." if given else ""
+    return replace(found, note=found.note + said)
 
 
 def _head(contents: Contents, name: str) -> tuple[str, str]:
@@ -118,7 +122,9 @@ def _head(contents: Contents, name: str) -> tuple[str, str]:
     )
 
 
-def _pose(backbone: dict[str, Any], count: int, meta: Mapping[str, Any], name: str) -> Description:
+def _pose(
+    backbone: dict[str, Any], count: int, meta: Mapping[str, Any], name: str, given: Mapping[str, Any]
+) -> Description:
     words = _words(name)
     labels, size = (None, [256, 192]) if words & OTHER_POSES else POSES.get(count, (None, [256, 192]))
     skeleton = _skeleton_in(meta, count)
@@ -132,7 +138,7 @@ def _pose(backbone: dict[str, Any], count: int, meta: Mapping[str, Any], name: s
         "backbone": backbone,
         "num_keypoints": count,
         "codec": {"class_path": codec, "init_args": {"sigma": sigma}},
-        "flip_test": skeleton is not None,
+        "flip_test": (skeleton or given.get("skeleton")) is not None,
         "skeleton": skeleton,
     }
     preparation = {"image_size": size, "crop": "unit" if codec == "UDPCodec" else "size", "box_padding": 1.25}
