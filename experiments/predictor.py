@@ -38,7 +38,7 @@ class Predictor:
     """A task, folded for inference, with what its run knows of preparing images.
 
     Args:
-        source: Run folder, checkpoint, or task.
+        source: Run folder, checkpoint (a published one too), timm name, or task; `tasks.load` takes arguments beside.
         image_size: (height, width) that crops and classified images are brought to; that of the evaluation in
             training when not given.
         boxes: Where pose takes persons from: a callable, photo -> Boxes; the whole image when not given.
@@ -52,7 +52,7 @@ class Predictor:
     Raises:
         ConfigError: If the size is not known, there is no prediction for such a task, or the tasks of a joint run were
             trained on images that were read in different ways.
-        ValueError: If the source is no checkpoint of this project.
+        ValueError: If the source is no checkpoint of a task.
     """
 
     def __init__(

@@ -133,6 +133,13 @@ def _replaced(key: str, old: Any, new: Any) -> Any:
     return new
 
 
+def names_weights(value: Any) -> bool:
+    """Whether arguments of a task, its backbone or its tasks name weights to start from."""
+    if not isinstance(value, dict):
+        return False
+    return any(item is not None if key == "weights" else names_weights(item) for key, item in value.items())
+
+
 def without_weights(value: Any) -> Any:
     """Arguments without what a training started from: of the task, its backbone and the tasks of a joint run."""
     if not isinstance(value, dict):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hrnet import weights
 from hrnet.checkpoint_files import COMPILED, checkpoint_of_run, is_timm_name, read_content, read_file, tensors_in
-from tasks.checkpoint_classes import made, merged, without_weights
+from tasks.checkpoint_classes import made, merged, names_weights, without_weights
 from tasks.published import Description, describe
 from tasks.task import Task, plain
 
@@ -77,6 +77,8 @@ def load(source: str | Path, arguments: Mapping[str, Any] | None = None) -> Task
             says itself, in its config.yaml, which modules are imported for its classes; a checkpoint alone never does.
     """
     found = read(source, arguments or {})
+    if names_weights(arguments or {}):
+        raise ValueError(f"The weights are those of {found.name}: leave `weights` out of the arguments.")
     name = found.description.task
     values = without_weights(merged(found.description.arguments, arguments or {}))
     try:

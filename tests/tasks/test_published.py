@@ -279,6 +279,9 @@ def test_every_part_can_be_replaced(tmp_path: Path) -> None:
     assert again.codec == tasks.MSRACodec(sigma=4.0)
     with pytest.raises(ValueError, match=r"a\.pth: no PoseTask can be made .*flip_tests"):
         tasks.load(tmp_path / "a.pth", {"flip_tests": False})
+    for arguments in ({"weights": "b.pth"}, {"backbone": {"weights": "b.pth"}}):
+        with pytest.raises(ValueError, match=r"weights are those of .*a\.pth"):
+            tasks.load(tmp_path / "a.pth", arguments)
     with pytest.raises(ValueError, match=r"a\.pth.*does not fit"):
         tasks.load(tmp_path / "a.pth", {"num_keypoints": 5, "skeleton": None})
 
