@@ -3,6 +3,7 @@
 Files are written beside their target and renamed, so that the one before stays until the new one is whole.
 """
 
+import math
 import os
 import signal
 import threading
@@ -162,7 +163,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A new epoch."""
-        self.position = Position(trainer.current_epoch, 0, int(trainer.num_training_batches))
+        batches = trainer.num_training_batches
+        self.position = Position(trainer.current_epoch, 0, 0 if math.isinf(batches) else int(batches))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Between two steps: save, if it is time to."""
@@ -187,7 +189,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the state; an epoch that `max_steps` cut short is one within which a longer run goes on."""
-        if self.position.at_end:
+        if self.position.at_end or not self.position.of:
             self.position = Position(trainer.current_epoch + 1)
         self._save(trainer)
 

@@ -44,7 +44,8 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append a row with column `step`, the number of optimiser steps before."""
-        row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
+        values = {name: value if isinstance(value, int) else float(value) for name, value in metrics.items()}
+        row = {"step": step, **values}
         new = sorted(row.keys() - set(self.columns))
         if new:
             self._add_columns(new)

@@ -38,11 +38,11 @@ def rows(folder: Path) -> list[dict[str, str]]:
 def test_every_row_is_there_at_once_and_new_columns_keep_the_old_rows(tmp_path: Path) -> None:
     metrics = MetricsFile(tmp_path)
     metrics.log_metrics({"train/loss": 0.5, "epoch": 0}, 10)
-    assert rows(tmp_path) == [{"epoch": "0.0", "step": "10", "train/loss": "0.5"}]
+    assert rows(tmp_path) == [{"epoch": "0", "step": "10", "train/loss": "0.5"}]
     metrics.log_metrics({"val/AP": torch.tensor(0.25), "epoch": 0}, 19)
     assert rows(tmp_path) == [
-        {"epoch": "0.0", "step": "10", "train/loss": "0.5", "val/AP": ""},
-        {"epoch": "0.0", "step": "19", "train/loss": "", "val/AP": "0.25"},
+        {"epoch": "0", "step": "10", "train/loss": "0.5", "val/AP": ""},
+        {"epoch": "0", "step": "19", "train/loss": "", "val/AP": "0.25"},
     ]
 
 
