@@ -10,14 +10,6 @@ from torch import nn
 
 from tasks.draw import print_tables
 
-RATES = ("lr", "lr_lowest")
-"""Names of learning rates among the metrics of a run; runs of former versions have names that begin with `lr-`."""
-
-
-def is_rate(name: str) -> bool:
-    """Whether a metric is a learning rate."""
-    return name in RATES or name.startswith("lr-")
-
 
 class LearningRate(Callback):
     """Logs the rate of each step as `lr`, whatever optimiser, schedule and groups of parameters a run has.

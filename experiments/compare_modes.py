@@ -58,3 +58,8 @@ def checkpoint_monitor(folder: Path) -> tuple[str, Mode] | None:
 def known_mode(metric: str) -> Mode | None:
     """Direction of what earlier versions measured; None of anything else."""
     return KNOWN.get(metric.rsplit("/", 1)[-1])
+
+
+def is_rate(name: str) -> bool:
+    """Whether what a run logged is a learning rate and no metric; those of earlier versions begin with `lr-`."""
+    return name in ("lr", "lr_lowest") or name.startswith("lr-")

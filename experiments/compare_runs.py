@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from experiments.compare_files import numbers, read_csv, read_mapping, scores
-from experiments.compare_modes import MONITORS, Mode, checkpoint_monitor, known_mode, recorded_modes
+from experiments.compare_modes import MONITORS, Mode, checkpoint_monitor, is_rate, known_mode, recorded_modes
 from experiments.compare_wandb import is_wandb_run, read_wandb_run
 
 FILES = ("config.yaml", "metrics.csv", "summary.json")
@@ -111,7 +111,7 @@ class Run:
         for row in self.rows:
             found |= row
         values = self.summary.get("last") or found
-        return {key: value for key, value in values.items() if key not in ("epoch", "step") and key[:3] != "lr-"}
+        return {key: value for key, value in values.items() if key not in ("epoch", "step") and not is_rate(key)}
 
     def curve(self, metric: str) -> list[tuple[float, float]]:
         """(epoch, value), the mean where a metric was written more than once an epoch; step where epochs are none."""

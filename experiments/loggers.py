@@ -7,13 +7,14 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlparse
 
 import wandb
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
+from experiments.config import ConfigError
 from experiments.run_folder import environment
 
 # W&B refuses rows whose internal number is not above the last one's. The number in a checkpoint is older than the last
@@ -48,7 +49,7 @@ def make_wandb_logger(
     before = dict(before or {})
     if before:
         before["step"] += ROWS_AFTER_A_CHECKPOINT
-    mode = spec.pop("mode", None) or os.environ.get("WANDB_MODE") or "online"
+    mode = wanted_mode(spec.pop("mode", None))
     if mode == "disabled":
         return None
     why = why_offline() if mode == "online" else "as asked for"
@@ -81,6 +82,21 @@ def make_wandb_logger(
     if step > run.step:
         run.log({}, step=step, commit=False)
     return WandbLogger(experiment=run, project=run.project, save_dir=folder)
+
+
+def wanted_mode(stated: str | None) -> Literal["online", "offline", "disabled"]:
+    """`WANDB_DISABLED` of the environment, else what the configuration states, else `WANDB_MODE`, else online.
+
+    Raises:
+        ConfigError: If the environment has another mode than W&B.
+    """
+    if os.environ.get("WANDB_DISABLED", "").strip().lower() in ("true", "t", "yes", "y", "on", "1"):
+        return "disabled"
+    mode = stated or os.environ.get("WANDB_MODE") or "online"
+    mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)  # former names
+    if mode not in ("online", "offline", "disabled"):
+        raise ConfigError(f"WANDB_MODE is {mode!r}: expected online, offline or disabled.")
+    return mode
 
 
 def _start(mode: str, options: Mapping[str, Any]) -> wandb.Run:

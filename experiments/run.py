@@ -29,8 +29,8 @@ from lightning import LightningModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
     Callback,
-    LearningRateMonitor,
     ModelCheckpoint,
+    ModelSummary,
     RichProgressBar,
     Timer,
     TQDMProgressBar,
@@ -40,6 +40,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import tasks
 from datamodules.base import DataError
+from experiments.callbacks import LearningRate, PartsSummary
 from experiments.checkpoints import LastCheckpoint, StopOnSignal, Stopped, WholeFiles
 from experiments.config import ConfigError, find, make_parser, parse
 from experiments.cost import cost
@@ -244,10 +245,13 @@ def make_trainer(
         LastCheckpoint(checkpoints / "last.ckpt", config.save_minutes),
         start,
         Preflight(),
-        LearningRateMonitor("step"),
+        LearningRate(),
     ]
     if not any(isinstance(callback, Timer) for callback in callbacks):
         callbacks.append(Timer())  # its count goes on when a run is resumed
+    if options["enable_model_summary"] is not False and not any(isinstance(c, ModelSummary) for c in callbacks):
+        callbacks.append(PartsSummary())
+        options["enable_model_summary"] = False  # Lightning's
     bar = options.pop("enable_progress_bar")
     if bar is not False and not any(isinstance(callback, RichProgressBar | TQDMProgressBar) for callback in callbacks):
         if "ipykernel" in sys.modules:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from lightning import Trainer
 
-from experiments.callbacks import LearningRate, PartsSummary, is_rate
+from experiments.callbacks import LearningRate, PartsSummary
+from experiments.compare_modes import is_rate
 from hrnet import HRNet
 from tasks import ClassificationTask, MultiTask, SegmentationTask
 

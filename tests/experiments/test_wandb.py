@@ -14,7 +14,8 @@ import torch
 import wandb
 
 from experiments import run, wandb_report
-from experiments.loggers import make_wandb_logger
+from experiments.config import ConfigError, WandbSpec
+from experiments.loggers import make_wandb_logger, wanted_mode
 from experiments.run import main
 from tests.conftest import ROOT
 
@@ -196,6 +197,94 @@ def test_a_server_that_refuses_the_key_or_does_not_answer_means_offline(online, 
         assert f"wandb sync {folder / 'wandb'}/offline-run-*" in out
         server.shutdown()
         server.server_close()
+
+
+def test_the_rate_is_one_key_beside_the_loss_of_its_step(trained):
+    found = [row for row in rows(trained.first) + rows(trained.second) if "train/loss" in row]
+    assert len(found) == 4
+    assert all(0 <= row["lr"] <= 0.004 for row in found)
+    assert len({row["lr"] for row in found}) >= 3  # it follows the schedule
+    assert not any(key.startswith("lr") and key != "lr" for row in found for key in row)
+    lines = [line.split(",") for line in (trained.folder / "metrics.csv").read_text().splitlines()]
+    assert lines[0].count("lr") == 1
+    assert "lr" not in trained.summary["last"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "stated", "mode"),
+    [
+        ({"WANDB_DISABLED": "true"}, None, "disabled"),
+        ({"WANDB_DISABLED": "1", "WANDB_MODE": "online"}, "online", "disabled"),
+        ({"WANDB_DISABLED": "false"}, None, "online"),
+        ({"WANDB_DISABLED": ""}, "offline", "offline"),
+        ({"WANDB_MODE": "offline"}, None, "offline"),
+        ({"WANDB_MODE": "offline"}, "disabled", "disabled"),
+        ({"WANDB_MODE": "dryrun"}, None, "offline"),
+        ({"WANDB_MODE": "disabled"}, None, "disabled"),
+        ({}, None, "online"),
+    ],
+)
+def test_the_environment_says_whether_wandb_is_used(environment, stated, mode, monkeypatch):
+    for name in ("WANDB_DISABLED", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert wanted_mode(stated) == mode
+
+
+def test_a_mode_that_wandb_does_not_have_is_refused(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offlin")
+    with pytest.raises(ConfigError, match="WANDB_MODE is 'offlin'"):
+        wanted_mode(None)
+
+
+def test_wandb_that_is_disabled_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_DISABLED", "true")
+    monkeypatch.setattr(wandb, "init", lambda **_: pytest.fail("W&B was started"))
+    assert make_wandb_logger(tmp_path, "pose", "fit", [], {"wandb": {"project": "x"}}) is None
+    assert not list(tmp_path.iterdir())
+
+
+SETTINGS = {
+    "project": "bees",
+    "name": "first",
+    "group": "hives",
+    "tags": ["a", "b"],
+    "notes": "of May",
+    "entity": "team",
+}
+
+
+def recorded_init(folder: Path, monkeypatch, section: dict[str, Any] | None) -> dict[str, Any]:
+    """What reaches `wandb.init` for a section `wandb` of the configuration."""
+    told: dict[str, Any] = {}
+    real = wandb.init
+
+    def init(**options: Any) -> Any:
+        told.update(options)
+        return real(**{**options, "entity": None})
+
+    monkeypatch.setattr(wandb, "init", init)
+    make_wandb_logger(folder, "pose_coco", "fit", ["PoseTask"], {"wandb": section, "model": {"x": 1}})
+    wandb.finish()
+    return told
+
+
+def test_every_key_of_the_section_reaches_wandb(tmp_path, monkeypatch):
+    assert {*SETTINGS, "mode", "log_model"} == set(WandbSpec.__annotations__)
+    told = recorded_init(tmp_path, monkeypatch, {**SETTINGS, "mode": "offline", "log_model": True})
+    assert {key: told[key] for key in SETTINGS} == SETTINGS
+    assert told["settings"].mode == "offline"
+    assert told["job_type"] == "fit"
+    assert told["config"]["model"] == {"x": 1}
+    assert "log_model" not in told
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_a_key_that_is_not_given_has_its_default(key, tmp_path, monkeypatch):
+    told = recorded_init(tmp_path, monkeypatch, {k: v for k, v in SETTINGS.items() if k != key} | {"mode": "offline"})
+    defaults = {"project": "hrnet", "group": "pose_coco", "tags": ["PoseTask"], "name": tmp_path.name}
+    assert told.get(key) == defaults.get(key)
 
 
 def test_disabled_means_no_logger(tmp_path):
