@@ -36,9 +36,8 @@ class TrainingView:
         if rand_augment is not None:
             from timm.data.auto_augment import rand_augment_transform
 
-            hparams = {"translate_const": int(0.45 * min(image_size)), "img_mean": IMAGENET_MEAN}
             try:
-                self._augment = rand_augment_transform(rand_augment, hparams)
+                self._augment = rand_augment_transform(rand_augment, {"img_mean": IMAGENET_MEAN})
             except (AssertionError, KeyError, ValueError) as error:
                 raise DataError(
                     f"timm does not understand rand_augment {rand_augment!r} ({error}): write rand-m9-mstd0.5, say."

@@ -138,6 +138,64 @@ def test_rand_augment_and_erasing_change_the_pictures_as_often_as_asked() -> Non
     assert 0.15 < changed(erased) < 0.35
 
 
+@pytest.mark.parametrize("option", [{"rand_augment": "rand-m9-n2"}, {"random_erasing": 1.0}])
+def test_options_of_the_data_set_reach_its_training_views(tmp_path: Path, option: dict) -> None:
+    folder(tmp_path)
+    plain = ImageFolder(tmp_path, image_size=(32, 32), num_workers=0)
+    changed = ImageFolder(tmp_path, image_size=(32, 32), num_workers=0, **option)
+    keys = [(index, epoch) for index in range(9) for epoch in range(5)]
+    differs = [(plain.split("train")[key]["image"] != changed.split("train")[key]["image"]).any() for key in keys]
+    assert np.mean(differs) > 0.6
+    for index in range(9):
+        np.testing.assert_array_equal(plain.split("val")[index]["image"], changed.split("val")[index]["image"])
+
+
+def test_labels_belong_to_their_images_in_training_too(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for label, name in enumerate(("cat", "dog", "emu")):
+            for index in range(2):
+                path = tmp_path / split / name / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (50, 40), (90 * label, 90 * label, 90 * label)).save(path)
+    data = ImageFolder(tmp_path, image_size=(16, 16), num_workers=0)
+    for split in ("train", "val"):
+        dataset = data.split(split)
+        for key in range(6):
+            sample = dataset[key, 3] if split == "train" else dataset[key]
+            assert (sample["image"] == 90 * sample["label"]).all()
+            assert sample["image_id"] == key
+
+
+def test_erased_rectangles_are_coloured_noise_of_a_third_at_most() -> None:
+    image, view = np.full((40, 40, 3), 90, np.uint8), TrainingView((64, 64), None, 1.0)
+    shares, rng = [], np.random.default_rng(0)
+    for _ in range(100):
+        crop = view(image, rng)
+        noise = crop[(crop != 90).any(axis=-1)]
+        shares.append(len(noise) / 64**2)
+        if len(noise) > 50:
+            assert noise.std(axis=0).min() > 50
+            assert (np.ptp(noise.astype(int), axis=-1) > 20).mean() > 0.5, "colours, not greys"
+    assert min(share for share in shares if share) > 0.015
+    assert 0.25 < max(shares) < 0.35
+
+
+def test_what_rand_augment_turns_in_from_outside_is_the_mean_colour() -> None:
+    image, view, outside = np.full((40, 40, 3), (10, 200, 30), np.uint8), TrainingView((32, 32), "rand-m9-n1", 0), 0
+    for seed in range(60):
+        corner = view(image, np.random.default_rng(seed))[[0, 0, -1, -1], [0, -1, 0, -1]]
+        outside += (corner == (124, 116, 104)).all(axis=-1).any()
+    assert outside > 5
+
+
+def test_training_crops_shrink_without_aliasing() -> None:
+    """Fine stripes become grey, as in torchvision, and no coarse stripes."""
+    stripes = np.zeros((500, 500, 3), np.uint8)
+    stripes[::2] = 255
+    view, rng = TrainingView((24, 24), None, 0.0), np.random.default_rng(0)
+    assert np.mean([view(stripes, rng).std() for _ in range(40)]) < 25
+
+
 def test_batches_name_the_folders_in_order(tmp_path: Path) -> None:
     data = ImageFolder(folder(tmp_path), image_size=(32, 24), batch_size=4, num_workers=0)
     assert data.class_names == ["cat", "dog", "emu"]
