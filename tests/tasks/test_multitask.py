@@ -251,6 +251,8 @@ def test_a_task_splits_off_and_predicts_the_same(tmp_path, batch_norm):
         with torch.no_grad():
             expected = joint.outputs({name: images})[name]
             torch.testing.assert_close(single.outputs(images), expected, rtol=0, atol=1e-5)
+            whole = joint(joint.normalize(images["image"]))[name]
+            torch.testing.assert_close(whole, expected, rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="no task 'blue'"):
         joint.single("blue")
 
