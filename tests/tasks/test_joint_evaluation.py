@@ -117,15 +117,16 @@ def test_two_processes_evaluate_as_one(tmp_path):
         port = free.getsockname()[1]
     torch.multiprocessing.spawn(evaluate_in_one_of_two, (port, str(tmp_path)), nprocs=2)
     expected = evaluated(1, tmp_path / "one")
-    measured = [name for name in expected if name.rsplit("/", 1)[1] not in ("heatmap", "cross_entropy")]
-    assert {"val/score", "val/delta_m", "val/pose/AP", "val/parts/mIoU", "val/kind/top1"} <= set(measured)
+    losses = {"val/pose/heatmap", "val/parts/cross_entropy", "val/kind/cross_entropy"}
+    assert {"val/score", "val/delta_m", "val/pose/AP", "val/parts/mIoU", "val/kind/top1", *losses} <= set(expected)
     assert 0 < expected["val/pose/AP"] < 1
     assert 0 < expected["val/parts/mIoU"] < 1
     for rank in range(2):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert {name: found[name] for name in measured} == pytest.approx(
-            {name: expected[name] for name in measured}, abs=1e-6
-        )
+        # The loss of a batch is a mean over its pixels that count, so that of a split follows its batches.
+        assert found.pop("val/parts/cross_entropy") == pytest.approx(expected["val/parts/cross_entropy"], rel=0.1)
+        assert found == pytest.approx({name: expected[name] for name in found}, abs=1e-5)
+        assert found.keys() | {"val/parts/cross_entropy"} == expected.keys()
     for name, count in (("pose", 7), ("parts", 5), ("kind", 3)):
         tables = []
         for folder in ("one", "two"):
