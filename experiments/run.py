@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Callback] = ()) 
     objects = parser.instantiate(to_instantiate(action, config))
     config.resume = None
     if not resume:
-        begin(action, objects.model, config)
+        begin(action, objects.model, objects.data, config)
     objects.trainer.callbacks = [*(objects.trainer.callbacks or []), *callbacks]
     before: dict[str, Any] = {}
     if last is not None:

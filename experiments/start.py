@@ -19,6 +19,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_only
 
 import tasks
+from datamodules.base import BaseDataModule
 from datamodules.yaml_files import ConfigError, split_flags
 from tasks.task import Task
 
@@ -78,8 +79,10 @@ def to_instantiate(action: str, config: Namespace) -> Namespace:
     return config
 
 
-def begin(action: str, task: Task, config: Namespace) -> None:
+def begin(action: str, task: Task, data: BaseDataModule, config: Namespace) -> None:
     """Fill a new task with what it starts from, except in a training, which reads `model.weights` itself.
+
+    Images that the data prepare otherwise than those of the checkpoint are said, since scores will differ.
 
     Raises:
         ConfigError: If an evaluation would use weights that are as they were drawn.
@@ -87,7 +90,15 @@ def begin(action: str, task: Task, config: Namespace) -> None:
         ValueError: If a file is damaged or does not fit.
     """
     if config.checkpoint:
-        tasks.restore(task, config.checkpoint)
+        before, now = tasks.restore(task, config.checkpoint), data.preparation()
+        # The crop of a segmentation training is none of its evaluation.
+        keys = ("crop", "evaluation", *(() if "evaluation" in now else ("image_size",)))
+        for key in keys:
+            if key in before and key in now and before[key] != now[key]:
+                logging.getLogger("hrnet").warning(
+                    "%s was trained on images of %s %s, and the data have %s.",
+                    *(config.checkpoint, key, before[key], now[key]),
+                )
     elif action != "fit":
         left = sorted(task.load_start())
         if left and not config.random_weights:

@@ -94,12 +94,15 @@ def load(source: str | Path, arguments: Mapping[str, Any] | None = None) -> Task
     return task.eval()
 
 
-def restore(task: Task, source: str | Path) -> None:
+def restore(task: Task, source: str | Path) -> dict[str, Any]:
     """Fill a task with everything in a checkpoint, and say so in one line.
 
     Args:
         task: Of an experiment.
         source: As `load` takes it.
+
+    Returns:
+        How the images of its training were prepared, as DataModules say it of themselves.
 
     Raises:
         FileNotFoundError: If there is no checkpoint.
@@ -113,6 +116,7 @@ def restore(task: Task, source: str | Path) -> None:
     for key, theirs, ours in _differences(found.description.arguments, plain(dict(task.hparams))):
         logger.warning("%s was trained with %s %s, and is used with %s.", found.name, key, theirs, ours)
     logger.info("%s: all %d tensors match", found.name, sum(not k.endswith("num_batches_tracked") for k in found.state))
+    return dict(found.description.preparation)
 
 
 def read(source: str | Path, given: Mapping[str, Any] | None = None) -> Checkpoint:

@@ -10,10 +10,11 @@ import torch
 from lightning import Callback
 
 import tasks
+from datamodules import CocoPose
 from experiments import run
 from experiments.config import ConfigError, make_parser, parse
 from experiments.run import main, split_arguments
-from experiments.start import check_start, show_weight_reports, to_instantiate
+from experiments.start import begin, check_start, show_weight_reports, to_instantiate
 from hrnet import HRNet
 from tasks import PoseTask, SegmentationTask, save_task
 from tests.conftest import ROOT
@@ -114,6 +115,22 @@ def test_a_joint_run_evaluates_the_weights_of_its_parts(tmp_path):
     assert torch.equal(task.backbone.conv1.weight, pose.backbone.conv1.weight)
     assert torch.equal(task.tasks["pose"].head.weight, pose.head.weight)
     assert torch.equal(task.tasks["parts"].head[3].weight, parts.head[3].weight)
+
+
+def test_images_that_are_prepared_otherwise_are_said(pose_file, caplog):
+    action, config = checked("validate", "pose_coco.yaml", "sample.yaml", "--checkpoint", str(pose_file))
+    for size, crop, words in (
+        ((128, 96), "size", []),
+        ((64, 96), "size", ["image_size [128, 96], and the data have [64, 96]"]),
+        ((128, 96), "unit", ["crop size, and the data have unit"]),
+    ):
+        caplog.clear()
+        task = PoseTask(HRNet(**SMALL, multi_scale_output=False))
+        begin(action, task, CocoPose("sample", image_size=size, crop=crop), config)
+        assert are_in(task, pose_file)
+        assert len(caplog.messages) == 1 + len(words)
+        for word in words:
+            assert word in caplog.text
 
 
 # ---- what is refused
