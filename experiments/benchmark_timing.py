@@ -21,19 +21,33 @@ class Setting:
     Args:
         quick: Tiny sizes, which show that everything works and say nothing about speed.
         data_root: Root of CocoPose for the data benchmarks; `sample` is the embedded data.
+        device: cpu or cuda.
+        compiled: On a GPU: the variants by `torch.compile`, instead of the others beside the peer.
     """
 
     quick: bool = False
     data_root: str = "sample"
+    device: str = "cpu"
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to do the work; `target` is the ratio to the peer that it must reach, where there is one."""
+    """One way to do the work.
+
+    Args:
+        label: Its name.
+        run: Does it once; on a GPU the work may still go on when it returns.
+        target: Ratio to the peer that it must reach, where there is one.
+        memory: Bytes that making and running it takes on a GPU at most; None on a CPU.
+        problem: Why it is not timed; empty where it is.
+    """
 
     label: str
     run: Callable[[], object]
     target: float | None = None
+    memory: int | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,12 +59,16 @@ class Comparison:
         unit: What is counted, in the plural.
         amount: How many of these one call does.
         variants: The peer and ours; they were seen to agree.
+        device: What is waited for before a clock is read.
+        calls: How many are timed together, one after the other.
     """
 
     name: str
     unit: str
     amount: int
     variants: tuple[Variant, ...]
+    device: str = "cpu"
+    calls: int = 1
 
 
 @dataclass(frozen=True)
@@ -62,78 +80,101 @@ class Benchmark:
         rounds: How many are needed for a steady median.
         comparisons: Loads what they need and checks that the variants agree.
         networks: Whether networks are run, which use the user's number of threads; everything else has one.
+        on_gpu: The same on a GPU, where there is something to compare there.
     """
 
     about: str
     rounds: int
     comparisons: Callable[[Setting], Iterator[Comparison]]
     networks: bool = False
+    on_gpu: Callable[[Setting], Iterator[Comparison]] | None = None
 
 
 @dataclass(frozen=True)
 class Result:
-    """Of one variant: ratio of medians to the peer (above 1: faster) and range of the rounds' own ratios."""
+    """Of one variant: ratio of medians to the peer (above 1: faster) and range of the rounds' own ratios.
+
+    Figures are None for a variant with a `problem`, which was not timed.
+    """
 
     benchmark: str
     work: str
     variant: str
-    ratio: float
-    lowest: float
-    highest: float
-    seconds: float
-    per_second: float
+    ratio: float | None
+    lowest: float | None
+    highest: float | None
+    seconds: float | None
+    per_second: float | None
     unit: str
     rounds: int
     threads: int
     target: float | None
+    device: str = "cpu"
+    memory: int | None = None
+    problem: str = ""
 
     @property
     def met(self) -> bool | None:
         """Whether the target is reached; None where there is none."""
-        return None if self.target is None else self.ratio >= self.target
+        return None if self.target is None or self.ratio is None else self.ratio >= self.target
 
 
 def measure(benchmark: str, comparison: Comparison, rounds: int) -> list[Result]:
     """Time every variant once a round, in an order that rotates by one each round.
 
-    The first call of each variant, before the rounds, is not counted.
+    The first call of each variant, before the rounds, is not counted. What cannot be run is passed over.
 
     Raises:
         ValueError: If `rounds` is below 1.
     """
     if rounds < 1:
         raise ValueError(f"A benchmark needs at least one round, got {rounds}.")
-    variants = comparison.variants
+    wait = torch.cuda.synchronize if comparison.device == "cuda" else _no_wait
+    peer = comparison.variants[0]
+    require(f"{peer.label}, which all are compared with: {peer.problem}", not peer.problem)
+    variants = [variant for variant in comparison.variants if not variant.problem]
     for variant in variants:
         variant.run()
-    seconds: list[list[float]] = [[] for _ in variants]
+    seconds: dict[str, list[float]] = {variant.label: [] for variant in variants}
     for turn in range(rounds):
         for step in range(len(variants)):
-            index = (turn + step) % len(variants)
+            variant = variants[(turn + step) % len(variants)]
+            wait()
             start = time.perf_counter()
-            variants[index].run()
-            seconds[index].append(time.perf_counter() - start)
+            for _ in range(comparison.calls):
+                variant.run()
+            wait()
+            seconds[variant.label].append((time.perf_counter() - start) / comparison.calls)
     return [
-        _result(benchmark, comparison, variant, seconds[0], own) for variant, own in zip(variants, seconds, strict=True)
+        _result(benchmark, comparison, variant, seconds[peer.label], seconds.get(variant.label, []), rounds)
+        for variant in comparison.variants
     ]
 
 
-def _result(benchmark: str, comparison: Comparison, variant: Variant, peer: list[float], own: list[float]) -> Result:
-    ratios = [a / b for a, b in zip(peer, own, strict=True)]
-    middle = median(own)
+def _no_wait() -> None:
+    """A CPU is done when the call returns."""
+
+
+def _result(
+    benchmark: str, comparison: Comparison, variant: Variant, peer: list[float], own: list[float], rounds: int
+) -> Result:
+    ratios = [a / b for a, b in zip(peer, own, strict=False)]
     return Result(
         benchmark=benchmark,
         work=comparison.name,
         variant=variant.label,
-        ratio=median(peer) / middle,
-        lowest=min(ratios),
-        highest=max(ratios),
-        seconds=middle,
-        per_second=comparison.amount / middle,
+        ratio=median(peer) / median(own) if own else None,
+        lowest=min(ratios, default=None),
+        highest=max(ratios, default=None),
+        seconds=median(own) if own else None,
+        per_second=comparison.amount / median(own) if own else None,
         unit=comparison.unit,
-        rounds=len(own),
+        rounds=rounds,
         threads=torch.get_num_threads(),
         target=variant.target,
+        device=torch.cuda.get_device_name() if comparison.device == "cuda" else "cpu",
+        memory=variant.memory,
+        problem=variant.problem,
     )
 
 

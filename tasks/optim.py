@@ -62,8 +62,13 @@ class ScheduleSpec(TypedDict, total=False):
     warmup_lr: float
 
 
-def create_optimizer(task: nn.Module, spec: OptimizerSpec) -> torch.optim.Optimizer:
+def create_optimizer(task: nn.Module, spec: OptimizerSpec, *, fuse: bool = True) -> torch.optim.Optimizer:
     """Optimiser over all parameters of `task`, each at the rate of its part.
+
+    Args:
+        task: With its parameters where they are trained.
+        spec: Name and arguments.
+        fuse: Whether Adam may have one kernel on a CPU. In mixed precision Lightning refuses to clip gradients for it.
 
     Raises:
         ValueError: If timm has no optimiser of that name, or a name in `lr_scales` fits no parameter.
@@ -83,7 +88,7 @@ def create_optimizer(task: nn.Module, spec: OptimizerSpec) -> torch.optim.Optimi
         {"params": parameters, "lr": lr, "weight_decay": decay, "name": f"lr {lr:g} decay {decay:g}"}
         for (lr, decay), parameters in groups.items()
     ]
-    if name in ("adam", "adamw") and next(task.parameters()).device.type == "cpu":
+    if fuse and name in ("adam", "adamw") and next(task.parameters()).device.type == "cpu":
         # HRNet has hundreds of small tensors; torch's loop over them takes four times as long (Adam, W18-Small). Not so
         # with SGD, whose one kernel fails where some parameters get their first gradient later than others.
         options.setdefault("fused", True)

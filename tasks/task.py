@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from lightning import LightningDataModule, LightningModule
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -348,7 +349,8 @@ class Task(LightningModule):
     on_test_epoch_end = on_validation_epoch_end
 
     def configure_optimizers(self) -> Any:
-        optimizer = create_optimizer(self, self.optimizer_spec)
+        mixed = isinstance(self.trainer.precision_plugin, MixedPrecision)
+        optimizer = create_optimizer(self, self.optimizer_spec, fuse=not mixed)
         self.optimizer_options = [{**group, "params": None} for group in optimizer.param_groups]
         if self.schedule_spec is None:
             return optimizer

@@ -319,6 +319,18 @@ def test_accumulated_steps_are_the_mean_of_their_gradients(tmp_path):
     np.testing.assert_allclose(joint.backbone.stage4[0].weight.detach().numpy(), expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_gradients_are_clipped_in_mixed_precision_too(tmp_path, name, precision):
+    """Adam's one kernel on a CPU is no way to clip there, as the shipped joint experiments do."""
+    joint = pulls(optimizer={"name": name, "lr": 0.1})
+    trainer = quiet_trainer(tmp_path, 1, precision=precision, gradient_clip_val=1.0)
+    trainer.fit(joint, shift_data(*unlike_parts()))
+    assert trainer.global_step > 0
+    assert joint.backbone.stage4[0].weight.abs().max() > 0.01
+    assert bool(trainer.optimizers[0].defaults["fused"]) is (precision == "32-true")
+
+
 def test_clipping_sees_the_combined_gradient(tmp_path):
     joint = pulls(task_weights=SHIPPED)
     quiet_trainer(tmp_path, 1, limit_train_batches=1, gradient_clip_val=0.5).fit(joint, shift_data(*unlike_parts()))
