@@ -91,7 +91,7 @@ class CocoPose(BaseDataModule):
             raise DataError(f"box_padding is {box_padding}, expected a factor on the box's sides such as 1.25.")
         self.crop, self.box_padding = crop, box_padding
         self._evaluated: dict[str, CocoAnnotations] = {}
-        self.stated_reading = reading or Reading()
+        self.stated_reading = (reading or Reading()).checked()
         splits = ("train", "val", *(("test",) if self.test_split == "test" else ()))
         self.orientations = Orientations(self.stated_reading.upright, self._tagged, splits)
 

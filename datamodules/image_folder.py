@@ -61,7 +61,7 @@ class ImageFolder(BaseDataModule):
         if not (0 < crop_ratio <= 1 and 0 <= random_erasing <= 1):
             raise DataError(f"crop_ratio {crop_ratio} must be in (0, 1], random_erasing {random_erasing} in [0, 1].")
         self.crop_ratio, self.rand_augment, self.random_erasing = crop_ratio, rand_augment, random_erasing
-        self.reading = reading or Reading()
+        self.reading = (reading or Reading()).checked()
         if self.reading.upright is None:
             self.reading = replace(self.reading, upright=True)
         self._folders: list[str] | None = None

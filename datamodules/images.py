@@ -10,7 +10,17 @@ import cv2
 import numpy as np
 
 from datamodules.base import DataError
-from datamodules.image_files import PLAIN, Header, Reading, format_of, opened, read_bytes, read_header, refuse_beyond
+from datamodules.image_files import (
+    PLAIN,
+    Header,
+    Reading,
+    format_of,
+    jpeg_head,
+    opened,
+    read_bytes,
+    read_header,
+    refuse_beyond,
+)
 from datamodules.image_files import as_stored as stored_tiff
 from datamodules.orientation import oriented
 
@@ -127,25 +137,14 @@ def _stored(path: str | Path, data: bytes, reading: Reading) -> np.ndarray:
 def _usual_size(data: bytes) -> tuple[int, int] | None:
     """(height, width) of a JPEG or of a PNG of up to 8 bits, for which no more of the head needs to be known."""
     if data[:2] == b"\xff\xd8":
-        return _jpeg_head(data)[0]
+        return jpeg_head(data)[0]
     if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and data[24:25] < b"\x10":
         return int.from_bytes(data[20:24]), int.from_bytes(data[16:20])
     return None
 
 
-def _jpeg_head(data: bytes) -> tuple[tuple[int, int] | None, bool]:
-    """(height, width), None where the head is odd, and whether it has a segment that could hold an orientation."""
-    size, tagged, at = None, False, 2
-    while at + 9 <= len(data) and data[at] == 0xFF and (marker := data[at + 1]) != 0xDA:
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            size = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
-        tagged |= marker == 0xE1
-        at += 1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4])
-    return size, tagged
-
-
 def _orientation(path: str | Path, data: bytes, reading: Reading) -> int:
-    size, tagged = _jpeg_head(data) if data[:2] == b"\xff\xd8" else (None, True)
+    size, tagged = jpeg_head(data) if data[:2] == b"\xff\xd8" else (None, True)
     return 1 if size and not tagged else read_header(path, data, limit=reading.pixel_limit).orientation
 
 

@@ -78,7 +78,7 @@ class SegmentationData(BaseDataModule):
             )
         self.base_scale, self.scale, self.evaluation = base_scale, tuple(scale), evaluation
         self.photometric = None if not photometric else Photometric(photometric)
-        self.stated_reading = reading or Reading()
+        self.stated_reading = (reading or Reading()).checked()
         self.orientations = Orientations(self.stated_reading.upright, self._tagged, ("train", "val", "test"))
 
     @property

@@ -222,7 +222,7 @@ def _reading(trained: list[Reading], upright: bool | None, pixel_limit: int | No
             "predict with one task at a time."
         )
     limit = max(reading.pixel_limit for reading in trained) if pixel_limit is None else pixel_limit
-    return Reading(next(iter(ways), None), next(iter(ranges)), limit)
+    return Reading(next(iter(ways), None), next(iter(ranges)), limit).checked()
 
 
 def _pixels(picture: np.ndarray | Image.Image | Tensor, reading: Reading) -> np.ndarray:

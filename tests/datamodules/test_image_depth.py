@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from datamodules import CocoPose, DataError, FolderSegmentation, ImageFolder, Reading
-from datamodules.check import check
+from datamodules.check import check, load_data
 from datamodules.image_files import read_header
 from datamodules.images import ManyBands, UnknownRange, as_rgb, read_image
 from experiments.config import ConfigError
@@ -98,9 +98,9 @@ def test_a_range_leaves_eight_bits_alone(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_image(path, None, Reading(value_range=(0, 4095))), values)
     for wrong in ((5, 5), (9, 1)):
         with pytest.raises(DataError, match=r"value_range \[\d, \d\] should be the lowest value, then the highest"):
-            Reading(value_range=wrong)
+            ImageFolder(tmp_path, reading=Reading(value_range=wrong))
     with pytest.raises(DataError, match="pixel_limit is a number of pixels"):
-        Reading(pixel_limit=0)
+        FolderSegmentation(tmp_path, class_names=["a", "b"], image_size=(8, 8), reading=Reading(pixel_limit=0))
 
 
 def test_the_head_of_a_pgm_says_what_is_white(tmp_path: Path) -> None:
@@ -298,3 +298,16 @@ def test_every_data_set_refuses_and_scales(tmp_path: Path, layout: str) -> None:
         with pytest.raises(DataError, match=r"x\.png holds 16-bit values up to 4095"):
             data(None).split(split)[0]
         assert data(Reading(value_range=(0, 4095))).split(split)[0]["image"].max() > 200
+
+
+def test_reading_is_said_in_yaml_and_flags() -> None:
+    flags = ["--data.init_args.reading.value_range", "[0, 4095]", "--data.reading.upright", "true"]
+    data = load_data(["seg_folder.yaml", "sample.yaml"], flags)
+    assert data.reading == Reading(upright=True, value_range=(0, 4095))
+    assert load_data(["cls_folder.yaml"], ["--data.reading.pixel_limit", "7"]).reading == Reading(True, None, 7)
+    assert load_data(["pose_coco.yaml"], []).reading == Reading()
+    for flag, value, said in (("value_range", "[9, 1]", "lowest value"), ("pixel_limit", "0", "at least 1")):
+        with pytest.raises(DataError, match=said):
+            load_data(["pose_coco.yaml"], [f"--data.reading.{flag}", value])
+    with pytest.raises(ConfigError, match=r"uprigt.*did you mean upright"):
+        load_data(["pose_coco.yaml"], ["--data.reading.uprigt", "true"])
