@@ -193,7 +193,8 @@ def read_run(path: Path, metric: str | None = None, modes: Mapping[str, Mode] = 
         config = read_mapping(path / "config.yaml", lambda text: yaml.load(text, yaml.CSafeLoader), notes)
         summary = read_mapping(path / "summary.json", json.loads, notes)
         environment = read_mapping(path / "environment.json", json.loads, notes)
-        rows = _last_lives([numbers(row) for row in read_csv(path / "metrics.csv", notes)])
+        written = [row for row in read_csv(path / "metrics.csv", notes) if not row.get("best_checkpoint")]
+        rows = _last_lives([numbers(row) for row in written])
         if isinstance(summary.get("best"), float):
             summary["best"] = {summary["monitor"]: summary["best"]}
         tables = {file.stem: read_csv(file, notes) for file in sorted((path / "predictions").glob("*.csv"))}
@@ -264,13 +265,12 @@ def _plain(value: Any) -> Any:
 def _last_lives(rows: list[dict[str, float]]) -> list[dict[str, float]]:
     """Without what a resumed run repeats: its rows stand below those of the life before, and count.
 
-    Within a life steps do not fall, and after an evaluation the training goes on at the next step.
+    Within a life steps do not fall.
     """
     kept: list[dict[str, float]] = []
     for row in rows:
-        step, before = row.get("step", math.inf), kept[-1] if kept else {}
-        evaluated = any(key.startswith("val/") for key in before) and not any(key.startswith("val/") for key in row)
-        if step < before.get("step", -math.inf) or (evaluated and step == before.get("step")):
+        step = row.get("step", math.inf)
+        if kept and step < kept[-1].get("step", -math.inf):
             kept = [other for other in kept if other.get("step", -math.inf) < step]
         kept.append(row)
     return kept

@@ -11,7 +11,7 @@ from typing import Any
 from experiments.compare_runs import Run
 from experiments.compare_statistics import Spread, holm, paired_test, spread
 
-IGNORED = ("runs", "name", "resume", "debug", "wandb")
+IGNORED = ("runs", "name", "resume", "save_minutes", "debug", "wandb")
 SEED_KEY = "seed_everything"
 SAME_SAMPLES = ("data", "data.root", "data.annotations", "data.images")  # equal sample ids mean the same samples
 

@@ -136,7 +136,7 @@ def log_best(trainer: Trainer, folder: Path, summary: Mapping[str, Any], log_mod
         if not isinstance(logger, WandbLogger):
             continue
         best = {f"best/{name}": value for name, value in summary["best"].items()}
-        size = {key: summary[key] for key in ("epochs", "parameters", "multiply_adds")}
+        size = {key: summary[key] for key in ("epochs", "parameters", "multiply_adds", "monitor", "mode")}
         logger.experiment.summary.update({**best, "best/epoch": summary["best_epoch"], **size})
         for alias, name in (("best", "best"), ("latest", "last")) if log_model else ():
             path = folder / "checkpoints" / f"{name}.ckpt"

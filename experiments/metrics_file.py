@@ -1,7 +1,7 @@
 """metrics.csv: what a run logged, a row whenever something was logged. Rows are only ever appended, each at once.
 
 A run that is killed loses no row, and one that goes on writes below what is there; steps that it repeats stand twice,
-the later row counts.
+the later row counts. The evaluation of the best checkpoint after the training has 1 in the column best_checkpoint.
 """
 
 import csv
@@ -26,6 +26,8 @@ class MetricsFile(Logger):
         super().__init__()
         self.path = folder / "metrics.csv"
         self.columns = self._repaired_columns() if rank_zero_only.rank == 0 else []
+        self.of_best_checkpoint = False
+        """Whether rows are of the best checkpoint from here on, and no point of the training's curves."""
 
     @property
     def name(self) -> str:
@@ -45,7 +47,7 @@ class MetricsFile(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append a row with column `step`, the number of optimiser steps before."""
         values = {name: value if isinstance(value, int) else float(value) for name, value in metrics.items()}
-        row = {"step": step, **values}
+        row = {"step": step, **values, **({"best_checkpoint": 1} if self.of_best_checkpoint else {})}
         new = sorted(row.keys() - set(self.columns))
         if new:
             self._add_columns(new)

@@ -160,6 +160,9 @@ def _fit(trainer: Trainer, objects: Namespace, folder: Path, start: Path | str |
     }
     best = folder / "checkpoints" / "best.ckpt"
     if best.is_file():
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile):
+                logger.of_best_checkpoint = True
         trainer.validate(task, data, ckpt_path=best, weights_only=True, verbose=False)
         task.earlier_metrics = {}
         summary["best"] = task.logged_metrics()

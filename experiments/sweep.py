@@ -12,6 +12,7 @@ folders, which W&B shows as one group. Flags that are not the sweep's own are th
 import argparse
 import gc
 import itertools
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ except ModuleNotFoundError:
     raise SystemExit(2) from None
 
 from experiments import run
+from experiments.checkpoints import Stopped
 from experiments.cli import program
 from experiments.compare_modes import known_mode
 from experiments.config import ConfigError, make_parser, parse
@@ -76,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> optuna.Study:
 
     Raises:
         ConfigError: For a mistake in the files, flags or the search space.
-        SystemExit: With status 1 when interrupted; the study goes on with the next call.
+        SystemExit: With status 128 + signal when interrupted; the study goes on with the next call.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     options, flags = _options(words)
@@ -118,9 +120,9 @@ def main(argv: Sequence[str] | None = None) -> optuna.Study:
     try:
         if remaining:
             study.optimize(objective, n_trials=remaining, catch=(TrialFailed,), callbacks=[enough])
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on with the study")
-        raise SystemExit(1) from None
+    except Stopped as stop:
+        print("stopped; the same command goes on with the study", flush=True)
+        raise SystemExit(128 + stop.number) from None
     finally:
         show(study, _done(study), folder, metric)
     return study
@@ -132,9 +134,12 @@ def _value(trial: optuna.Trial, arguments: list[str], metric: str, folder: Path)
         trainer = run.main(arguments, callbacks=[ReportTrial(trial, metric, folder)])
     except optuna.TrialPruned:
         raise
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into an exit
+    except Stopped:
         _again(trial)
-        raise KeyboardInterrupt from None
+        raise
+    except (KeyboardInterrupt, SystemExit):  # at once; Lightning turns Ctrl-C into an exit
+        _again(trial)
+        raise Stopped(signal.SIGINT) from None
     except Exception as error:
         if run.is_users_mistake(error):
             _again(trial)
@@ -146,9 +151,6 @@ def _value(trial: optuna.Trial, arguments: list[str], metric: str, folder: Path)
     finally:
         gc.collect()
         torch.cuda.empty_cache()
-    if trainer.interrupted:
-        _again(trial)
-        raise KeyboardInterrupt
     found = trainer.callback_metrics
     if metric not in found:
         raise ConfigError(
@@ -227,7 +229,8 @@ def _goal(metric: str, asked: str | None, task: type[Task]) -> str:
     Raises:
         ConfigError: If neither says it.
     """
-    mode = task.mode if metric == task.monitor else known_mode(metric)
+    modes = dict.fromkeys(task.higher_is_better, "max") | dict.fromkeys(task.lower_is_better, "min")
+    mode = task.mode if metric == task.monitor else modes.get(metric.partition("/")[2]) or known_mode(metric)
     declared = mode and {"min": "minimize", "max": "maximize"}[mode]
     if asked is None and declared is None:
         raise ConfigError(

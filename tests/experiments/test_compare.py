@@ -27,6 +27,8 @@ from experiments.compare_modes import MONITORS, checkpoint_monitor, known_mode
 from experiments.compare_runs import RunsError, find_runs, flatten, read_run
 from experiments.compare_statistics import bootstrap_interval, holm, paired_test, spread
 from experiments.compare_text import cell
+from experiments.run import main as train
+from tests.experiments.toys import toy
 
 NAMES = ("nose", "left_eye", "right_eye")
 
@@ -175,7 +177,8 @@ def test_what_a_resumed_run_repeats_counts_once(tmp_path: Path) -> None:
     second = [(1, 12, 0.45, ""), (1, 19, 0.3, ""), (1, 19, "", 0.5), (2, 20, "", 0.5)]  # ended, evaluated, and
     third = [(2, 20, 0.2, ""), (2, 29, 0.1, ""), (2, 29, "", 0.6)]  # made longer
     rows = [{"epoch": e, "step": s, "train/loss": loss, "val/AP": ap} for e, s, loss, ap in (*first, *second, *third)]
-    write_csv(folder / "metrics.csv", rows)
+    rows[7]["best_checkpoint"] = 1
+    write_csv(folder / "metrics.csv", [{"best_checkpoint": ""} | row for row in rows])
     run = read_run(folder)
     assert [value for _, value in run.curve("val/AP")] == [0.4, 0.5, 0.6]
     means = [0.5, (0.45 + 0.3) / 2, (0.2 + 0.1) / 2]
@@ -356,6 +359,40 @@ def test_checkpoint_of_a_training(tmp_path: Path) -> None:
     lightning.Trainer(callbacks=callbacks, **limits, **options).fit(Model())
     assert {path.name for path in folder.iterdir()} == {"best.ckpt", "last.ckpt"}
     assert checkpoint_monitor(tmp_path) == ("val/RMSE", "min")
+
+
+@pytest.fixture(scope="module")
+def toy_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Run of two epochs whose metric is best when small, and the same with two more epochs."""
+    folder = tmp_path_factory.mktemp("toy")
+    model = {"values": [0.25, 0.75, 0.5, 0.125], "best": "min"}
+    first = Path(train(toy(folder, model, max_epochs=2)).default_root_dir)
+    whole = Path(shutil.copytree(first, folder / "copy" / first.name))
+    train(["--resume", str(whole), "--trainer.max_epochs", "4"])
+    return first, whole
+
+
+def test_run_of_a_task_of_ones_own_that_is_best_when_small(toy_run: tuple[Path, Path], tmp_path: Path) -> None:
+    first, whole = toy_run
+    comparison = compare([first, whole])
+    rows = comparison.tables["runs"]
+    assert [(row["metric"], row["best"], row["epoch"], row["last"]) for row in rows] == [
+        ("val/figure", 0.25, 0, 0.75),
+        ("val/figure", 0.125, 3, 0.125),
+    ]
+    assert "Less is better: val/loss, val/product, val/figure." in comparison.titled["best"].note
+    assert "More is better: val/count." in comparison.titled["best"].note
+    for folder, best in ((first, (0, 0.25)), (whole, (3, 0.125))):
+        unfinished = Path(shutil.copytree(folder, tmp_path / f"{best[0]}" / "run"))
+        (unfinished / "summary.json").unlink()
+        (row,) = compare([unfinished]).tables["runs"]
+        assert (row["metric"], (row["epoch"], row["best"])) == ("val/figure", best)
+
+
+def test_curve_of_a_run_that_was_lengthened_has_no_evaluation_of_a_checkpoint(toy_run: tuple[Path, Path]) -> None:
+    for folder, values in zip(toy_run, ([0.25, 0.75], [0.25, 0.75, 0.5, 0.125]), strict=True):
+        assert read_run(folder).curve("val/figure") == list(enumerate(values))
+        assert not any("checkpoint" in key for key in read_run(folder).last)
 
 
 def test_monitors_and_directions_of_earlier_versions_are_those_of_the_tasks() -> None:

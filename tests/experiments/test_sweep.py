@@ -17,6 +17,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 optuna = pytest.importorskip("optuna")
 
 from experiments import run, sweep  # noqa: E402
+from experiments.checkpoints import Stopped  # noqa: E402
 from experiments.config import ConfigError, find, make_parser, parse  # noqa: E402
 from experiments.search_space import flag_text  # noqa: E402
 from tasks import ClassificationTask, PoseTask  # noqa: E402
@@ -43,7 +44,7 @@ class FakeRunner:
     def __call__(self, arguments, callbacks):
         (callback,) = callbacks
         folder = Path(arguments[arguments.index("--runs") + 1]) / "pose_coco" / str(len(self.tried))
-        trainer = SimpleNamespace(world_size=1, default_root_dir=folder, interrupted=False)
+        trainer = SimpleNamespace(world_size=1, default_root_dir=folder)
         callback.setup(trainer, None, "fit")
         flags = dict(word.removeprefix("--").split("=") for word in arguments if "=" in word)
         self.tried.append(tuple(flags.values()))
@@ -108,7 +109,7 @@ def test_constants_of_a_sweep_file_give_way_to_the_command_line_and_what_is_sear
         _, files, flags = run.split_arguments(list(arguments))
         callbacks[0].trial.set_user_attr("run", "somewhere")
         found.append(parse(make_parser(), files, flags))
-        return SimpleNamespace(callback_metrics={"val/AP": torch.tensor(0.5)}, interrupted=False)
+        return SimpleNamespace(callback_metrics={"val/AP": torch.tensor(0.5)})
 
     flags = ["--trainer.max_epochs", "3", f"--{LR}", "7", "--trials", "1"]
     search(monkeypatch, look, "--sweep", "sweep_pose.yaml", *flags, "--runs", str(tmp_path))
@@ -205,7 +206,7 @@ def test_a_search_goes_in_the_direction_of_its_goal(goal, quick, monkeypatch, tm
 
     def measure(arguments, callbacks):
         callbacks[0].trial.set_user_attr("run", "somewhere")
-        return SimpleNamespace(callback_metrics={name: torch.tensor(next(values))}, interrupted=False)
+        return SimpleNamespace(callback_metrics={name: torch.tensor(next(values))})
 
     content = {"parameters": {BATCH: {"values": [1, 2, 4, 8]}}, "method": "grid"}
     file = tmp_path / "mine.yaml"
@@ -227,17 +228,25 @@ class LeastTask(ClassificationTask):
 
     monitor = "val/RMSE"
     mode = "min"
+    higher_is_better = ("overlap",)
+    lower_is_better = ("lag",)
 
 
-def test_without_a_file_the_search_goes_as_the_task_declares(quick, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("metric", "direction"),
+    [(None, "MINIMIZE"), ("val/RMSE", "MINIMIZE"), ("val/lag", "MINIMIZE"), ("test/overlap", "MAXIMIZE")],
+)
+def test_without_a_goal_the_search_goes_as_the_task_declares(metric, direction, quick, monkeypatch, tmp_path):
     def measure(arguments, callbacks):
         callbacks[0].trial.set_user_attr("run", "somewhere")
-        return SimpleNamespace(callback_metrics={"val/RMSE": torch.tensor(2.5)}, interrupted=False)
+        return SimpleNamespace(callback_metrics={metric or "val/RMSE": torch.tensor(2.5)})
 
     monkeypatch.setattr(sweep, "_task_class", lambda files, flags: LeastTask)
-    words = [f"--search.{BATCH}=[4]", "--method", "grid", "--runs", str(tmp_path)]
-    study = search(monkeypatch, measure, *words)
-    assert study.direction.name == "MINIMIZE"
+    file = tmp_path / "mine.yaml"
+    content = {"parameters": {BATCH: {"values": [4]}}, "method": "grid"}
+    file.write_text(yaml.safe_dump(content | ({"metric": {"name": metric}} if metric else {})))
+    study = search(monkeypatch, measure, "--sweep", str(file), "--runs", str(tmp_path))
+    assert study.direction.name == direction
 
 
 def test_a_direction_that_nobody_declares_is_asked_for(quick, monkeypatch, tmp_path):
@@ -274,18 +283,29 @@ def test_a_failed_trial_is_recorded_and_the_search_goes_on(quick, monkeypatch, t
 
 def test_diverged_is_failed(quick, monkeypatch, tmp_path):
     def diverge(arguments, callbacks):
-        return SimpleNamespace(callback_metrics={"val/AP": torch.tensor(float("nan"))}, interrupted=False)
+        return SimpleNamespace(callback_metrics={"val/AP": torch.tensor(float("nan"))})
 
     study = search(monkeypatch, diverge, *SPACE, "--trials", "1", "--runs", str(tmp_path))
     assert states(study) == ["FAIL"]
 
 
-@pytest.mark.parametrize("method", ["grid", "tpe"])
-def test_an_interrupted_search_goes_on_with_the_trial_that_was_cut_short(method, monkeypatch, tmp_path):
-    runner = FakeRunner({2: SystemExit(1)})  # what Lightning makes of Ctrl-C
+@pytest.mark.parametrize(
+    ("method", "end", "status"),
+    [
+        ("grid", SystemExit(1), 130),  # what Lightning makes of a second Ctrl-C
+        ("tpe", Stopped(signal.SIGINT), 130),
+        ("grid", Stopped(signal.SIGTERM), 143),
+        ("tpe", KeyboardInterrupt(), 130),
+    ],
+)
+def test_an_interrupted_search_goes_on_with_the_trial_that_was_cut_short(
+    method, end, status, quick, monkeypatch, tmp_path
+):
+    runner = FakeRunner({2: end})
     arguments = [*SPACE, "--method", method, "--trials", "6", "--runs", str(tmp_path)]
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as stop:
         search(monkeypatch, runner, *arguments)
+    assert stop.value.code == status
     assert len(runner.tried) == 3
     study = search(monkeypatch, runner, *arguments)
     assert len(runner.tried) == 7
