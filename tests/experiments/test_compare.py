@@ -185,6 +185,18 @@ def test_what_a_resumed_run_repeats_counts_once(tmp_path: Path) -> None:
     assert [value for _, value in run.curve("train/loss")] == pytest.approx(means)
 
 
+def test_means_of_an_epoch_that_stand_below_its_validation_do_not_replace_it(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "joint")
+    rows = [
+        {"epoch": e, "step": s, "train/loss": 1.0, "val/AP": "", "train/pose/weight": ""} for e, s in ((0, 4), (0, 9))
+    ]
+    rows.append({"epoch": 0, "step": 9, "val/AP": 0.5})
+    rows.append({"epoch": 0, "step": 9, "train/pose/weight": 0.25})  # as joint trainings log them
+    write_csv(folder / "metrics.csv", [*rows, *({**row, "epoch": 1, "step": row["step"] + 10} for row in rows)])
+    assert read_run(folder).curve("val/AP") == [(0, 0.5), (1, 0.5)]
+    assert read_run(folder).curve("train/pose/weight") == [(0, 0.25), (1, 0.25)]
+
+
 def test_number_cut_in_half_is_not_believed(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", metric="val/loss")
     (folder / "summary.json").unlink()
