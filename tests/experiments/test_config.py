@@ -93,9 +93,14 @@ def test_unknown_file_names_the_nearest():
         find("pose_cocoo.yaml")
 
 
-def test_an_overlay_alone_says_what_is_missing():
-    with pytest.raises(ConfigError, match="No model"):
-        parse(make_parser(), [find("sample.yaml")][:0], [])
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [(["sample.yaml"], "class_path"), (["debug.yaml"], "model"), (["w48.yaml"], "data"), ([], "model")],
+)
+def test_an_overlay_alone_says_what_is_missing_and_names_an_experiment(names, missing):
+    with pytest.raises(ConfigError, match=rf"^No {missing}.*pose_coco\.yaml[^\n]*$") as caught:
+        parse(make_parser(), [find(name) for name in names], [])
+    assert "pose_coco.yaml sample.yaml" in str(caught.value) or names != ["sample.yaml"]
 
 
 def test_class_defaults_do_not_leak_into_another_class(tmp_path):

@@ -21,8 +21,8 @@ from datamodules.image_masks import ImageMasks
 from experiments import media, predict, predictor, results
 from experiments.boxes import Boxes, CocoBoxes, TorchvisionDetector, box_array
 from experiments.config import ConfigError
-from experiments.media import Photo, find_sources, read_photo, read_photos
-from experiments.prediction_files import PredictionFiles
+from experiments.media import Photo, Source, find_sources, read_photo, read_photos
+from experiments.prediction_files import PredictionFiles, refuse_existing
 from experiments.predictor import Predictor
 from experiments.preparation import Preparation, preparation_of
 from experiments.results import ClassificationResult, JointResult, PoseResult, SegmentationResult
@@ -354,6 +354,42 @@ def test_segmentation_json_is_coco(segmenter, tmp_path):
     with Image.open(tmp_path / "masks" / "image.png") as mask:
         np.testing.assert_array_equal(np.asarray(mask), result.mask)
         np.testing.assert_array_equal(np.asarray(mask.convert("RGB"))[1, 1], [0, 255, 0])
+
+
+def numbered(folder: Path, name: str, **where) -> ClassificationResult:
+    photo = Photo(np.zeros((32, 32, 3), np.uint8), folder / f"{name}.png", name, **where)
+    return ClassificationResult(photo=photo, labels=np.array([1]), probabilities=np.array([0.5]), names=["b"])
+
+
+def test_pictures_without_ids_are_numbered_from_1(tmp_path):
+    with PredictionFiles(tmp_path, ["json"]) as files:
+        for name in "abc":
+            files.write(numbered(tmp_path, name))
+    found = json.loads((tmp_path / "predictions.json").read_text())
+    assert [(entry["image_id"], Path(entry["file_name"]).name) for entry in found] == [
+        (1, "a.png"), (2, "b.png"), (3, "c.png"),
+    ]  # fmt: skip
+
+
+def test_no_output_that_is_there_is_replaced_unasked(tmp_path):
+    sources = [Source(tmp_path / "in" / name, name.split(".")[0]) for name in ("a.jpg", "clip.mp4")]
+    outputs = [
+        "predictions.json",
+        "predictions.csv",
+        "overlays/a.jpg",
+        "overlays/clip.mp4",
+        "masks/a.png",
+        "masks/clip/x",
+    ]
+    for output in outputs:
+        folder = tmp_path / output.replace("/", "_")
+        (folder / output).parent.mkdir(parents=True)
+        (folder / output).touch()
+        kind = {"predictions.json": "json", "predictions.csv": "csv"}.get(output, output.split("/")[0])
+        with pytest.raises(ConfigError, match=r"exists.*--overwrite"):
+            refuse_existing(folder, sources, [kind])
+        refuse_existing(folder, sources, {"json", "csv", "overlays", "masks"} - {kind})
+        refuse_existing(folder, sources[:0], {"overlays", "masks"})
 
 
 def test_bare_checkpoint_needs_a_size_and_a_task_works(classifier, tmp_path):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -391,6 +392,77 @@ def test_a_trial_that_lags_behind_is_pruned(tmp_path):
     sweep.ReportTrial(study.ask(), "val/AP", tmp_path).on_validation_end(
         SimpleNamespace(sanity_checking=True, state=state, callback_metrics={"val/AP": torch.tensor(0.0)}), None
     )
+
+
+@pytest.mark.parametrize(
+    ("early", "lengths"),
+    [
+        (None, [6, 6, 6]),
+        ({"type": "hyperband", "min_iter": 1, "eta": 2}, [6, 6, 1]),
+        ({"type": "hyperband", "min_iter": 3, "eta": 2}, [6, 6, 3]),
+        ({"type": "hyperband", "min_iter": 2}, [6, 6, 2]),
+    ],
+)
+def test_early_terminate_of_a_sweep_file_ends_what_lags_behind(early, lengths, quick, monkeypatch, tmp_path):
+    """The third of three trials is the worst from its first validation on."""
+    validated = []
+
+    def validate(arguments, callbacks):
+        (callback,) = callbacks
+        callback.trial.set_user_attr("run", "somewhere")
+        level = 0.5 + 0.1 * len(validated) if len(validated) < 2 else 0.1
+        validated.append(0)
+        for _ in range(6):
+            validated[-1] += 1
+            metrics = {"val/AP": torch.tensor(level)}
+            state = SimpleNamespace(fn="fit")
+            callback.on_validation_end(
+                SimpleNamespace(sanity_checking=False, state=state, callback_metrics=metrics), None
+            )
+        return SimpleNamespace(callback_metrics=metrics)
+
+    file = tmp_path / "mine.yaml"
+    content = {"parameters": {BATCH: {"values": [1, 2, 4]}}, "method": "grid"}
+    file.write_text(yaml.safe_dump(content | ({"early_terminate": early} if early else {})))
+    study = search(monkeypatch, validate, "--sweep", str(file), "--runs", str(tmp_path))
+    assert validated == lengths
+    assert states(study) == ["COMPLETE", "COMPLETE", "PRUNED" if early else "COMPLETE"]
+    assert study.best_value == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(("words", "tried"), [([], 2), (["--trials", "3"], 3), (["--method", "random"], 2)])
+def test_a_sweep_file_says_how_many_trials_and_how(words, tried, quick, monkeypatch, tmp_path):
+    file = tmp_path / "mine.yaml"
+    space = {"distribution": "log_uniform_values", "min": 1e-5, "max": 1.0}
+    file.write_text(yaml.safe_dump({"parameters": {LR: space}, "method": "bayes", "run_cap": 2}))
+    runner = FakeRunner()
+    study = search(monkeypatch, runner, "--sweep", str(file), *words, "--runs", str(tmp_path))
+    assert len(runner.tried) == tried
+    assert type(study.sampler).__name__ == ("RandomSampler" if words[:1] == ["--method"] else "TPESampler")
+
+
+def test_suggestions_are_of_the_kinds_that_the_space_names():
+    space = {
+        "a": {"min": 1, "max": 9},
+        "b": {"min": 0.0, "max": 1.0},
+        "c": {"min": 1.0e-6, "max": 1.0, "distribution": "log_uniform_values"},
+        "d": {"min": 0.0, "max": 1.0, "q": 0.25, "distribution": "q_uniform"},
+        "e": {"min": 0, "max": 12, "q": 3, "distribution": "q_uniform"},
+        "f": {"min": 0.5, "max": 4.5, "distribution": "int_uniform"},
+        "g": {"values": ["x", 1.0e-5, [1, 2]]},
+        "h": {"value": 7},
+    }
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    flags = [dict(flag[2:].split("=") for flag in sweep.suggest(study.ask(), space)) for _ in range(300)]
+    drawn = {key: {yaml.safe_load(row[key]) if key != "g" else row[key] for row in flags} for key in "abcdefg"}
+    assert "h" not in flags[0]
+    assert drawn["a"] == set(range(1, 10))
+    assert all(isinstance(value, float) and 0 <= value <= 1 for value in drawn["b"])
+    assert np.median(sorted(drawn["c"])) == pytest.approx(1e-3, rel=1)  # the middle of the exponents
+    assert drawn["d"] == {0.0, 0.25, 0.5, 0.75, 1.0}
+    assert drawn["e"] == {0, 3, 6, 9, 12}
+    assert drawn["f"] == {1, 2, 3, 4}
+    assert drawn["g"] == {"x", "1.0e-05", "[1, 2]"}
 
 
 def test_trials_are_run_folders_of_one_group(tmp_path):

@@ -213,6 +213,20 @@ def test_pictures_and_videos_share_a_table(tmp_path):
     assert [entry.get("time") for entry in entries] == [None, 0.0, 1.25]
 
 
+def test_each_video_has_an_overlay_of_its_own(tmp_path):
+    clips = [record(tmp_path / f"{name}.mp4", times) for name, times in (("a", UNEVEN[:3]), ("b", UNEVEN[:5]))]
+    with PredictionFiles(tmp_path / "out", ["overlays"]) as files:
+        for photo in read_photos(find_sources([str(clip) for clip in clips])):
+            assert isinstance(photo, Photo)
+            files.write(
+                ClassificationResult(photo=photo, labels=np.array([0]), probabilities=np.array([1.0]), names=["a"])
+            )
+    overlays = sorted((tmp_path / "out" / "overlays").iterdir())
+    assert [path.name for path in overlays] == ["a.mp4", "b.mp4"]
+    for overlay, times in zip(overlays, (UNEVEN[:3], UNEVEN[:5]), strict=True):
+        assert stamps(overlay) == pytest.approx(times, abs=1e-5)
+
+
 def test_a_damaged_video_is_a_failure(tmp_path):
     (tmp_path / "bad.mp4").write_bytes(b"no video at all")
     (item,) = read_photos(find_sources([str(tmp_path / "bad.mp4")]))
