@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Callback] = ()) 
 def _fit(trainer: Trainer, objects: Namespace, folder: Path, start: Path | str | None, log_model: bool) -> None:
     """Train, then evaluate the best checkpoint; the summary is written after either."""
     task, data = objects.model, objects.data
-    if trainer.strategy.root_device.type == "cuda":
+    if trainer.strategy.root_device.type == "cuda" and torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)  # of an earlier run in this process
     trainer.fit(task, data, ckpt_path=start, weights_only=True)
     folder = Path(trainer.strategy.broadcast(str(folder)))
