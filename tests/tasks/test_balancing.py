@@ -52,6 +52,17 @@ def test_dynamic_weight_average_follows_the_last_two_epochs():
     torch.testing.assert_close(balancing(LOSSES), torch.tensor([2 * a / (a + b), 2 * b / (a + b)]))
 
 
+def test_dynamic_weight_average_counts_the_steps_that_had_a_task():
+    balancing, nan = make_balancing("dwa", NAMES, {"a": 2.0, "b": 0.5}), math.nan
+    for epoch in ([[8.0, nan], [12.0, nan], [nan, 2.0]], [[5.0, nan], [nan, 1.0], [nan, 3.0]]):  # 10 then 5; 2 then 2
+        for losses in epoch:
+            balancing(torch.tensor(losses))
+        balancing.end_epoch()
+    a, b = math.exp(0.5 / 2), math.exp(1.0 / 2)
+    expected = torch.tensor([2 * 2 * a / (a + b), 0.5 * 2 * b / (a + b)])
+    torch.testing.assert_close(balancing(torch.tensor([1.0, nan])), expected)
+
+
 def test_geometric_is_the_gradient_of_the_root_of_the_product():
     losses = LOSSES.clone().requires_grad_()
     (losses.prod() ** 0.5).backward()  # 2; its slopes are 2 / (2 * 4) and 2 / (2 * 1)
