@@ -339,8 +339,9 @@ def test_clipping_sees_the_combined_gradient(tmp_path):
 
 
 @pytest.mark.parametrize(("every", "expected"), [(1, [0, 1, 2, 3]), (2, [0, 2]), (3, [0, 3]), (0, [])])
-def test_norms_are_logged_every_so_many_steps(tmp_path, every, expected):
-    joint = pulls(gradient_every=every)
+@pytest.mark.parametrize("balancing", ["fixed", "pcgrad"])  # which needs them at every step
+def test_norms_are_logged_every_so_many_steps(tmp_path, balancing, every, expected):
+    joint = pulls(gradient_every=every, balancing=balancing)
     steps: list[int] = []
     log_dict = joint.log_dict
 
