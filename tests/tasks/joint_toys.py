@@ -61,6 +61,9 @@ class Pull(Task):
     def update(self, predictions: Tensor, batch: dict) -> None:
         self.seen += predictions.tolist()
 
+    def scores(self, predictions: Tensor, batch: dict) -> dict[str, Tensor]:
+        return {"sample": batch["image_id"], "score": 1 / (1 + predictions)}
+
     def compute(self) -> dict[str, float]:
         return {"error": sum(self.seen) / len(self.seen)}
 

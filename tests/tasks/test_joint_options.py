@@ -128,6 +128,20 @@ def test_an_evaluation_cut_short_says_so_to_the_tasks_and_forgets_the_one_before
     assert [task.split for task in joint.tasks.values()] == ["test", "test"]
 
 
+def test_sample_tables_are_of_the_last_evaluation_alone(tmp_path):
+    joint, trainer = pulls(), quiet_trainer(tmp_path, 1, limit_val_batches=None)
+    for shifts in ([4, 6, 8], [3, 1]):
+        data = shift_data(ShiftData([0], 1, shifts), ShiftData([0], 1, [1, 2, 3]))
+        trainer.validate(joint, data, verbose=False)
+        rows = joint.sample_tables()["a/samples"]
+        assert [row["sample"] for row in rows] == list(range(len(shifts)))
+        assert [row["score"] for row in rows] == pytest.approx([1 / (1 + shift) for shift in shifts])
+        assert len(joint.sample_tables()["b/samples"]) == 3
+    for name, count in (("a", 2), ("b", 3)):
+        lines = (tmp_path / "predictions" / f"val_{name}_samples.csv").read_text().splitlines()
+        assert len(lines) == count + 1
+
+
 # ---- the score, and the change against single-task runs
 
 
