@@ -110,7 +110,8 @@ class StopOnSignal(Checkpoint):
 
     def _leave(self, *_: Any, **__: Any) -> None:
         for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == self._note:  # else Lightning has given the signal back already
+                signal.signal(number, handler)
         self._handlers = {}
 
     teardown = on_exception = _leave

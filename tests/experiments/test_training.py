@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -258,3 +259,22 @@ def test_the_seed_decides_weights_and_order(tmp_path: Path) -> None:
     assert weights == again != others
     assert torch.equal(conv, same)
     assert not torch.equal(conv, other)
+
+
+# Signals
+
+
+def test_a_run_gives_the_signals_back(tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    main(toy(tmp_path, max_epochs=1))
+    with pytest.raises(RuntimeError, match="on purpose"):
+        main(toy(tmp_path, max_epochs=1), [Failing()])
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+class Failing(Callback):
+    """Breaks a training."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Break it."""
+        raise RuntimeError("on purpose")
