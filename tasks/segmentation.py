@@ -259,7 +259,7 @@ class SegmentationTask(Task):
     def _scaled(self, scale: float, images: Tensor, outputs: Tensor) -> Tensor:
         """Logits of the images at a scale, averaged with the mirrored ones'; `outputs` are those at scale 1."""
         if scale != 1:
-            size = [max(1, round(scale * side)) for side in images.shape[-2:]]
+            size = [max(1, int(scale * side + 0.5)) for side in images.shape[-2:]]  # halves up, as published
             images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
             outputs = self(images)
         return (outputs + self._mirrored(self, images)) / 2 if self.flip_test else outputs

@@ -233,17 +233,21 @@ def test_flip_test_exchanges_left_and_right() -> None:
     assert not torch.equal(labels(flip_test=True), expected)
 
 
+@pytest.mark.parametrize("size", [SIZE, (67, 93)])
 @torch.inference_mode()
-def test_scales_average_probabilities() -> None:
-    scales = [0.5, 1.0, 1.5]
-    task, batch = small_task(scales=scales, flip_test=True), random_batch()
-    images = task.normalize(batch["image"])
-    total = torch.zeros(2, CLASSES, *SIZE)
+def test_scales_average_probabilities(size: tuple[int, int]) -> None:
+    scales, whole = [0.5, 1.0, 1.5, 1.25], size
+    task, batch = small_task(scales=scales, flip_test=True), random_batch(whole)
+    images, seen = task.normalize(batch["image"]), []
+    task.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[-2:])))
+    task.predict(torch.zeros(2, CLASSES, *whole), batch)
+    assert list(dict.fromkeys(seen)) == [tuple(int(side * scale + 0.5) for side in whole) for scale in scales]
+    total = torch.zeros(2, CLASSES, *whole)
     for scale in scales:
-        size = (round(64 * scale), round(96 * scale))
+        size = tuple(int(side * scale + 0.5) for side in whole)
         scaled = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
         logits = (task(scaled) + task(scaled.flip(-1)).flip(-1)) / 2
-        total += F.interpolate(logits, size=SIZE, mode="bilinear", align_corners=False).softmax(1) / len(scales)
+        total += F.interpolate(logits, size=whole, mode="bilinear", align_corners=False).softmax(1) / len(scales)
     labels = task.predict(task(images), batch)["labels"]
     assert (labels == total.argmax(1)).float().mean() > 0.999
     assert not torch.equal(labels, small_task().predict(task(images), batch)["labels"])
