@@ -104,6 +104,7 @@ class MultiTask(Task):
             raise ValueError(f"baselines has {', '.join(unknown)}; the tasks are {', '.join(made)}.")
         self.baseline_values: dict[str, float] = {}
         self.epoch_means = Means()
+        self.logged_step, self.step_values = 0, {}
         modes = {f"{name}/{key}": mode for name, task in made.items() for key, mode in _modes(task).items()}
         self.higher_is_better = ("delta_m", *(key for key, mode in modes.items() if mode == "max"))
         self.lower_is_better = tuple(key for key, mode in modes.items() if mode == "min")
@@ -224,6 +225,7 @@ class MultiTask(Task):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One task after the other; the loss that is returned delivers the combined gradient."""
         names = list(self.tasks)
+        self.logged_step, self.step_values = self.global_step, {}
         if self.global_step >= self.first_frozen_step:
             for module in self.backbone.modules():
                 if isinstance(module, _BatchNorm):
@@ -245,8 +247,18 @@ class MultiTask(Task):
                 loss = torch.stack(list(terms.values())).sum()
                 gradients[i] = gradients_of(loss, parameters, scale)
                 losses[i] = loss.detach()
-                self._log_step({f"train/{name}/{term}": value.detach() for term, value in terms.items()})
+                self.step_values |= {f"train/{name}/{term}": value.detach() for term, value in terms.items()}
+        self.log_dict(self.step_values, logger=False)
         return self._balanced(parameters, losses, gradients)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Losses of this step to the loggers: Lightning would log a task's last ones again in steps that lack it.
+
+        Not within the step, which would have to wait for the values on a GPU.
+        """
+        if self.loggers and self.logged_step % self.trainer.log_every_n_steps == 0:
+            for logger in self.loggers:
+                logger.log_metrics({"epoch": self.current_epoch, **self.step_values}, self.logged_step)
 
     def _balanced(self, parameters: list[nn.Parameter], losses: Tensor, gradients: list[Gradients]) -> Tensor:
         losses = mean_over_processes(losses)
@@ -272,13 +284,6 @@ class MultiTask(Task):
         carried = combined(gradients, weights)
         self._reached |= {id(p) for p, g in zip(parameters, carried, strict=True) if g is not None}
         return carry(total, parameters, carried)
-
-    def _log_step(self, values: dict[str, Tensor]) -> None:
-        """To the loggers as they are: Lightning would log a task's last values again in steps that lack it."""
-        self.log_dict(values, logger=False)
-        for logger in self.loggers:
-            if self.global_step % self.trainer.log_every_n_steps == 0:
-                logger.log_metrics({"epoch": self.current_epoch, **values}, self.global_step)
 
     def _log_losses(self, stage: str, losses: Losses, batch: Batch) -> Tensor:
         """In evaluation: means over each task's own samples."""

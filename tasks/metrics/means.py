@@ -12,7 +12,7 @@ class WeightedMean(Metric):
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
-        zero = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64)
+        zero = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
         self.add_state("total", zero, dist_reduce_fx="sum")
         self.add_state("weight", zero.clone(), dist_reduce_fx="sum")
         self.to(device)
