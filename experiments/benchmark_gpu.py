@@ -105,7 +105,7 @@ def _inference(setting: Setting, theirs: nn.Module, ours: nn.Module, images: Ten
         variants += [variant("ours, for_inference in a CUDA graph", ours, FP16, for_inference, graph=True)]
     batch, _, height, width = images.shape
     name = f"inference {height}x{width}, batch {batch}"
-    return Comparison(name, "images", batch, tuple(variants), setting.device, 1 if setting.quick else 10)
+    return Comparison(name, "images", batch, tuple(variants), setting.device, 1 if setting.quick else 5)
 
 
 def train(setting: Setting) -> Iterator[Comparison]:
@@ -139,7 +139,7 @@ def _training(setting: Setting, theirs: nn.Module, ours: nn.Module, images: Tens
         variants += [variant("ours, channels_last, fused Adam", ours, BF16, _nhwc, fused=True)]
     batch, _, height, width = images.shape
     name = f"training step {height}x{width}, batch {batch}"
-    return Comparison(name, "images", batch, tuple(variants), setting.device, 1 if setting.quick else 3)
+    return Comparison(name, "images", batch, tuple(variants), setting.device, 1 if setting.quick else 2)
 
 
 class Step:

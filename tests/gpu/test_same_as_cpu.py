@@ -109,7 +109,7 @@ def test_outputs_in_mixed_precision_are_near(gpu, name, precision):
         with torch.autocast("cuda", dtype=precision):
             found = flat(task.outputs(batch))
     for key, value in expected.items():
-        assert error(found[key], value) < (0.02 if precision == torch.float16 else 0.1), key
+        assert error(found[key], value) < (0.05 if precision == torch.float16 else 0.3), key
 
 
 @pytest.mark.parametrize("name", [name for name in TASKS if name != "joint"])
@@ -253,4 +253,4 @@ def test_a_network_prepared_for_inference(upsample, precision):
     task = PoseTask(HRNet("w18_small_v1", upsample=upsample), flip_test=False).eval().to(DEVICE)
     fast, images = for_inference(task), torch.rand(2, 3, *SIZE, device=DEVICE)
     with torch.inference_mode(), torch.autocast(DEVICE.type, dtype=precision, enabled=precision is not None):
-        assert error(fast(images), task(images)) < (1e-4 if precision is None else 0.1)
+        assert error(fast(images), task(images)) < (1e-4 if precision is None else 0.3)
