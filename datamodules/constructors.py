@@ -11,6 +11,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union
 
@@ -53,6 +54,7 @@ class Description(NamedTuple):
     parameters: dict[str, str]
 
 
+@cache
 def describe(cls: type) -> Description:
     """The docstring of a class, or of its constructor, in parts."""
     parts = [
@@ -73,6 +75,7 @@ def _free_text(parsed: docstring_parser.Docstring) -> str:
     return "\n\n".join(part.strip() for part in said if part)
 
 
+@cache
 def parameters(cls: type) -> dict[str, Parameter]:
     """Arguments of a class by name, and those of its bases where it passes keyword arguments on."""
     if typing.is_typeddict(cls):

@@ -61,10 +61,10 @@ def _photometric_transform(entry: dict[str, Any]) -> Any:
         raise DataError(f"The photometric transform {entry} has no `name`: write {{name: ColorJitter, p: 0.5}}.")
     name, arguments = entry["name"], {key: value for key, value in entry.items() if key != "name"}
     accepted = (ImageOnlyTransform, albumentations.CoarseDropout, albumentations.GridDropout)
-    kind = vars(albumentations).get(name)
+    kind = vars(albumentations).get(name) if isinstance(name, str) else None
     if not isinstance(kind, type) or not issubclass(kind, albumentations.BasicTransform):
         near = difflib.get_close_matches(str(name), vars(albumentations), n=1)
-        raise DataError(f"albumentations has no transform {name}{f', did you mean {near[0]}' * bool(near)}?")
+        raise DataError(f"albumentations has no transform {name}{f', did you mean {near[0]}?' if near else '.'}")
     if not issubclass(kind, accepted):
         raise DataError(
             f"{name} is a geometric transform and would move pixels away from their key points: rotation, scale and "

@@ -30,6 +30,8 @@ SECTIONS = (
 )
 MOST_VALUES, MOST_LEVELS = 1_000_000, 100
 ACTIONS = ("fit", "validate", "test", "predict")
+SWITCHES = ("debug", "random_weights")
+"""Flags that need no value."""
 FLAGS_ALONE = {"resume": None, "debug": False}
 """Sections that have an effect on the command line only, and what stored configurations have there."""
 

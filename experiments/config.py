@@ -87,6 +87,8 @@ SECTIONS: dict[str, Any] = {
     "wandb": WandbSpec | None,
     "seed_everything": int,
     "runs": str,
+    "name": str | None,
+    "save_minutes": float,
     "checkpoint": str | None,
     "random_weights": bool,
     "resume": str | None,

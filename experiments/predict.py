@@ -30,15 +30,15 @@ from rich.text import Text
 import tasks
 from datamodules.base import DataError
 from datamodules.skeleton import Skeleton
-from datamodules.yaml_files import combine
+from datamodules.yaml_files import combine, read_text
 from experiments.boxes import BoxSource, CocoBoxes, TorchvisionDetector, whole_image
 from experiments.cli import program
 from experiments.config import ConfigError, split_flags
 from experiments.media import Failure, Source, find_sources, fixed_part, read_photos
+from experiments.mistakes import sentence_of
 from experiments.prediction_files import SAVES, PredictionFiles, refuse_existing
 from experiments.predictor import MAX_PIXELS, Predictor
 from experiments.results import ClassificationResult, JointResult, PoseResult, Result, SegmentationResult
-from experiments.run import is_users_mistake
 from experiments.start import add_import, import_named, show_weight_reports
 from experiments.video import video_info
 from experiments.views import skeleton_of
@@ -156,7 +156,7 @@ def _load(options: Namespace, changes: dict[str, Any]) -> Task:
         changes["skeleton"] = skeleton if isinstance(skeleton, dict) else Skeleton.load(skeleton).to_dict()
     names = options.class_names or []
     if len(names) == 1 and Path(names[0]).is_file():
-        names = [line.strip() for line in Path(names[0]).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        names = [line.strip() for line in read_text(Path(names[0])).splitlines() if line.strip()]
     if names:
         changes["class_names"] = names
     return tasks.load(options.run, changes)
@@ -271,9 +271,10 @@ def command() -> int:
     try:
         return 1 if main() else 0
     except Exception as error:
-        if not is_users_mistake(error):
+        sentence = sentence_of(error)
+        if sentence is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {sentence}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped: what is complete is kept, unfinished files end with .part", file=sys.stderr)

@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +25,6 @@ import torch
 import wandb
 from jsonargparse import ArgumentParser, Namespace
 from lightning import LightningModule, Trainer, seed_everything
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
     Callback,
     ModelCheckpoint,
@@ -38,19 +36,17 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-import tasks
-from datamodules.base import DataError
 from experiments.callbacks import LearningRate, PartsSummary
 from experiments.checkpoints import LastCheckpoint, StopOnSignal, Stopped, WholeFiles
 from experiments.config import ConfigError, find, make_parser, parse
 from experiments.cost import cost
 from experiments.loggers import RememberRun, log_best, make_wandb_logger
 from experiments.metrics_file import MetricsFile
+from experiments.mistakes import debugging, sentence_of
 from experiments.preflight import Preflight
 from experiments.resume import check_resume, find_resumable
 from experiments.run_folder import (
     RunFolder,
-    RunFolderError,
     environment,
     peak_memory,
     read_json,
@@ -298,15 +294,6 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def is_users_mistake(error: BaseException) -> bool:
-    """Our own words about bad input, as opposed to a bug: raised by our packages, or a data error from a worker."""
-    if isinstance(error, DataError | ConfigError | RunFolderError | MisconfigurationException):
-        return True
-    ours = {str(Path(module.__file__).parent) for module in (tasks, sys.modules["hrnet"], sys.modules["datamodules"])}
-    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-    return isinstance(error, ValueError | FileNotFoundError) and any(raised_in.startswith(folder) for folder in ours)
-
-
 def command(entry: Callable[[], object] = main) -> int:
     """A command's `main` with exit status: 0 on success, 2 with one message for a user's mistake, 128 + a signal."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -323,10 +310,10 @@ def command(entry: Callable[[], object] = main) -> int:
             return 128 + signal.SIGINT
         raise
     except Exception as error:
-        if "--debug" in sys.argv or not is_users_mistake(error):
+        sentence = None if debugging() else sentence_of(error)
+        if sentence is None:
             raise
-        # A worker process wraps its traceback into the message; the last part is what was said.
-        print(f"error: {str(error).rsplit('DataError: ', 1)[-1].strip()}", file=sys.stderr)
+        print(f"error: {sentence}", file=sys.stderr)
         return 2
     return 0
 

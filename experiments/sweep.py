@@ -33,6 +33,7 @@ from experiments.checkpoints import Stopped
 from experiments.cli import program
 from experiments.compare_modes import known_mode
 from experiments.config import ConfigError, make_parser, parse
+from experiments.mistakes import is_users_mistake
 from experiments.search_space import Sweep, check, choices, constants, read_sweep, suggest
 from experiments.sweep_table import show
 from tasks import Task, subclasses
@@ -141,7 +142,7 @@ def _value(trial: optuna.Trial, arguments: list[str], metric: str, folder: Path)
         _again(trial)
         raise Stopped(signal.SIGINT) from None
     except Exception as error:
-        if run.is_users_mistake(error):
+        if is_users_mistake(error):
             _again(trial)
             raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0]

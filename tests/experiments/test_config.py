@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from datamodules import FolderSegmentation
+from datamodules import FolderSegmentation, yaml_files
 from experiments.config import SECTIONS, ConfigError, find, find_mistake, make_parser, merge, parse, read
 from tasks import PoseTask
 from tests.conftest import ROOT
@@ -318,3 +318,9 @@ def test_a_mapping_is_replaced_whole_from_a_file_and_from_the_command_line(tmp_p
     flagged = parse(PARSER, [POSE], ["--model.schedule=", "{name: cosine}"])
     assert flagged.model.init_args.schedule == {"name": "cosine"}
     assert parse(PARSER, [POSE], ["--model.schedule", "{name: cosine}"]).model.init_args.schedule["milestones"]
+
+
+def test_every_section_has_a_type_and_a_place_in_the_parser():
+    assert set(SECTIONS) == set(yaml_files.SECTIONS)
+    shown = PARSER.format_help()
+    assert all(f"--{name}" in shown for name in SECTIONS)
