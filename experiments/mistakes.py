@@ -27,9 +27,10 @@ def sentence_of(error: BaseException) -> str | None:
             f"16-mixed or model.backbone.gradient_checkpointing to true. ({text.splitlines()[0]})"
         )
     if isinstance(error, ValueError) and text.startswith("Expected more than 1 value per channel when training"):
+        shape = text.rpartition("torch.Size")[2].strip("()")
         return (
-            f"Batch norm cannot be trained on one value a channel, here of a map {text.rpartition('torch.Size')[2]} "
-            "(batch, channels, height, width): set data.batch_size to 2 or more, or a larger data.image_size."
+            f"Batch norm cannot be trained on one value a channel, here of a map {shape} (batch, channels, height, "
+            "width): set data.batch_size to 2 or more, or a larger data.image_size."
         )
     return text_of_mistake(error)
 
