@@ -972,6 +972,18 @@ def test_offline_record_of_wandb_is_a_run(wandb_folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_record_of_wandb_says_what_was_monitored(tmp_path: Path) -> None:
+    wandb = pytest.importorskip("wandb")
+    settings = wandb.Settings(mode="offline", silent=True, console="off")
+    with wandb.init(dir=tmp_path, config={"model": {"class_path": "mine.DepthTask"}}, settings=settings) as run:
+        for epoch, value in enumerate([0.5, 0.25, 0.75]):
+            run.log({"epoch": epoch, "trainer/global_step": epoch, "val/RMSE": value})
+        run.summary.update({"monitor": "val/RMSE", "mode": "min"})
+    (row,) = compare([tmp_path]).tables["runs"]
+    assert (row["metric"], row["best"], row["epoch"], row["last"]) == ("val/RMSE", 0.25, 1, 0.75)
+
+
+@pytest.mark.slow
 def test_record_of_wandb_that_was_cut_off(wandb_folder: Path) -> None:
     (file,) = wandb_folder.glob("wandb/offline-run-*/*.wandb")
     file.write_bytes(file.read_bytes()[:-200])
