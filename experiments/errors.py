@@ -11,7 +11,7 @@ report = errors("runs/..."); report.tables["errors"]; report.figures["gain"]
 import csv
 import sys
 from argparse import ArgumentParser as PlainParser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,9 +169,9 @@ def _make_data(folder: Path, content: dict[str, Any]) -> BaseDataModule:
         raise ConfigError(explain(str(error), content, sources, {"data": BaseDataModule})) from error
 
 
-def command() -> int:
+def command(entry: Callable[[], object] = main) -> int:
     """`main` with exit status: 0 on success, 2 with one message for a user's mistake."""
-    return runner.command(main)
+    return runner.command(entry)
 
 
 if __name__ == "__main__":

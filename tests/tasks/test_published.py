@@ -104,6 +104,15 @@ def official_openmmlab(state: State, head: str) -> State:
     return {k.replace("head.", head, 1) if k.startswith("head.") else k: x for k, x in state.items()}
 
 
+def mmsegmentation(count: int) -> State:
+    ours = {"head.0.": "convs.0.conv.", "head.1.": "convs.0.bn.", "head.3.": "conv_seg."}
+    return {
+        f"decode_head.{ours[k[:7]]}{k[7:]}" if k.startswith("head.") else k: x
+        for k, x in segmentation(num_classes=count).state_dict().items()
+        if k != "head.0.bias"
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "size", "codec", "crop"),
     [
@@ -160,12 +169,7 @@ def test_names_that_openmmlab_stores_win(tmp_path: Path) -> None:
     task = tasks.load(tmp_path / "bees_64x64.pth")
     assert Skeleton(**task.skeleton) == Skeleton(names, [(0, 1), (0, 2)], [(1, 2)], [0.05] * 5, [0])
     assert task.flip_test
-    ours = {"head.0.": "convs.0.conv.", "head.1.": "convs.0.bn.", "head.3.": "conv_seg."}
-    mm = {
-        f"decode_head.{ours[k[:7]]}{k[7:]}" if k.startswith("head.") else k: x
-        for k, x in segmentation(num_classes=3).state_dict().items()
-        if k != "head.0.bias"
-    }
+    mm = mmsegmentation(3)
     colours = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
     for meta in (
         {"CLASSES": ("a", "b", "c"), "PALETTE": colours},
@@ -220,6 +224,15 @@ def test_the_number_of_classes_tells_the_data_set(count, data, align_corners, tm
     assert [tuple(pair) for pair in task.label_flip_pairs] == data.label_flip_pairs
     assert task.backbone.align_corners == align_corners
     assert {"base_scale": 1.0} | task.preparation == {k: v for k, v in data.preparation().items() if k != "reading"}
+
+
+def test_what_the_publisher_decides_beside_the_data_set(tmp_path: Path) -> None:
+    torch.save({"state_dict": mmsegmentation(150)}, tmp_path / "fcn_hr18_512x512_160k_ade20k.pth")
+    task = tasks.load(tmp_path / "fcn_hr18_512x512_160k_ade20k.pth")
+    assert (task.backbone.align_corners, task.class_names[:2]) == (False, ["wall", "building"])
+    torch.save(official(ocr(num_classes=59).state_dict(), ""), tmp_path / "hrnet_ocr_pascal_ctx_5618_torch11.pth")
+    task = tasks.load(tmp_path / "hrnet_ocr_pascal_ctx_5618_torch11.pth")
+    assert (task.backbone.align_corners, task.preparation["evaluation"]) == (True, "short")
 
 
 def test_inplace_abn_files_are_converted_here_too(tmp_path: Path) -> None:
