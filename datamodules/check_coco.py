@@ -227,7 +227,7 @@ def _compare_categories(files: dict[str, _CocoFile], report: Report) -> None:
         for key in sorted({*names, *named[first]}, key=str):
             if names.get(key) != named[first].get(key):
                 found = f"is {names.get(key)!r}, in {first} {named[first].get(key)!r}"
-                report.add("categories disagree", split, f"category {key} in {files[split].path.name}", found)
+                report.add("categories disagree", split, f"category {short(key)} in {files[split].path.name}", found)
     counts = {split: file.count_categories() for split, file in files.items()}
     names = dict.fromkeys(name for count in counts.values() for name in count)
     report.compare_classes(counts, list(names), stated=False, noun="annotation")
