@@ -26,8 +26,9 @@ from datamodules.check_images import (
 )
 from datamodules.coco_annotations import beside_boxes
 from datamodules.coco_pose import CocoPose
-from datamodules.coco_reader import is_file_name, plain_name
+from datamodules.coco_reader import plain_name
 from datamodules.coco_table import Id, identifier, number, numbers, read_json, short
+from datamodules.file_names import as_stored, is_file_name
 from datamodules.skeleton import Skeleton
 
 
@@ -239,16 +240,22 @@ def _look_at_images(data: CocoPose, file: _CocoFile, mode: Mode) -> list[Seen]:
     except DataError as error:
         file.add("unreadable data", item=str(data.images.get(file.split, f"{file.split}2017")), found=str(error))
         return []
-    keys = [key for key, image in file.images.items() if is_file_name(image.get("file_name"))]
+    named = {key: image["file_name"] for key, image in file.images.items() if is_file_name(image.get("file_name"))}
+    stored, keys = as_stored(folder, named.values()), list(named)
+    for key, name in named.items():
+        if name in stored:
+            file.add("file name spelled otherwise", item=f"image {short(key)} ({name})", found=f"is {stored[name]}")
 
     def look_at(key: Id) -> Seen:
-        return look(folder / file.images[key]["file_name"], file.size(key), mode, data.stated_reading)
+        return look(folder / stored.get(named[key], named[key]), file.size(key), mode, data.stated_reading)
 
     seen = look_at_all(look_at, keys, f"images of {file.split}")
     for key, image in zip(keys, seen, strict=True):
         if image.problem:
             file.add(
-                image.problem[0], item=f"image {key} ({relative(image.path, data.folder)})", found=image.problem[1]
+                image.problem[0],
+                item=f"image {short(key)} ({relative(image.path, data.folder)})",
+                found=image.problem[1],
             )
     return seen
 

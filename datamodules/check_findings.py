@@ -32,6 +32,7 @@ ADVICE = {
     "no usable sample": "Give at least one person key points and a box; boxes alone cannot teach a pose.",
     "wrong segmentation": "Write polygons of 3 or more points, or a run-length code of the image's size.",
     "missing image": "Fetch the file, correct its name (case counts), or remove its entry.",
+    "file name spelled otherwise": "Write the names as the files have them; here they are found, elsewhere not.",
     "missing mask": "Put the mask there, or remove the image.",
     "mask without image": "Put the image there, or remove the mask.",
     "ambiguous name": "Two files differ in their ending alone: rename or remove one.",

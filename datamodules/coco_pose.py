@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import BaseDataModule, DataError, Split
 from datamodules.coco_annotations import CocoAnnotations
 from datamodules.coco_reader import read_annotations, read_detections
+from datamodules.file_names import as_stored
 from datamodules.image_files import Reading
 from datamodules.orientation import Orientations, Tagged, find_tagged
 from datamodules.persons import Persons
@@ -111,7 +113,7 @@ class CocoPose(BaseDataModule):
         Detected boxes have no key points: their `visible` is 0.
         """
         training = split == "train"
-        annotations = self._read(split)
+        annotations = self._spelled_as_stored(self._read(split), self.image_folder(split))
         if not training:
             self._evaluated[split] = annotations
         if training or self.detections is None:
@@ -165,8 +167,22 @@ class CocoPose(BaseDataModule):
             )
         return read_annotations(path, self.skeleton)
 
+    def _spelled_as_stored(self, annotations: CocoAnnotations, folder: Path) -> CocoAnnotations:
+        """The annotations with the names that their files have, and a word where these differ."""
+        names = annotations.file_names.tolist()
+        stored = as_stored(folder, names)
+        if not stored:
+            return annotations
+        first = next(iter(stored))
+        rank_zero_warn(
+            f"{annotations.path} spells {len(stored)} of {len(names)} images otherwise than {folder} does, the first "
+            f"{first!r} for {stored[first]!r}; these are taken."
+        )
+        return replace(annotations, file_names=np.array([stored.get(name, name) for name in names]))
+
     def _tagged(self, split: Split, annotations: CocoAnnotations | None = None) -> list[Tagged]:
-        annotations, folder = annotations or self._read(split), self.image_folder(split)
+        folder = self.image_folder(split)
+        annotations = annotations or self._spelled_as_stored(self._read(split), folder)
         paths = [folder / name for name in annotations.file_names.tolist()]
         sizes = [tuple(size) for size in annotations.image_sizes.tolist()]
         return find_tagged(paths, sizes.__getitem__, self.stated_reading.pixel_limit)

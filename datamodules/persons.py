@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.base import BaseDataset, DataError
+from datamodules.file_names import listing
 from datamodules.image_files import PLAIN, Reading
 from datamodules.images import read_image
 from datamodules.photometric import Photometric
@@ -118,7 +119,7 @@ class Persons(BaseDataset):
     def _refuse_missing_files(self) -> None:
         # One listing a folder instead of a question for each of 100,000 files.
         names = self.file_names[np.unique(self.images)].tolist()
-        present = {parent: _listing(os.path.join(self.folder, parent)) for parent in set(map(os.path.dirname, names))}
+        present = {parent: listing(os.path.join(self.folder, parent)) for parent in set(map(os.path.dirname, names))}
         missing = [name for name in names if os.path.basename(name) not in present[os.path.dirname(name)]]
         if missing:
             shown = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
@@ -126,11 +127,3 @@ class Persons(BaseDataset):
                 f"{self.folder} lacks {len(missing)} of the {len(names)} images that are annotated ({shown}): set "
                 "`images` to their folder, or fetch them."
             )
-
-
-def _listing(folder: str) -> frozenset[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return frozenset(entry.name for entry in entries)
-    except OSError:
-        return frozenset()  # every file in it is then reported as missing

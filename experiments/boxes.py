@@ -17,6 +17,7 @@ from datamodules.base import DataError
 from datamodules.coco_annotations import CocoAnnotations
 from datamodules.coco_reader import read_annotations, read_detections
 from datamodules.coco_table import Id, identifier, read_json
+from datamodules.file_names import plain_spelling
 from datamodules.skeleton import Skeleton
 from experiments.config import ConfigError
 from experiments.media import Photo
@@ -89,7 +90,7 @@ class CocoBoxes:
         self._image_ids = image_ids
         self._rows_by_name: dict[str, list[int]] = {}
         for row, name in enumerate([] if self.images is None else self.images.file_names.tolist()):
-            self._rows_by_name.setdefault(Path(name).name, []).append(row)
+            self._rows_by_name.setdefault(Path(plain_spelling(name)).name, []).append(row)
 
     def __call__(self, photo: Photo) -> Boxes:
         """The boxes of the photo, found by its file's name; raises DataError where the file does not know it."""
@@ -105,9 +106,10 @@ class CocoBoxes:
         return None if row is None else tuple(self.images.image_sizes[row].tolist())
 
     def _row(self, path: Path) -> int | None:
-        for row in self._rows_by_name.get(path.name, []):
-            parts = Path(self.images.file_names[row]).parts
-            if path.absolute().parts[-len(parts) :] == parts:
+        here = Path(plain_spelling(str(path.absolute())))
+        for row in self._rows_by_name.get(here.name, []):
+            parts = Path(plain_spelling(str(self.images.file_names[row]))).parts
+            if here.parts[-len(parts) :] == parts:
                 return row
         return None
 
