@@ -255,9 +255,7 @@ class _Walk:
     def _wrong(self, value: Any, hint: Any, path: Path, hint_text: str = "") -> Mistake:
         got = "nothing (null)" if value is None else _shown(value)
         options = alternatives(hint)
-        advice = hint_text
-        if not advice and str in options and isinstance(value, bool | int | float):
-            advice = f"; as text it stands in quotes: {str(value)!r}"
+        advice = hint_text or _unquoted(value, hint)
         literals = [str(v) for o in options if typing.get_origin(o) is Literal for v in typing.get_args(o)]
         if not advice and isinstance(value, str):
             near = nearest(value, literals)
@@ -273,6 +271,20 @@ class _Walk:
             if _holds(content, path):
                 return f" ({name})"
         return ""
+
+
+def _unquoted(value: Any, hint: Any) -> str:
+    """What to do where YAML read something else than the text that was meant, also within lists."""
+    for option in alternatives(hint):
+        if option is str and isinstance(value, bool):
+            return "; YAML reads some words as true and false: put quotes around yes, no, on, off"
+        if option is str and isinstance(value, int | float):
+            return f"; as text it stands in quotes: {str(value)!r}"
+        if isinstance(value, list) and typing.get_origin(option) is not dict:
+            for advice in (_unquoted(item, kind) for item in value for kind in typing.get_args(option)):
+                if advice:
+                    return advice
+    return ""
 
 
 def _odd(value: Mapping) -> bool:

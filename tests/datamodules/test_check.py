@@ -15,6 +15,7 @@ from datamodules.base import BaseDataModule
 from datamodules.check import check, load_data, main
 from datamodules.check_findings import ADVICE, Finding
 from datamodules.sample import sample_coco
+from datamodules.yaml_files import ConfigError
 
 LAYOUTS = {
     "coco": lambda root: CocoPose(root, image_size=(64, 48), num_workers=0),
@@ -412,3 +413,18 @@ def test_real_data(shared_data: Path) -> None:
 def test_a_flag_may_change_one_entry_of_a_table_of_ids() -> None:
     data = load_data(["seg_folder.yaml", "sample.yaml"], ["--data.id_map", "{3: 0, 11: 255}"])
     assert data.read_labels.table[[2, 3, 4, 11]].tolist() == [2, 0, 4, 255]
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("class_names=[yes, no, other]", "put quotes around yes, no, on, off"),
+        ("class_names=[a, b, off]", "put quotes around yes, no, on, off"),
+        ("class_names=[1, 2, 3]", "stands in quotes: '1'"),
+        ("label_flip_pairs=[[a, on]]", "put quotes around yes, no, on, off"),
+    ],
+)
+def test_words_that_yaml_takes_for_something_else_want_quotes(flag: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as error:
+        load_data(["seg_folder.yaml", "sample.yaml"], [f"--data.{flag}"])
+    assert f"data.{flag.partition('=')[0]}" in str(error.value)
