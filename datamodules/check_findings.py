@@ -29,7 +29,7 @@ ADVICE = {
     "key points beside their boxes": "Give x, y in pixels of the image, as boxes have them, not in shares of it.",
     "visibility not 0, 1 or 2": "Write 0 for not labelled, 1 for labelled but hidden, 2 for visible.",
     "num_keypoints disagrees": "Write the number of key points whose visibility is not 0.",
-    "no usable sample": "Give at least one person key points and a box; boxes alone cannot teach a pose.",
+    "no usable sample": "Give at least one annotation key points and a box; boxes alone cannot teach a pose.",
     "wrong segmentation": "Write polygons of 3 or more points, or a run-length code of the image's size.",
     "missing image": "Fetch the file, correct its name (case counts), or remove its entry.",
     "file name spelled otherwise": "Write the names as the files have them; here they are found, elsewhere not.",

@@ -101,7 +101,7 @@ class CocoAnnotations:
         images: dict[str, list] = {"id": self.file_image_ids, "file_name": self.file_names.tolist()}
         images |= {"height": height, "width": width} | _numbers(self.file_image_ids, self.image_ids)
         limbs = [[first + 1, second + 1] for first, second in skeleton.limbs]
-        name = self.category_names[0] if len(self.category_names) == 1 else self.noun
+        name = self.noun if self.noun == "person" or len(self.category_names) != 1 else self.category_names[0]
         return {
             "images": _rows(images),
             "annotations": _rows(columns),

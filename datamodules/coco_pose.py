@@ -35,7 +35,7 @@ class CocoPose(BaseDataModule):
     Args:
         root: Folder of the data set, or `sample` for the embedded data.
         image_size: (height, width) of the crop; the paper has (256, 192) and (384, 288).
-        batch_size: Persons a batch and process.
+        batch_size: Crops, one a person or other annotated thing, a batch and process.
         num_workers: Loader processes; None takes one per available core, at most 8.
         skeleton: What the key points are: `coco`, `mpii`, or the path of a YAML file.
         annotations: Annotation file of each split (train, val, test), relative to root; the others keep COCO's names.
@@ -47,7 +47,7 @@ class CocoPose(BaseDataModule):
         photometric: albumentations transforms of the training crops, such as [{name: ColorJitter, p: 0.5}].
         crop: "size" is the classic crop, "unit" that of UDP; choose UDPCodec with the latter.
         box_padding: Factor on the box's sides.
-        overfit: Train and evaluate on the first so many training persons, without augmentation.
+        overfit: Train and evaluate on the first so many training crops, without augmentation.
         reading: How image files become pixels: orientation, depth, largest size.
     """
 

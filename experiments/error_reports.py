@@ -80,14 +80,15 @@ def pose_report(task: PoseTask, data: BaseDataModule, limit: int | float | None,
                  for key, rows in truth.items()}  # fmt: skip
     errors = PoseErrors(truth, poses, task.skeleton)
     totals, keypoints = errors.totals(), errors.per_keypoint()
-    tables = {"errors": totals, "keypoints": keypoints, "persons": errors.persons(), "background": errors.background()}
+    each = "persons" if truth["categories"][0].get("name") == "person" else "instances"
+    tables = {"errors": totals, "keypoints": keypoints, each: errors.persons(), "background": errors.background()}
     mistakes = totals[1:]
     shares = {kind: [row[kind] for row in [_total_shares(totals), *keypoints]] for kind in KINDS}
     gains = [row["gain"] for row in mistakes]
     title = f"what correcting each kind of error would add to AP {errors.ap():.3f}"
     figures = {
         "kinds": draw_stacked_bars(
-            ["all", *errors.names], shares, "share of the labelled key points of matched persons", "kinds of errors"
+            ["all", *errors.names], shares, f"share of the labelled key points of matched {each}", "kinds of errors"
         ),
         "gain": draw_bars([row["name"] for row in mistakes], gains, "AP gained", title),
     }

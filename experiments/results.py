@@ -92,11 +92,11 @@ class PoseResult(Result):
         return _pillow(picture)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A person a row: scores, box, and x, y, score of each key point by name."""
+        """A pose a row: scores, box, and x, y, score of each key point by name."""
         rows = []
         for person, score in enumerate(self.person_scores):
             box = dict(zip(("x1", "y1", "x2", "y2"), _rounded(self.boxes[person]), strict=True))
-            row = self._where() | {"person": person, "score": _round(score)} | box
+            row = self._where() | {"instance": person, "score": _round(score)} | box
             row["box_score"] = _round(self.box_scores[person])
             for k, name in enumerate(self.skeleton["names"]):
                 x, y = _rounded(self.keypoints[person, k])

@@ -17,13 +17,13 @@ MEANINGS = {
     "AP": "average precision, mean over OKS thresholds 0.50, 0.55, ..., 0.95",
     "AP50": "average precision at OKS 0.50",
     "AP75": "average precision at OKS 0.75",
-    "APM": "AP of medium persons, area 32² to 96² pixels",
-    "APL": "AP of large persons, area above 96² pixels",
+    "APM": "AP at medium size, area 32² to 96² pixels",
+    "APL": "AP at large size, area above 96² pixels",
     "AR": "recall, mean over the OKS thresholds, at most 20 poses an image",
     "AR50": "recall at OKS 0.50",
     "AR75": "recall at OKS 0.75",
-    "ARM": "AR of medium persons",
-    "ARL": "AR of large persons",
+    "ARM": "AR at medium size",
+    "ARL": "AR at large size",
 }
 
 

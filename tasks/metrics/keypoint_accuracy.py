@@ -15,6 +15,7 @@ from tasks.metrics.coco_poses import Poses
 from tasks.metrics.oks import keypoint_similarity, nearest_poses
 
 PCK_SIMILARITY = 0.5
+"""From which key point similarity on a key point is correct: within 2 sigma √(2 ln 2 area), 2.35 sigma √area."""
 
 
 def keypoint_accuracy(
@@ -56,7 +57,8 @@ def keypoint_accuracy(
 
 def keypoint_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The rows of `keypoint_accuracy` for reading."""
-    table = Table("key point", "labelled", "PCK", "error, px", "error / √area")
+    threshold = f"PCK: share with a similarity exp(-d² / (2 area (2 sigma)²)) of at least {PCK_SIMILARITY}"
+    table = Table("key point", "labelled", f"PCK at {PCK_SIMILARITY}", "error, px", "error / √area", caption=threshold)
     for row in rows:
         numbers = figure(row["pck"]), figure(row["error"], 1), figure(row["normalised_error"])
         table.add_row(row["name"], str(row["labelled"]), *numbers)

@@ -27,12 +27,12 @@ UNLABELLED = -1
 MEANINGS = {
     "good": "similarity to the annotated place at least 0.85",
     "jitter": "near the right place: similarity 0.5 to 0.85",
-    "inversion": "nearest to the left or right counterpart of the same person",
-    "swap": "nearest to the same key point, or its counterpart, of another person",
+    "inversion": "nearest to its own left or right counterpart",
+    "swap": "nearest to the same key point, or its counterpart, of another one in the image",
     "miss": "near none of these: similarity below 0.5",
     "all four": "every key point of a matched pose at its annotated place",
-    "background false positive": "poses that match no person at OKS 0.1; correction removes them",
-    "background false negative": "persons that no pose matches at OKS 0.1; correction takes them out of the truth",
+    "background false positive": "poses that match nothing annotated at OKS 0.1; correction removes them",
+    "background false negative": "annotated, no pose matches it at OKS 0.1; correction takes it out of the truth",
 }
 
 
