@@ -36,7 +36,7 @@ def check_image_folder(data: ImageFolder, report: Report, mode: Mode) -> None:
     note_orientations(seen, data.reading, report, data.folder)
     note_left_out({split: [folder] for split, folder in folders.items()}, report)
     for split, images in seen.items():
-        _find_contradictions(data, split, images, report)
+        _find_contradictions(data, split, folders[split], images, report)
 
 
 def _compare_folders(
@@ -75,7 +75,7 @@ def _look_at_split(data: ImageFolder, split: Split, folder: Path, report: Report
     return seen
 
 
-def _find_contradictions(data: ImageFolder, split: Split, seen: list[Seen], report: Report) -> None:
+def _find_contradictions(data: ImageFolder, split: Split, folder: Path, seen: list[Seen], report: Report) -> None:
     """Find decoded images that are in the folders of two classes."""
     places: dict[str, list[Path]] = defaultdict(list)
     for image in seen:
@@ -83,6 +83,6 @@ def _find_contradictions(data: ImageFolder, split: Split, seen: list[Seen], repo
             places[image.fingerprint].append(image.path)
     for first, *others in places.values():
         for other in others:
-            if other.parent != first.parent:
+            if other.relative_to(folder).parts[0] != first.relative_to(folder).parts[0]:
                 found = f"is the same picture as {relative(first, data.folder)}"
                 report.add("one image, two classes", split, relative(other, data.folder), found)

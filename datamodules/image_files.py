@@ -1,7 +1,7 @@
 """Which files are images, and opening them: the only place where that happens.
 
 Pillow left to itself opens whatever it knows, by the content and not by the name; for PostScript it starts Ghostscript,
-so that a downloaded `photo.jpg` could run programs. Here a file has to begin like one of eight formats.
+so that a downloaded `photo.jpg` could run programs. Here a file has to begin like one of seven formats.
 """
 
 import contextlib
@@ -73,7 +73,6 @@ class Reading:
             values beyond are cut off. Where not given, 16 bits keep their upper 8, and images that would come out
             almost black are refused, as are floats.
         pixel_limit: Images and masks of more pixels are refused before they are decoded.
-
     """
 
     upright: bool | None = None

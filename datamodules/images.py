@@ -84,6 +84,8 @@ def as_rgb(
             f"{what} has the shape {values.shape}: expected (height, width) or (height, width, 3), grey or RGB. Keep "
             "one or three bands."
         )
+    if values.dtype.kind not in "buif":
+        raise UnknownRange(f"{what} holds {values.dtype}, which are no brightnesses: expected numbers.")
     if values.dtype == np.bool_:
         values = values.astype(np.uint8) * 255
     if values.dtype != np.uint8:

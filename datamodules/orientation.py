@@ -132,13 +132,8 @@ def describe(tagged: Sequence[Tagged], upright: bool | None) -> str:
     """A sentence on images that carry an orientation, and whether they are turned."""
     names = ", ".join(tag.path.name for tag in tagged[:3]) + ", ..." * (len(tagged) > 3)
     done = "turned upright" if upright else "read as stored"
-    why = (
-        ""
-        if any(tag.told is not None for tag in tagged) or upright
-        else (
-            "; nothing says whether the annotations were made on the turned pictures: if so, set "
-            "`reading: {upright: true}`"
-        )
-    )
+    told = upright or any(tag.told is not None for tag in tagged)
+    doubt = "nothing says whether the annotations were made on the turned pictures: if so, `reading: {upright: true}`"
+    why = "" if told else f"; {doubt}"
     count = f"{len(tagged)} image{'s carry' if len(tagged) > 1 else ' carries'} an EXIF orientation"
     return f"{count} ({names}), {done}{why}."

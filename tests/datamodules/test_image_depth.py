@@ -213,6 +213,12 @@ def test_arrays_that_would_come_out_black_are_refused_or_scaled(tmp_path: Path, 
         np.testing.assert_array_equal(pixels_of(picture, reading=reading), read_image(path, None, reading))
 
 
+@pytest.mark.parametrize("dtype", [complex, object, "U3"])
+def test_arrays_of_no_numbers_are_refused(dtype: type) -> None:
+    with pytest.raises(UnknownRange, match=r"This holds .*no brightnesses"):
+        as_rgb(np.zeros((4, 5), dtype), "This")
+
+
 @pytest.mark.parametrize("shape", [(4,), (4, 5, 2), (4, 5, 4), (4, 5, 6), (0, 5, 3), (2, 4, 5, 3)])
 def test_arrays_of_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError, match=r"This has the shape \(.*grey or RGB"):

@@ -233,3 +233,15 @@ def test_a_linked_class_folder_is_followed_and_a_circle_ends(tmp_path: Path) -> 
     (tmp_path / "data" / "link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "up").symlink_to(tmp_path / "data")
     assert images_below(tmp_path / "data") == ["link/a.png"]
+
+
+def test_one_picture_twice_in_the_folders_of_one_class_is_no_contradiction(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for folder in ("train/one/monday", "train/one/tuesday", "train/two", "val/one", "val/two"):
+        touch(tmp_path / folder, "a.png")
+        if "one/" not in folder:
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / folder / "a.png")
+    assert check(ImageFolder(tmp_path, image_size=(8, 8))).clean
+    touch(tmp_path / "train/two/sub", "b.png")
+    findings = check(ImageFolder(tmp_path, image_size=(8, 8))).findings
+    assert {(finding.kind, finding.item) for finding in findings} == {("one image, two classes", "train/two/sub/b.png")}
