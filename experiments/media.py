@@ -5,7 +5,7 @@ for item in read_photos(find_sources(["photos/", "clip.mp4"])): ...     # Photo,
 
 import glob
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from datamodules.base import DataError
-from datamodules.image_files import IMAGE_ENDINGS, PLAIN, Reading, images_below, read_header
+from datamodules.image_files import IMAGE_ENDINGS, PLAIN, Reading, images_below, left_out, read_header
 from datamodules.images import as_rgb, read_image
 from datamodules.orientation import Tagged
 from experiments.config import ConfigError
@@ -102,6 +102,12 @@ def _files(text: str) -> Iterator[tuple[Path, Path]]:
                         file,
                         file.relative_to(root) if relative == Path() else Path(match).relative_to(root) / relative,
                     )
+
+
+def unread(inputs: Sequence[str]) -> Counter:
+    """How many files in the folders among the inputs are neither images nor videos, by ending."""
+    folders = (Path(text).expanduser() for text in inputs)
+    return sum((left_out(folder, MEDIA_ENDINGS) for folder in folders if folder.is_dir()), Counter())
 
 
 def fixed_part(path: Path) -> Path:

@@ -34,7 +34,7 @@ from datamodules.yaml_files import combine, read_text
 from experiments.boxes import BoxSource, CocoBoxes, TorchvisionDetector, whole_image
 from experiments.cli import program
 from experiments.config import ConfigError, split_flags
-from experiments.media import Failure, Source, find_sources, fixed_part, read_photos
+from experiments.media import Failure, Source, find_sources, fixed_part, read_photos, unread
 from experiments.mistakes import sentence_of
 from experiments.prediction_files import SAVES, PredictionFiles, refuse_existing
 from experiments.predictor import MAX_PIXELS, Predictor
@@ -67,6 +67,9 @@ def main(argv: Sequence[str] | None = None) -> list[Failure]:
     words, changes = _split_model_flags(list(sys.argv[1:] if argv is None else argv))
     options = _parser().parse_args(words)
     sources = find_sources(options.inputs)
+    if others := unread(options.inputs):
+        kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
+        print(f"files left out, since they are no images by their ending: {kinds}", file=sys.stderr)
     device = _device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     show_weight_reports()
     import_named(options.modules)

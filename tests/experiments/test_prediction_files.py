@@ -78,6 +78,9 @@ def test_bad_pictures_are_failures_in_their_places(
     (folder / "postscript.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     cv2.imwrite(str(folder / "twelve.png"), np.linspace(0, 4095, 1200).reshape(30, 40).astype(np.uint16))
     bomb(folder / "large.png")
+    for name in ("a.heic", "notes.txt", "sub/b.HEIC", "sub/._c.jpg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("left out")
     out = tmp_path / "out"
     assert status(monkeypatch, checkpoints[kind], folder, "--output", out, "--save", "csv", "json", "overlays") == 1
     said = capsys.readouterr().err
@@ -85,6 +88,7 @@ def test_bad_pictures_are_failures_in_their_places(
     assert f"{len(bad)} of 6 files could not" in said
     assert all(name in said for name in bad)
     assert "limit of 178,956,970" in said
+    assert "files left out, since they are no images by their ending: 2 .heic, 1 .txt, 1 hidden" in said
     good = sorted({"a", "z", "dot"} - {"dot" if kind == "pose" else ""})
     assert files(out) == sorted([*(f"overlays/{name}.jpg" for name in good), "predictions.csv", "predictions.json"])
     records = json.loads((out / "predictions.json").read_text())
