@@ -55,6 +55,9 @@ def test_stored_and_shown_pixels_of_every_format(tmp_path: Path, suffix: str, nu
     assert np.abs(upright.astype(int) - shown).max() <= near
     assert upright.flags.c_contiguous
     assert upright.flags.writeable
+    annotated = shown if number in SIDEWAYS else picture  # a size that both have tells nothing
+    assert np.abs(read_image(path, shown.shape[:2]).astype(int) - annotated).max() <= near
+    assert np.abs(read_image(path, (40, 60)).astype(int) - picture).max() <= near
     header = read_header(path)
     assert (header.orientation, header.size, header.shown) == (number, (40, 60), shown.shape[:2])
     np.testing.assert_array_equal(read_photo(path, upright=True).image, upright)
