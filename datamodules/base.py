@@ -165,6 +165,8 @@ class BaseDataModule(LightningDataModule, ABC):
         super().__init__()
         if min(image_size) < 1 or batch_size < 1:
             raise DataError(f"image_size {image_size} and batch_size {batch_size} must be positive: correct them.")
+        if num_workers is not None and num_workers < 0:
+            raise DataError(f"num_workers is a number of loader processes, 0 or more, or null; it is {num_workers}.")
         if overfit is not None and overfit < 1:
             raise DataError(f"overfit is a number of samples, at least 1, or null for none; it is {overfit}.")
         self.root = root

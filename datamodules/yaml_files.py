@@ -82,7 +82,8 @@ def find(name: str) -> Path:
         raise ConfigError(f"{name} stands behind a file: what to do comes first, as in `{name} pose_coco.yaml`.")
     if "=" in name:
         raise ConfigError(f"There is no file {name}: a flag begins with two dashes, as in --{name}.")
-    near = nearest(Path(name).name, [*known, *ACTIONS])
+    near = [*nearest(Path(name).stem, [Path(file).stem for file in known]), *nearest(name, ACTIONS)][:1]
+    near = [f"{near[0]}.yaml" if f"{near[0]}.yaml" in known else near[0]] if near else []
     raise ConfigError(
         f"There is no file {name}, neither here nor beside run.py{did_you_mean(near)} Experiments: {', '.join(known)}."
     )

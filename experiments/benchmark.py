@@ -26,7 +26,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from datamodules.base import DataError
 from experiments import benchmark_gpu
 from experiments.benchmark_data import data_eval, data_train
 from experiments.benchmark_evaluation import decode, evaluation, oks_suppression
@@ -36,6 +35,7 @@ from experiments.benchmark_noise import gradient_noise
 from experiments.benchmark_table import markdown_table, rich_table
 from experiments.benchmark_timing import Benchmark, Result, Setting, measure, threads
 from experiments.cli import program
+from experiments.mistakes import sentence_of
 from experiments.run_folder import environment, write_json
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -234,8 +234,11 @@ def command() -> int:
     """`main` with exit status: 0 on success, 2 with one message for a user's mistake."""
     try:
         main()
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        sentence = sentence_of(error)
+        if sentence is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
         return 2
     return 0
 

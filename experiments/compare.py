@@ -191,6 +191,11 @@ def command() -> int:
     except RunsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename} cannot be used: {error.strerror}; name another place.", file=sys.stderr)
+        return 2
     return 0
 
 

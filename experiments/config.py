@@ -125,6 +125,8 @@ def parse(parser: ArgumentParser, files: list[Path], flags: list[str]) -> Namesp
     mistake = find_mistake(merged, sources, SECTIONS)
     if mistake is not None and (mistake.null or len(mistake.path) == 1):  # which jsonargparse lets pass
         raise ConfigError(mistake.text)
+    if not 0 <= config.seed_everything < 2**32:
+        raise ConfigError(f"seed_everything should be from 0 to {2**32 - 1}, got {config.seed_everything}.")
     for sentence in rules.dropped:
         _say(sentence)
     return config

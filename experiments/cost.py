@@ -26,7 +26,8 @@ class Cost(NamedTuple):
 def cost(model: nn.Module, image_size: tuple[int, int], in_channels: int = 3) -> Cost:
     """Count for one image of (height, width)."""
     model = copy.deepcopy(model).to("meta").eval()
-    image = torch.empty(1, in_channels, *image_size, device="meta")
+    dtype = next(model.parameters()).dtype  # double or half after a training in such precision
+    image = torch.empty(1, in_channels, *image_size, device="meta", dtype=dtype)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(image)
     return Cost(sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2)

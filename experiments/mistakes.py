@@ -1,6 +1,7 @@
 """Which errors are for the user to mend, and the one sentence that says what was found and what to do."""
 
 import errno
+import os
 import re
 import sys
 import traceback
@@ -50,10 +51,19 @@ def text_of_mistake(error: BaseException) -> str | None:
         where = f"{error.filename} cannot be used: " if error.filename is not None else ""
         return f"{where}{error.strerror or text}. Correct its rights, make room, or name another place."
     frames = traceback.extract_tb(error.__traceback__)
+    if frames and _refused_by_lightning(error, frames[-1]):
+        return " ".join(text.split())
     raised_in, text = _in_worker(text) or (frames[-1].filename if frames else "", text)
     if isinstance(error, ValueError | FileNotFoundError) and raised_in.startswith(OURS):
         return text.strip()
     return None
+
+
+def _refused_by_lightning(error: BaseException, last: traceback.FrameSummary) -> bool:
+    """Whether Lightning says on purpose that it does not take an option, in an error of no class of its own."""
+    place = last.filename.rpartition(f"{os.sep}lightning{os.sep}")[2]
+    kinds = ValueError | TypeError | RuntimeError if f"{os.sep}callbacks{os.sep}" in place else ValueError | TypeError
+    return place != last.filename and isinstance(error, kinds) and (last.line or "").startswith("raise ")
 
 
 def debugging() -> bool:

@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Callback] = ()) 
     config.resume = None
     if not resume:
         begin(action, objects.model, objects.data, config)
-    objects.trainer.callbacks = [*(objects.trainer.callbacks or []), *callbacks]
+    objects.trainer.callbacks = [*_as_list(objects.trainer.callbacks), *callbacks]
     before: dict[str, Any] = {}
     if last is not None:
         # Lightning has words about what LastCheckpoint sees to.
@@ -137,6 +137,10 @@ def _fit(trainer: Trainer, objects: Namespace, folder: Path, start: Path | str |
     if trainer.strategy.root_device.type == "cuda" and torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)  # of an earlier run in this process
     trainer.fit(task, data, ckpt_path=start, weights_only=True)
+    timer = next(callback for callback in trainer.callbacks if isinstance(callback, Timer))
+    left = timer.time_remaining()
+    if left is not None and left <= 0:
+        _say(f"stopped after {trainer.global_step} steps, when trainer.max_time was over")
     folder = Path(trainer.strategy.broadcast(str(folder)))
     earlier = read_json(folder / "summary.json")
     size = cost(task, data.image_size)
@@ -149,7 +153,7 @@ def _fit(trainer: Trainer, objects: Namespace, folder: Path, start: Path | str |
         "last": task.logged_metrics(),
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
-        "seconds": round(next(c for c in trainer.callbacks if isinstance(c, Timer)).time_elapsed(), 1),
+        "seconds": round(timer.time_elapsed(), 1),
         "parameters": size.parameters,
         "multiply_adds": size.multiply_adds,
         "peak_memory_bytes": max(peak_memory(trainer.strategy.root_device), earlier.get("peak_memory_bytes", 0)),
@@ -247,7 +251,7 @@ def make_trainer(
         LearningRate(),
     ]
     if not any(isinstance(callback, Timer) for callback in callbacks):
-        callbacks.append(Timer())  # its count goes on when a run is resumed
+        callbacks.append(Timer(options.pop("max_time")))  # its count goes on when a run is resumed
     if options["enable_model_summary"] is not False and not any(isinstance(c, ModelSummary) for c in callbacks):
         callbacks.append(PartsSummary())
         options["enable_model_summary"] = False  # Lightning's

@@ -211,6 +211,10 @@ def test_debug_needs_no_value(flags, value):
 
 def test_files_are_found_without_their_ending_and_actions_are_no_files(tmp_path):
     assert find("pose_coco").name == "pose_coco.yaml"
+    with pytest.raises(ConfigError, match=r"nor beside run.py\. Experiments"):
+        find("nowhere.yaml")
+    with pytest.raises(ConfigError, match=r"mean seg_folder.yaml\?"):
+        find("seg_foldr")
     with pytest.raises(ConfigError, match="mean validate"):
         find("valdate")
     with pytest.raises(ConfigError, match="comes first"):

@@ -1,6 +1,8 @@
 """Every key of the runner has an effect that a user sees, from a file, from a flag and from Python."""
 
+import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,64 @@ def test_options_of_the_trainer_arrive(key, value, found, said):
         torch.use_deterministic_algorithms(False)
 
 
+class Slow(Callback):
+    """A tenth of a second a step, and more."""
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Sleep."""
+        time.sleep(0.15)
+
+
+@pytest.mark.parametrize("duration", ["00:00:00:01", {"seconds": 1}])
+def test_a_training_ends_when_its_time_is_over(duration, said, capsys):
+    trainer = main(said("trainer.max_time", duration, max_epochs=100), [Slow()])
+    assert 2 <= trainer.global_step <= 12
+    assert f"stopped after {trainer.global_step} steps" in capsys.readouterr().out
+    assert (Path(trainer.default_root_dir) / "summary.json").is_file()
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_a_training_in_other_precision_has_a_summary(precision, tmp_path):
+    folder = Path(main(toy(tmp_path, max_epochs=1, precision=precision)).default_root_dir)
+    assert json.loads((folder / "summary.json").read_text())["parameters"] > 1e6
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("trainer.devices", "two", ["devices"]),
+        ("trainer.accelerator", "gpuu", ["gpuu", "cpu"]),
+        ("trainer.max_time", "3h", ["3h"]),
+        ("trainer.val_check_interval", 5, ["val_check_interval", "(5)"]),
+        ("trainer.profiler", "simpel", ["simple"]),
+        ("trainer.gradient_clip_algorithm", "sum", ["sum", "norm"]),
+        ("trainer.limit_train_batches", 2.5, ["2.5"]),
+        ("trainer.max_epochs", -5, ["-5"]),
+        ("trainer.strategy", "ddpp", ["ddpp"]),
+        (
+            "trainer.callbacks",
+            {"class_path": "EarlyStopping", "init_args": {"monitor": "val/AP"}},
+            ["val/AP", "val/loss"],
+        ),
+        ("data.num_workers", -1, ["num_workers", "-1"]),
+        ("data.batch_size", 0, ["batch_size", "0"]),
+        ("seed_everything", -1, ["seed_everything", "-1"]),
+        ("seed_everything", 2**32, ["seed_everything"]),
+        ("model.optimizer.name", "adamm", ["adamm", "adam"]),
+        ("model.schedule", {"name": "cosin"}, ["cosin", "cosine"]),
+    ],
+)
+def test_a_value_that_is_none_is_refused_by_a_sentence(key, value, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run", *from_file(toy(tmp_path, max_epochs=2), tmp_path, key, value)])
+    assert run.command() == 2
+    error = capsys.readouterr().err
+    line = error[error.index("error: ") :]
+    assert len(line.strip().splitlines()) == 1
+    assert "Traceback" not in error
+    for word in words:
+        assert word in line
+
+
 def test_an_option_that_is_not_given_has_our_default(tmp_path):
     assert main(toy(tmp_path, max_epochs=1, log_every_n_steps=None)).log_every_n_steps == 10
 
@@ -146,9 +206,10 @@ def test_loggers_of_the_user_stand_beside_ours(said, tmp_path):
     assert list((tmp_path / "mine").rglob("metrics.csv"))
 
 
-def test_callbacks_of_the_user_stand_beside_ours(said):
+@pytest.mark.parametrize("several", [True, False])
+def test_callbacks_of_the_user_stand_beside_ours(several, said):
     stop = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "stopping_threshold": 1e9}}
-    trainer = main(said("trainer.callbacks", [stop], max_epochs=5))
+    trainer = main(said("trainer.callbacks", [stop] if several else stop, max_epochs=5))
     assert trainer.current_epoch == 1
     assert (Path(trainer.default_root_dir) / "checkpoints" / "best.ckpt").is_file()
 
