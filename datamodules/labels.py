@@ -1,7 +1,6 @@
 """What the labels of a published data set are called, how they are drawn and which exchange in a mirror.
 
-The files lie in `labels/` beside the packages: published checkpoints mean the same by their outputs, so
-`tasks/published.py` reads them too.
+The files lie in `names/`: published checkpoints mean the same by their outputs, so `tasks/published.py` reads them too.
 """
 
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-LABELS = Path(__file__).parents[1] / "labels"
+NAMES = Path(__file__).parent / "names"
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class ClassLabels:
 
 
 def class_labels(name: str) -> ClassLabels:
-    """The classes of `labels/<name>.yaml`: cityscapes, ade20k, pascal_context, lip."""
-    content = yaml.safe_load((LABELS / f"{name}.yaml").read_text(encoding="utf-8"))
+    """The classes of `names/<name>.yaml`: cityscapes, ade20k, pascal_context, lip."""
+    content = yaml.safe_load((NAMES / f"{name}.yaml").read_text(encoding="utf-8"))
     palette, pairs = ([tuple(row) for row in content[key]] for key in ("palette", "flip_pairs"))
     return ClassLabels(content["names"], palette, pairs)

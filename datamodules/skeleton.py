@@ -1,6 +1,6 @@
 """What the key points of a data set mean: names, limbs, left/right pairs, OKS sigmas, upper body.
 
-A skeleton is a YAML file; `labels/` beside the packages holds the known ones, and yours is a path. Points are named by
+A skeleton is a YAML file; `names/` holds the known ones, and yours is a path. Points are named by
 name or by index from 0; where names are numbers, a number is the name:
 
     names: [nose, left_paw, right_paw]
@@ -19,7 +19,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import DataError
-from datamodules.labels import LABELS
+from datamodules.labels import NAMES
 from datamodules.yaml_files import ConfigError, read_yaml
 
 DEFAULT_SIGMA = 0.05
@@ -119,9 +119,9 @@ class Skeleton:
     def load(cls, source: str | Path) -> "Skeleton":
         """The skeleton of a name (`coco`, `mpii`) or of a YAML file; raises DataError where it is absent or wrong."""
         named = Path(source).name == str(source) and not Path(source).suffix
-        path = LABELS / f"{source}.yaml" if named else Path(source).expanduser()
+        path = NAMES / f"{source}.yaml" if named else Path(source).expanduser()
         if not path.is_file():
-            known = ", ".join(sorted(file.stem for file in LABELS.glob("*.yaml") if "limbs:" in file.read_text()))
+            known = ", ".join(sorted(file.stem for file in NAMES.glob("*.yaml") if "limbs:" in file.read_text()))
             looked = "" if named or path.is_absolute() else f" in {Path.cwd()}"
             raise DataError(f"There is no skeleton {source}{looked}: give one of {known}, or the path of a YAML file.")
         try:

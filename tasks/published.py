@@ -21,7 +21,7 @@ from hrnet.architecture import architecture_of
 from hrnet.checkpoint_files import State
 from hrnet.checkpoint_layouts import Contents, take_apart
 
-LABELS = Path(__file__).parents[1] / "labels"
+NAMES = Path(__file__).parents[1] / "datamodules" / "names"  # files, read as such: tasks import no data
 SIZE = re.compile(r"(?<![0-9a-z])(\d{2,4})x(\d{2,4})(?![0-9x])")
 HEADS = {  # a tensor of ours that is one for each output -> the head that has it
     "head.weight": "keypoints",
@@ -53,7 +53,7 @@ class Parsing:
     """A published segmentation data set: how its networks see images.
 
     Args:
-        labels: File in `labels/`.
+        labels: File in `datamodules/names/`.
         first: Of the classes there that the network has; those before are ignored in training.
         preparation: As the DataModules have it.
         align_corners: Whether the plain head was trained so; OCR always was.
@@ -211,7 +211,7 @@ def _note(name: str, task: str, backbone: dict[str, Any], what: str) -> str:
 
 
 def _labels(name: str) -> dict[str, Any]:
-    return yaml.safe_load((LABELS / f"{name}.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load((NAMES / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def _words(name: str) -> set[str]:
