@@ -199,14 +199,14 @@ def predicted(task: Task, data: BaseDataModule, limit: int | float | None) -> It
 
 
 def _limited(limit: int | float | None) -> bool:
-    return limit is not None and (isinstance(limit, int) or limit < 1.0)
+    return limit is not None and (isinstance(limit, int) or limit != 1.0)
 
 
 def _count(limit: int | float | None, batches: int) -> int:
-    """Batches of a loader that Lightning's `limit_*_batches` leaves."""
+    """Batches of a loader that Lightning's `limit_*_batches` leaves, for which 2.0 is two and 1.0 is all."""
     if limit is None:
         return batches
-    return min(limit, batches) if isinstance(limit, int) else int(limit * batches)
+    return min(int(limit), batches) if isinstance(limit, int) or limit > 1.0 else int(limit * batches)
 
 
 def _without_first(dataset: BaseDataset) -> BaseDataset:

@@ -11,6 +11,7 @@ import torch
 
 from datamodules import CocoPose
 from datamodules.base import DataError
+from experiments import error_reports
 from experiments import errors as command_module
 from experiments.config import ConfigError
 from experiments.error_reports import Report
@@ -219,3 +220,12 @@ def test_a_run_that_only_evaluated_uses_the_checkpoint_it_was_given(make_run, tm
     evaluated = Path(run([*argv, "--wandb.mode", "disabled"]).default_root_dir)
     assert not list(evaluated.rglob("*.ckpt"))
     assert errors(evaluated).tables["summary"] == errors(trained).tables["summary"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "count", "limited"),
+    [(None, 9, False), (1.0, 9, False), (2, 2, True), (2.0, 2, True), (20.0, 9, True), (0.5, 4, True), (1, 1, True)],
+)
+def test_batches_are_limited_as_lightning_limits_them(limit: float | None, count: int, limited: bool) -> None:
+    assert error_reports._count(limit, 9) == count
+    assert error_reports._limited(limit) == limited
