@@ -183,8 +183,9 @@ class _Walk:
 
     def _no_class(self, name: str, base: type, path: Path, union: Any) -> Mistake:
         names = choices(base)
-        if list(names) == [base.__name__]:  # no choice of classes: its parameters are meant
-            return self._wrong(name, union, path, self._meant(name, parameters(base), path))
+        meant = self._meant(name, parameters(base), path) if base.__name__ in names else ""
+        if meant or list(names) == [base.__name__]:  # a value of its parameter, or no choice of classes
+            return self._wrong(name, union, path, meant)
         near = nearest(str(name), names)
         place = (*path, "class_path") if self._where((*path, "class_path")) else path
         there = f"There is no class {name!r} for {'.'.join(path)}{self._where(place)}{did_you_mean(near)}"
