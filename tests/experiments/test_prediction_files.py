@@ -225,3 +225,22 @@ def test_an_overlay_beyond_jpeg_is_a_failure_and_nothing_of_it_is_written(tmp_pa
         written.write(mask(61))
     assert files(tmp_path) == ["masks/60.png", "masks/61.png", "overlays/60.jpg", "overlays/61.jpg", "predictions.json"]
     assert len(json.loads((tmp_path / "predictions.json").read_text())) == 2
+
+
+@pytest.mark.parametrize(("flag", "turned"), [([], True), (["--as_stored"], False), (["--as_shown"], True)])
+@pytest.mark.parametrize("trained", [None, True, False])
+def test_the_command_turns_photos_as_trained_or_as_told(
+    trained: bool | None, flag: list[str], turned: bool, checkpoints, tmp_path: Path, monkeypatch
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "in").mkdir()
+    Image.fromarray(np.zeros((40, 60), np.uint8)).save(tmp_path / "in" / "a.png", exif=exif)
+    task = tasks.load(checkpoints["masks"])
+    task.preparation = {"reading": {"upright": trained, "value_range": None, "pixel_limit": 10_000}}
+    tasks.save_task(task, tmp_path / "trained.ckpt")
+    words = [tmp_path / "trained.ckpt", tmp_path / "in", "--output", tmp_path / "out", "--save", "masks", *flag]
+    assert status(monkeypatch, *words) == 0
+    expected = trained is not False if not flag else turned
+    with Image.open(tmp_path / "out" / "masks" / "a.png") as mask:
+        assert mask.size == ((40, 60) if expected else (60, 40))
