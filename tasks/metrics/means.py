@@ -14,8 +14,7 @@ class WeightedMean(Metric):
         super().__init__()
         zero = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
         self.add_state("total", zero, dist_reduce_fx="sum")
-        self.add_state("weight", zero.clone(), dist_reduce_fx="sum")
-        self.to(device)
+        self.add_state("weight", zero.clone(), dist_reduce_fx="sum")  # made there: a copy would wait for a GPU
 
     def update(self, value: Tensor, weight: float) -> None:
         """Add a scalar."""
