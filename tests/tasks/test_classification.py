@@ -219,6 +219,21 @@ def test_names_are_those_given_or_those_of_the_data():
         ClassificationTask(SMALL, 3, class_names=["bee", "wasp"])
 
 
+def test_pictures_say_the_true_class_and_the_five_best(monkeypatch):
+    drawn = []
+    picture = torch.zeros(3, 64, 400, dtype=torch.uint8)
+    monkeypatch.setattr("tasks.classification.draw_labels", lambda images, captions: drawn.extend(captions) or picture)
+    task, batch = ClassificationTask(SMALL, 6, class_names=list("abcdef")), some_batch(2)
+    shares = torch.tensor([[0.1, 0.3, 0.2, 0.05, 0.25, 0.1 - 0.001], [0.5, 0.1, 0.12, 0.13, 0.14, 0.01]])
+    task.draw(None, {"probabilities": shares}, batch, count=2)
+    assert [line.split() for line in drawn[0]] == [
+        ["is", "a"],
+        *(["b", "0.30"], ["e", "0.25"], ["c", "0.20"], ["a", "0.10"], ["f", "0.10"]),
+    ]
+    assert drawn[1][0] == "is b"
+    assert [line[0] for line in drawn[1][1:]] == list("aedcb")
+
+
 def test_predictions_are_probabilities():
     outputs = torch.tensor([[0.0, np.log(3.0)]])
     found = ClassificationTask(SMALL, 2).predict(outputs, {})["probabilities"]

@@ -153,14 +153,16 @@ def test_figures_equal_those_of_pycocotools(seed, num_keypoints):
     assert 0 < figures["AP"] < figures["AR"] < 1
 
 
+@pytest.mark.parametrize("thresholds", [(0.2, 0.9), (0.6, 0.9), (0.2, 0.5)])
 @pytest.mark.parametrize("seed", range(3))
-def test_poses_are_rescored_and_suppressed_as_the_paper_does(seed):
+def test_poses_are_rescored_and_suppressed_as_the_paper_does(seed, thresholds):
     rng = np.random.default_rng(seed)
     ground_truth = make_ground_truth(rng)
     batch = make_batch(rng, ground_truth)
     batch["scores"][3] = 0.1
-    results = filled_metric(ground_truth, batch).results()
-    final = plain_final_poses(batch, COCO_SIGMAS)
+    visible, oks = thresholds
+    results = filled_metric(ground_truth, batch, visible_threshold=visible, oks_threshold=oks).results()
+    final = plain_final_poses(batch, COCO_SIGMAS, visible, oks)
     expected = [(image, row, score) for image, poses in final.items() for score, row in poses]
     assert len(expected) < len(batch["image_id"])
     assert [r["image_id"] for r in results] == [image for image, _, _ in expected]
