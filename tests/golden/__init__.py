@@ -4,7 +4,12 @@
 in eval mode. The weights are not stored: each entry is a function of its key and position, so `state_for` makes them.
 """
 
+import gzip
+import json
+import shutil
 import zlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,3 +52,36 @@ def state_for(keys: list[tuple[str, list[int]]]) -> dict[str, Tensor]:
 def image_for(name: str, shape: tuple[int, ...]) -> Tensor:
     """The input (B, 3, H, W) of the golden file `name`, float32 in [-1, 1)."""
     return torch.from_numpy((2 * noise(f"image:{name}", shape) - 1).astype(np.float32))
+
+
+def old_run(name: str, folder: Path) -> Path:
+    """A run folder `pose`, `segmentation`, `classification` or `joint` as this project wrote it before its rooms.
+
+    Its checkpoints' tensors are not stored, see `state_for`; moments of the optimiser are small and positive.
+    """
+    run = folder / name / "20261127-203500-abcdef"
+    shutil.copytree(Path(__file__).parent / "runs" / name, run, ignore=shutil.ignore_patterns("*.gz"))
+    with gzip.open(Path(__file__).parent / "runs" / name / "last.json.gz", "rt") as file:
+        content = _filled(json.load(file), "")
+    (run / "checkpoints").mkdir()
+    for each in ("last", "best"):
+        torch.save(content, run / "checkpoints" / f"{each}.ckpt")
+    return run
+
+
+def _filled(value: Any, key: str) -> Any:
+    """Plain values of a checkpoint with their tensors, tuples and keys that are no text."""
+    if isinstance(value, list):
+        return [_filled(each, key) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"tensor", "dtype"}:
+        return torch.tensor(value["tensor"], dtype=getattr(torch, value["dtype"]))
+    if value.keys() == {"shape", "dtype"}:
+        tensor = tensor_for(key, tuple(value["shape"])).to(getattr(torch, value["dtype"]))
+        return tensor.abs() * 1e-4 if key in ("exp_avg", "exp_avg_sq", "momentum_buffer") else tensor
+    if value.keys() == {"tuple"}:
+        return tuple(_filled(each, key) for each in value["tuple"])
+    if value.keys() == {"items"}:
+        return {_filled(each, key): _filled(held, key) for each, held in value["items"]}
+    return {each: _filled(held, each) for each, held in value.items()}
