@@ -1,17 +1,17 @@
 """What the networks learn from: one file a data set; they meet the tasks only in the batch (table in `base.py`)."""
 
-from datamodules.ade20k import ADE20K
 from datamodules.base import BaseDataModule, DataError
-from datamodules.cityscapes import Cityscapes
-from datamodules.coco_pose import CocoPose
-from datamodules.folder_segmentation import FolderSegmentation
-from datamodules.image_files import Reading
-from datamodules.image_folder import ImageFolder, ImageNet
-from datamodules.lip import LIP
+from datamodules.classification.image_folder import ImageFolder, ImageNet
+from datamodules.images.files import Reading
+from datamodules.keypoints.coco_pose import CocoPose
+from datamodules.keypoints.crop import PersonAugmentation
 from datamodules.multitask import MultiTaskDataModule
-from datamodules.pascal_context import PascalContext
+from datamodules.segmentation.ade20k import ADE20K
+from datamodules.segmentation.cityscapes import Cityscapes
+from datamodules.segmentation.folder import FolderSegmentation
+from datamodules.segmentation.lip import LIP
+from datamodules.segmentation.pascal_context import PascalContext
 from datamodules.skeleton import Skeleton
-from datamodules.transforms import PersonAugmentation
 
 __all__ = [
     "ADE20K",

@@ -19,8 +19,8 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import DataError
-from datamodules.labels import NAMES
-from datamodules.yaml_files import ConfigError, read_yaml
+from datamodules.names.labels import NAMES
+from datamodules.text_files import ConfigError, read_yaml
 
 DEFAULT_SIGMA = 0.05
 

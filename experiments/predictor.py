@@ -19,13 +19,13 @@ from torch import Tensor
 
 import tasks
 from datamodules.base import DataError
-from datamodules.image_files import Reading
-from experiments.boxes import BoxSource, CocoBoxes, whole_image
+from datamodules.images.files import Reading
 from experiments.config import ConfigError
-from experiments.media import Failure, Photo, pixels_of, read_photo
-from experiments.preparation import Preparation, preparation_of
-from experiments.results import JointResult, Result
-from experiments.views import ClassificationView, Finish, PoseView, Sample, SegmentationView, View
+from experiments.predict.boxes import BoxSource, CocoBoxes, whole_image
+from experiments.predict.media import Failure, Photo, pixels_of, read_photo
+from experiments.predict.preparation import Preparation, preparation_of
+from experiments.predict.results import JointResult, Result
+from experiments.predict.views import ClassificationView, Finish, PoseView, Sample, SegmentationView, View
 from hrnet import for_inference
 from tasks import ClassificationTask, MultiTask, PoseTask, SegmentationTask, Task
 

@@ -36,16 +36,16 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from experiments.callbacks import LearningRate, PartsSummary
-from experiments.checkpoints import LastCheckpoint, StopOnSignal, Stopped, WholeFiles
+from experiments.cli.mistakes import debugging, sentence_of
 from experiments.config import ConfigError, find, make_parser, parse
-from experiments.cost import cost
-from experiments.loggers import RememberRun, log_best, make_wandb_logger
-from experiments.metrics_file import MetricsFile
-from experiments.mistakes import debugging, sentence_of
-from experiments.preflight import Preflight
-from experiments.resume import check_resume, find_resumable
-from experiments.run_folder import (
+from experiments.training.callbacks import LearningRate, PartsSummary
+from experiments.training.checkpoints import LastCheckpoint, StopOnSignal, Stopped, WholeFiles
+from experiments.training.cost import cost
+from experiments.training.loggers import RememberRun, log_best, make_wandb_logger
+from experiments.training.metrics_file import MetricsFile
+from experiments.training.preflight import Preflight
+from experiments.training.resume import check_resume, find_resumable
+from experiments.training.run_folder import (
     RunFolder,
     environment,
     peak_memory,
@@ -53,7 +53,7 @@ from experiments.run_folder import (
     write_json,
     write_text,
 )
-from experiments.start import begin, check_start, configuration_of, show_weight_reports, to_instantiate
+from experiments.training.start import begin, check_start, configuration_of, show_weight_reports, to_instantiate
 from hrnet.checkpoint_files import read_file
 from tasks.task import Task
 

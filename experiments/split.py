@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import tasks
 from experiments.cli import program
-from experiments.start import add_import, import_named
+from experiments.training.start import add_import, import_named
 from tasks import MultiTask, save_task
 from tasks.task import Task
 

@@ -17,7 +17,7 @@ import wandb
 from experiments import run
 from experiments.cli import program
 from experiments.config import ConfigError
-from experiments.loggers import why_offline
+from experiments.training.loggers import why_offline
 
 if TYPE_CHECKING:
     import wandb_workspaces.reports.v2 as wr

@@ -2,11 +2,11 @@
 
 from jsonargparse import set_parsing_settings
 
-from tasks.checkpoint_classes import import_module, subclasses
 from tasks.checkpoints import find_checkpoint, load, restore, save_task
+from tasks.checkpoints.classes import import_module, subclasses
 from tasks.classification import ClassificationTask
 from tasks.heatmaps import Codec, DarkCodec, MSRACodec, UDPCodec
-from tasks.multitask import MultiTask
+from tasks.joint.multitask import MultiTask
 from tasks.optim import EMA
 from tasks.pose import PoseTask
 from tasks.segmentation import SegmentationTask

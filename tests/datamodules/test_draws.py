@@ -17,13 +17,13 @@ from scipy.stats import chi2_contingency
 
 from datamodules import DataError, FolderSegmentation, ImageFolder, MultiTaskDataModule, PersonAugmentation, Skeleton
 from datamodules.base import BaseDataset
+from datamodules.classification.samples import TrainingView
 from datamodules.draws import stream
-from datamodules.labelled_images import TrainingView
+from datamodules.keypoints.persons import Persons
 from datamodules.multitask import EndlessSampler
-from datamodules.persons import Persons
 from datamodules.photometric import Photometric
-from datamodules.random_crop import RandomCrop
 from datamodules.samplers import TrainingSampler
+from datamodules.segmentation.crop import RandomCrop
 
 COUNT = 1500
 

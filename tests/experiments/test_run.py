@@ -17,7 +17,7 @@ from experiments import run
 from experiments.run import main
 from tests.conftest import ROOT
 
-EXPERIMENTS = sorted(path.name for path in (ROOT / "experiments").glob("*.yaml"))
+EXPERIMENTS = sorted(path.name for path in (ROOT / "experiments" / "configs").glob("*/*.yaml"))
 OVERLAYS = ["debug.yaml", "overfit.yaml", "sample.yaml", "sweep_pose.yaml", "w18.yaml", "w48.yaml"]
 QUICK = ["pose_coco.yaml", "sample.yaml", "debug.yaml", "--wandb.mode", "disabled"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules import ADE20K, PascalContext
-from datamodules.image_masks import resized_for_evaluation
+from datamodules.segmentation.samples import resized_for_evaluation
 from hrnet import HRNet
 from tasks.published_test import PUBLISHED_TESTS, PublishedTest
 from tasks.segmentation import SegmentationTask
@@ -230,6 +230,6 @@ def test_an_unknown_test_is_refused() -> None:
 
 def test_experiments_name_their_published_test() -> None:
     """The command in the comments is one that the model and the data accept."""
-    folder = Path(__file__).parents[2] / "experiments"
+    folder = Path(__file__).parents[2] / "experiments" / "configs" / "segmentation"
     for name in ("ade20k", "pascal_context"):
         assert f"--model.published_test {name} " in (folder / f"seg_{name}.yaml").read_text()

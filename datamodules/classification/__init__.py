@@ -1,0 +1,1 @@
+"""Images with one class each: folders of them, and ImageNet."""

@@ -1,0 +1,193 @@
+"""Pictures in a folder a class: ImageNet (TPAMI 2020, appendix; Russakovsky et al. 2015) and your own.
+
+data = ImageNet("data/imagenet", image_size=(224, 224), batch_size=64)
+"""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from datamodules.base import BaseDataModule, DataError, Split
+from datamodules.classification.samples import LabelledImages, TrainingView
+from datamodules.images.files import Reading, images_below
+from datamodules.sample.layouts import sample_image_folder, sample_imagenet
+from datamodules.text_files import ConfigError, read_text
+
+
+class ImageFolder(BaseDataModule):
+    """Images in a folder a class, and in its folders; `train` names the classes, in the order of their names.
+
+    Training draws a crop of 8 to 100 % of the area with aspect 3/4 to 4/3, resized, and mirrors every other one;
+    evaluation resizes (short side 256 for 224) and takes the centre crop, both as published.
+
+    Args:
+        root: Folder with train/ and val/, or images/train and images/val, or `sample` for the embedded data.
+        image_size: (height, width) of the images, pixels.
+        batch_size: Samples a batch and process.
+        num_workers: Loader processes; None takes one per available core, at most 8.
+        overfit: Train and evaluate on the first so many training samples, without augmentation.
+        crop_ratio: Share of the resized image that the evaluated centre crop covers; 224/256 as published.
+        rand_augment: timm's description of RandAugment, such as rand-m9-mstd0.5; None for none, as published.
+        random_erasing: Probability that a rectangle of a training image becomes noise.
+        reading: How image files become pixels: orientation, depth, largest size. A class is of the picture as it is
+            shown, so images are turned as EXIF says; the published ImageNet figures are of stored pixels, which differ
+            in few images: `upright: false`.
+    """
+
+    layout: ClassVar[str] = """\
+    train/<class>/<any name>.jpg ...     (or images/train/<class>)
+    val/<class>/<any name>.jpg ...       (or images/val/<class>)"""
+    source: ClassVar[str] = "you: images in a folder for each class."
+
+    prepared_by = ("image_size", "crop_ratio", "reading")
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        image_size: tuple[int, int] = (224, 224),
+        batch_size: int = 32,
+        num_workers: int | None = None,
+        overfit: int | None = None,
+        crop_ratio: float = 0.875,
+        rand_augment: str | None = None,
+        random_erasing: float = 0.0,
+        reading: Reading | None = None,
+    ) -> None:
+        super().__init__(root, image_size=image_size, batch_size=batch_size, num_workers=num_workers, overfit=overfit)
+        if not (0 < crop_ratio <= 1 and 0 <= random_erasing <= 1):
+            raise DataError(f"crop_ratio {crop_ratio} must be in (0, 1], random_erasing {random_erasing} in [0, 1].")
+        self.crop_ratio, self.rand_augment, self.random_erasing = crop_ratio, rand_augment, random_erasing
+        self.reading = (reading or Reading()).checked()
+        if self.reading.upright is None:
+            self.reading = replace(self.reading, upright=True)
+        self._folders: list[str] | None = None
+
+    @classmethod
+    def sample_root(cls) -> Path:
+        """Cut the embedded pictures if they are absent, and return their folder."""
+        return sample_image_folder()
+
+    @property
+    def folders(self) -> list[str]:
+        """Names of the class folders of `train`, sorted: the position is the class."""
+        if self._folders is None:
+            self._folders = subfolders(self.split_folder("train"))
+            if len(self._folders) < 2:
+                raise DataError(
+                    f"{self.split_folder('train')} has {len(self._folders)} class folders, expected two or more:\n"
+                    f"{self.layout}"
+                )
+        return self._folders
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes."""
+        return self.folders
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+    def dataset(self, split: Split) -> LabelledImages:
+        """List the images of `split`; raises DataError for classes without images or unknown to `train`."""
+        folder, known = self.split_folder(split), self.folders
+        unknown = [name for name in subfolders(folder) if name not in set(known)]
+        if unknown:
+            raise DataError(
+                f"{folder} has the class folders {unknown[:5]}, which `train` lacks: rename or remove them."
+            )
+        found = [(label, name, images_below(folder / name)) for label, name in enumerate(known)]
+        empty = [name for _, name, files in found if not files]
+        if len(empty) == len(known):
+            raise DataError(f"{folder} has no images in class folders such as {known[0]}. Expected:\n{self.layout}")
+        if empty and split == "train":
+            raise DataError(f"{folder} has no images of the classes {empty[:5]}: add some, or remove the folders.")
+        files = [os.fsencode(os.path.join(name, file)) for _, name, files in found for file in files]
+        labels = np.repeat([label for label, _, _ in found], [len(files) for _, _, files in found]).astype(np.int64)
+        files = np.array(files)
+        if split != "train":  # the first batch, of which pictures are drawn, has many classes
+            order = np.argsort(np.concatenate([np.arange(len(files)) for _, _, files in found]), kind="stable")
+            files, labels = files[order], labels[order]
+        view = None
+        if split == "train" and not self.overfit:
+            view = TrainingView(self.image_size, self.rand_augment, self.random_erasing)
+        sizes = {"image_size": self.image_size, "crop_ratio": self.crop_ratio}
+        return LabelledImages(folder, files, labels, view=view, reading=self.reading, **sizes)
+
+    def split_folder(self, split: str) -> Path:
+        """Folder of `split`, which has the class folders; raises DataError if there is none."""
+        for name in (split, f"images/{split}"):
+            if (self.folder / name).is_dir():
+                return self.folder / name
+        raise DataError(
+            f"{type(self).__name__} found no folder {split} in {self.folder}. Expected there:\n{self.layout}\nThe data "
+            f"come from {self.source}"
+        )
+
+
+class ImageNet(ImageFolder):
+    """ILSVRC 2012 in synset folders: 1,281,167 train and 50,000 val images; classes in the order of the synsets.
+
+    Args:
+        root: Folder with train/ and val/, or images/train and images/val, or `sample` for the embedded data.
+        num_classes: Classes of the model; a root with another number of folders is refused. The embedded data have
+            fewer folders, which are the first classes.
+        **kwargs: Size, augmentation, loaders: see `ImageFolder`.
+    """
+
+    layout: ClassVar[str] = """\
+    train/n01440764/n01440764_10026.JPEG ...          (or images/train/...)
+    val/n01440764/ILSVRC2012_val_00000293.JPEG ...    (or images/val/..., in synset folders too)"""
+    source: ClassVar[str] = "https://image-net.org (ILSVRC 2012: train and val images)."
+
+    def __init__(self, root: str | Path, *, num_classes: int = 1000, **kwargs: Any) -> None:
+        super().__init__(root, **kwargs)
+        self._num_classes = num_classes
+
+    @classmethod
+    def sample_root(cls) -> Path:
+        """Cut the embedded pictures if they are absent, and return their folder."""
+        return sample_imagenet()
+
+    @property
+    def folders(self) -> list[str]:
+        """Names of the synset folders, sorted."""
+        folders = super().folders
+        if len(folders) != self._num_classes and str(self.root) != "sample":
+            raise DataError(
+                f"{self.split_folder('train')} has {len(folders)} synset folders, expected {self._num_classes}: "
+                "complete them, or set num_classes of data and model."
+            )
+        return folders
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the synsets, from LOC_synset_mapping.txt where root has it; `unused` beyond the embedded ones."""
+        from timm.data import ImageNetInfo
+
+        names, file = {}, self.folder / "LOC_synset_mapping.txt"
+        if file.is_file():
+            names = dict(line.split(maxsplit=1) for line in _lines(file) if " " in line)
+        else:
+            info = ImageNetInfo()
+            names = {synset: info.label_name_to_description(synset, False) for synset in info.label_names()}
+        known = [names.get(synset, synset) for synset in self.folders]
+        return [*known, *(f"unused {label}" for label in range(len(known), self._num_classes))]
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return read_text(file).splitlines()
+    except ConfigError as error:
+        raise DataError(f"The names of the classes cannot be read. {error}") from error
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in `folder`, sorted."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))

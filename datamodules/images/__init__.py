@@ -1,0 +1,1 @@
+"""Reading images: which files are images, their pixels, their orientation, their names as annotations spell them."""

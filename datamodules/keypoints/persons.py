@@ -1,0 +1,129 @@
+"""One person a sample: the data set behind every top-down pose experiment (HRNet, section 4.1).
+
+A DataModule such as `coco_pose.py` fills it with arrays; it decodes, draws the crop, and lets the key points follow.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.base import BaseDataset, DataError
+from datamodules.images.files import PLAIN, Reading
+from datamodules.images.names import listing
+from datamodules.images.pixels import read_image
+from datamodules.keypoints.crop import Crop, PersonAugmentation, apply_affine, crop_matrix, invert_affine, warp
+from datamodules.photometric import Photometric
+from datamodules.skeleton import Skeleton
+
+
+class Persons(BaseDataset):
+    """N persons of a split, those of one image next to each other; all in arrays that loader processes share.
+
+    Args:
+        folder: Folder of the I images.
+        image_ids: (I,) ids.
+        file_names: (I,) names below `folder`.
+        image_sizes: (I, 2) annotated height and width.
+        images: (N,) rows of the persons' images.
+        instance_ids: (N,) annotation ids, or positions in the detections file.
+        centers: (N, 2) centres of the padded boxes, original pixels.
+        sizes: (N, 2) width and height of the padded boxes, original pixels.
+        keypoints: (N, K, 2) original pixels.
+        visible: (N, K) 0, 1, 2.
+        scores: (N,) scores of the boxes.
+        skeleton: Of the K key points.
+        image_size: (height, width) of the crop.
+        convention: Of the crop, see `crop_matrix`.
+        augmentation: None crops the padded box itself.
+        photometric: Applied to the crop.
+        reading: Of the image files.
+        turned: Rows of the images that are turned as EXIF says.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        image_ids: np.ndarray,
+        file_names: np.ndarray,
+        image_sizes: np.ndarray,
+        images: np.ndarray,
+        instance_ids: np.ndarray,
+        centers: np.ndarray,
+        sizes: np.ndarray,
+        keypoints: np.ndarray,
+        visible: np.ndarray,
+        scores: np.ndarray,
+        skeleton: Skeleton,
+        image_size: tuple[int, int],
+        convention: Crop,
+        augmentation: PersonAugmentation | None = None,
+        photometric: Photometric | None = None,
+        reading: Reading = PLAIN,
+        turned: Sequence[int] = (),
+    ) -> None:
+        self.folder = str(folder)
+        self.image_ids, self.file_names, self.image_sizes = image_ids, file_names, image_sizes
+        self.images, self.centers, self.sizes = images, centers, sizes
+        self.instance_ids, self.scores = instance_ids, scores.astype(np.float32)
+        self.keypoints, self.visible = keypoints.astype(np.float32), visible.astype(np.int8)
+        self.permutation, self.upper_body = np.array(skeleton.flip_permutation), skeleton.upper_body
+        self.image_size, self.convention = image_size, convention
+        self.augmentation, self.photometric = augmentation, photometric
+        self._options: dict[str, Reading] = {} if reading == PLAIN else {"reading": reading}
+        self._upright = {"reading": replace(reading, upright=True)}
+        self._turned = frozenset(turned)
+        self._decoded: tuple[int, np.ndarray] | None = None
+        self._refuse_missing_files()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """One person's crop, in the keys of the batch table."""
+        image, center, size = self.image(int(self.images[index])), self.centers[index], self.sizes[index]
+        keypoints, visible = self.keypoints[index], self.visible[index].astype(np.int64)
+        area, rotation, flip = np.float32(size[0] * size[1]), 0.0, False
+        if self.augmentation is not None:
+            center, size, rotation, flip = self.augmentation(center, size, keypoints, visible, self.upper_body, rng)
+        matrix = crop_matrix(center, size, rotation, self.image_size, flip, self.convention)
+        crop = warp(image, matrix, self.image_size)
+        if self.photometric is not None:
+            crop = self.photometric(crop, rng)
+        if flip:
+            keypoints, visible = keypoints[self.permutation], visible[self.permutation]
+        return {
+            "image": crop,
+            "image_id": self.image_ids[self.images[index]],
+            "instance_id": self.instance_ids[index],
+            "keypoints": (apply_affine(matrix, keypoints) * (visible > 0)[:, None]).astype(np.float32),
+            "visible": visible,
+            "to_image": invert_affine(matrix).astype(np.float32),
+            "area": area,
+            "score": self.scores[index],
+        }
+
+    def image(self, row: int) -> np.ndarray:
+        """Image of the row (H, W, 3) uint8 RGB, in whose pixels boxes and points are."""
+        # Decoding is the slowest step, and a detector gives about 20 boxes an image, which come one after another.
+        if self._decoded is None or self._decoded[0] != row:
+            height, width = self.image_sizes[row].tolist()
+            options = self._upright if row in self._turned else self._options
+            self._decoded = row, read_image(os.path.join(self.folder, self.file_names[row]), (height, width), **options)
+        return self._decoded[1]
+
+    def _refuse_missing_files(self) -> None:
+        # One listing a folder instead of a question for each of 100,000 files.
+        names = self.file_names[np.unique(self.images)].tolist()
+        present = {parent: listing(os.path.join(self.folder, parent)) for parent in set(map(os.path.dirname, names))}
+        missing = [name for name in names if os.path.basename(name) not in present[os.path.dirname(name)]]
+        if missing:
+            shown = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
+            raise DataError(
+                f"{self.folder} lacks {len(missing)} of the {len(names)} images that are annotated ({shown}): set "
+                "`images` to their folder, or fetch them."
+            )

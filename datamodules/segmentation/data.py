@@ -1,0 +1,253 @@
+"""What all segmentation data sets share: scale, crop and evaluation size, loaders, and pairing images with masks.
+
+A data set is a `SegmentationData` that says which files are a split's and what their ids mean (`pairs`).
+"""
+
+import os
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, DistributedSampler
+
+from datamodules.base import BaseDataModule, BaseDataset, DataError, Split
+from datamodules.images.files import IMAGE_ENDINGS, Reading, images_below
+from datamodules.images.orientation import Orientations, Tagged, find_tagged
+from datamodules.photometric import Photometric
+from datamodules.segmentation.masks import mask_size
+from datamodules.segmentation.samples import Evaluation, ImageMasks
+from datamodules.text_files import ConfigError, read_text
+
+MASK_ENDINGS = (*IMAGE_ENDINGS, ".mat")
+Pairs = tuple[list[Path], list[Path], Callable[[Path], np.ndarray]]
+
+
+class SegmentationData(BaseDataModule):
+    """Images with a class for every pixel.
+
+    Samples that are evaluated come one a batch where the images of the split differ in size, or their masks do.
+    Missing folders, files without a partner and, in evaluation, masks of another size are found at the start; ids that
+    are no class, and masks of another size in training, when the file is read.
+
+    Args:
+        root: Folder of the data set, or `sample` for the embedded data.
+        image_size: (height, width) of the training crop, pixels.
+        batch_size: Samples a batch and process.
+        num_workers: Loader processes; None takes one per available core, at most 8.
+        overfit: Train and evaluate on the first so many training samples, without augmentation.
+        base_scale: Longer side of a training image at scale 1, in lengths of the crop's longer side: 2 on Cityscapes,
+            whose images are 2048 wide and crops 1024.
+        scale: Lowest and highest random scale, in steps of 0.1.
+        evaluation: Size of the images that are evaluated: `original`; `long` or `short` side brought to `base_scale`
+            crop lengths; or `stretch` to `image_size`. Masks keep their size: predictions are resized to them.
+        photometric: albumentations transforms of the training crops, such as [{name: ColorJitter, p: 0.5}]; the
+            published runs have none.
+        reading: How image files become pixels: orientation, depth, largest size. Masks are read as stored.
+    """
+
+    class_names: list[str]
+    palette: list[tuple[int, int, int]]
+    label_flip_pairs: list[tuple[int, int]]
+    stretched = False
+    """Whether training too begins with stretching the image to `image_size`."""
+
+    prepared_by = ("image_size", "evaluation", "base_scale", "reading")
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        image_size: tuple[int, int],
+        batch_size: int = 8,
+        num_workers: int | None = None,
+        overfit: int | None = None,
+        base_scale: float = 1.0,
+        scale: tuple[float, float] = (0.5, 2.1),
+        evaluation: Evaluation = "original",
+        photometric: list[dict[str, Any]] | None = None,
+        reading: Reading | None = None,
+    ) -> None:
+        super().__init__(root, image_size=image_size, batch_size=batch_size, num_workers=num_workers, overfit=overfit)
+        if base_scale <= 0 or not 0 < scale[0] <= scale[1]:
+            raise DataError(
+                f"base_scale {base_scale} and scale {tuple(scale)} must be positive, the lowest scale first."
+            )
+        self.base_scale, self.scale, self.evaluation = base_scale, tuple(scale), evaluation
+        self.photometric = None if not photometric else Photometric(photometric)
+        self.stated_reading = (reading or Reading()).checked()
+        self.orientations = Orientations(self.stated_reading.upright, self._tagged, ("train", "val", "test"))
+
+    @property
+    def reading(self) -> Reading:
+        """How image files are read, with what the masks' sizes say of their orientation."""
+        return replace(self.stated_reading, upright=self.orientations.upright)
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the masks have."""
+        return len(self.class_names)
+
+    @abstractmethod
+    def pairs(self, split: Split) -> Pairs:
+        """Images of a split, their masks, and the reader of the masks."""
+
+    def dataset(self, split: Split) -> ImageMasks:
+        """Pair and check the files of `split`; raises DataError where they are not as expected."""
+        from datamodules.segmentation.crop import RandomCrop  # albumentations takes half a second to import
+
+        images, masks, read_labels = self.pairs(split)
+        base_size = max(1, round(self.base_scale * max(self.image_size)))
+        options = {"image_size": self.image_size, "base_size": base_size, "evaluation": self.evaluation}
+        if split == "train":
+            options["augmentation"] = RandomCrop(
+                self.image_size,
+                base_size,
+                self.scale,
+                stretch=self.stretched,
+                flip_pairs=self.label_flip_pairs,
+                draw=not self.overfit,
+            )
+            options["photometric"] = None if self.overfit else self.photometric
+        options["turned"] = self.orientations.turned(split, self._tagged(split, (images, masks, read_labels)))
+        return ImageMasks(images, masks, read_labels=read_labels, reading=self.stated_reading, **options)
+
+    def _tagged(self, split: Split, pairs: Pairs | None = None) -> list[Tagged]:
+        images, masks, _ = pairs or self.pairs(split)
+        limit = self.stated_reading.pixel_limit
+        return find_tagged(images, lambda row: mask_size(masks[row], limit), limit)
+
+    def _loader(
+        self, dataset: BaseDataset, sampler: DistributedSampler, batch_size: int, *, drop_last: bool = False
+    ) -> DataLoader:
+        alone = isinstance(dataset, ImageMasks) and dataset.sizes_vary
+        return super()._loader(dataset, sampler, 1 if alone else batch_size, drop_last=drop_last)
+
+    def _existing(self, what: str, *names: str) -> Path:
+        """The first of the folders below root that exists."""
+        for name in names:
+            if (self.folder / name).is_dir():
+                return self.folder / name
+        raise DataError(
+            f"{type(self).__name__} found no {what} folder {' or '.join(names)} in {self.folder}. Expected there:\n"
+            f"{self.layout}\nThe data come from {self.source}"
+        )
+
+
+class Unpaired(DataError):
+    """Files of a split that lack their partner, or have two.
+
+    Args:
+        message: What the user reads.
+        pairs: Those that are complete.
+        problems: The others: `missing image`, `missing mask` or `ambiguous name`, and the file.
+        advice: What would likely complete all of them; empty where nothing is known.
+    """
+
+    def __init__(self, message: str, pairs: Pairs, problems: list[tuple[str, Path]], advice: str = "") -> None:
+        super().__init__(f"{message} {advice}".strip())
+        self.pairs, self.problems, self.advice = pairs, problems, advice
+
+
+def match_files(
+    images: Path,
+    masks: Path,
+    read_labels: Callable[[Path], np.ndarray],
+    stems: Sequence[str] | None = None,
+    *,
+    mask_suffix: str = "",
+) -> Pairs:
+    """Images and the masks of the same name, sorted by name; folders within are searched too.
+
+    Args:
+        images: Folder of the images.
+        masks: Folder of the masks; they may have another ending (PNG, MATLAB's .mat). May be the folder of the images,
+            or lie in it: masks are not images.
+        read_labels: Reader of the masks.
+        stems: Names without ending that belong to the split; None takes all images.
+        mask_suffix: What mask names have more than image names, before the ending.
+
+    Raises:
+        DataError: No images, or masks that nothing tells from images.
+        Unpaired: An image or mask is missing, or two files have one name.
+    """
+    found, image_twins = _by_stem(images, IMAGE_ENDINGS, masks)
+    labels, mask_twins = _by_stem(masks, MASK_ENDINGS, images)
+    if images.resolve() == masks.resolve():
+        if not mask_suffix:
+            raise DataError(
+                f"Images and masks are both in {images}, and nothing tells them apart: set `mask_suffix` to what the "
+                f"masks' names have more, or move the masks. {_advice(list(found), labels)}".strip()
+            )
+        ends = len(mask_suffix)
+        found = {name: path for name, path in found.items() if name[-ends:] != mask_suffix or name[:-ends] not in found}
+        mask_twins = []  # they are those of the images
+    names = sorted(found) if stems is None else list(stems)
+    if not names:
+        raise DataError(f"{images} has no images ({', '.join(IMAGE_ENDINGS)}): correct the folder, or fill it.")
+    complete = [name for name in names if name in found and name + mask_suffix in labels]
+    pairs = [found[name] for name in complete], [labels[name + mask_suffix] for name in complete], read_labels
+    without_image = [name for name in names if name not in found]
+    without_mask = [name for name in names if name + mask_suffix not in labels]
+    problems = [("ambiguous name", path) for twins in (*image_twins, *mask_twins) for path in twins]
+    problems += [("missing image", images / name) for name in without_image]
+    problems += [("missing mask", masks / (name + mask_suffix)) for name in without_mask]
+    for first, second in (*image_twins, *mask_twins):
+        raise Unpaired(f"{first} and {second} have one name: remove or rename one of them.", pairs, problems)
+    for missing, kind, folder in ((without_image, "image", images), (without_mask, "mask", masks)):
+        if missing:
+            shown = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
+            raise Unpaired(
+                f"{folder} lacks the {kind} of {len(missing)} of {len(names)} names ({shown}): put the files there, or "
+                "take the names out of the split.",
+                pairs,
+                problems,
+                _advice(missing, labels) if kind == "mask" else "",
+            )
+    return pairs
+
+
+def _advice(names: Sequence[str], labels: Mapping[str, Path]) -> str:
+    """What the masks of most `names` have more than these, as a sentence; empty if they have nothing in common."""
+    some = names[:: max(1, len(names) // 20)]
+    ends = Counter(label.removeprefix(name) for name in some for label in labels if label.startswith(name))
+    suffix, count = max(((end, n) for end, n in ends.items() if end), key=lambda pair: pair[1], default=("", 0))
+    if 2 * count < len(some) or not suffix:
+        return ""
+    example = next(path.name for label, path in labels.items() if label.endswith(suffix))
+    return f"Masks there have names such as {example}: FolderSegmentation finds them by `mask_suffix: {suffix}`."
+
+
+def read_stems(path: Path) -> list[str]:
+    """Names of a split file in UTF-8, one a line: the first column, without the ending of an image.
+
+    Raises:
+        DataError: The file is absent, empty, or in another encoding.
+    """
+    try:
+        lines = read_text(path).splitlines()
+    except ConfigError as error:
+        raise DataError(f"The names of a split cannot be read. {error}") from error
+    names = [Path(line.split()[0]) for line in lines if line.strip()]
+    if not names:
+        raise DataError(f"The split file {path} is empty: expected the name of an image in every line.")
+    return [(name.with_suffix("") if name.suffix.lower() in IMAGE_ENDINGS else name).as_posix() for name in names]
+
+
+def _by_stem(folder: Path, endings: tuple[str, ...], besides: Path) -> tuple[dict[str, Path], list[tuple[Path, Path]]]:
+    """Files by name without ending, and pairs of files that share one; not those of the folder `besides` in it."""
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder}: correct its name, or put the files there.")
+    within = f"{besides.relative_to(folder)}{os.sep}" if folder in besides.parents else None
+    files: dict[str, Path] = {}
+    twins: list[tuple[Path, Path]] = []
+    for name in images_below(folder, endings):
+        if within is None or not name.startswith(within):
+            path = folder / name
+            first = files.setdefault(Path(name).with_suffix("").as_posix(), path)
+            if first != path:
+                twins.append((first, path))
+    return files, twins

@@ -1,0 +1,62 @@
+"""LIP, 20 classes of clothes and body parts of one person (Gong et al. 2017; TPAMI 2020, Table 6).
+
+data = LIP("data/lip", image_size=(473, 473))
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from datamodules.base import Split
+from datamodules.names.labels import class_labels
+from datamodules.sample.layouts import sample_lip
+from datamodules.segmentation.data import Pairs, SegmentationData, match_files
+from datamodules.segmentation.masks import IGNORED, IndexMasks, lookup
+from datamodules.segmentation.samples import Evaluation
+
+CLASSES = class_labels("lip")
+
+
+class LIP(SegmentationData):
+    """30,462 train and 10,000 val images, stretched to `image_size`; val masks keep their size, as published.
+
+    A mirror exchanges left and right arm, leg and shoe.
+
+    Args:
+        root: Folder with TrainVal_images/ and TrainVal_parsing_annotations/, or `sample`.
+        image_size: (height, width) that images are stretched to, and of the training crop, pixels.
+        scale: Lowest and highest random scale.
+        evaluation: See `SegmentationData`.
+        **kwargs: Loaders: see `SegmentationData`.
+    """
+
+    layout: ClassVar[str] = """\
+    TrainVal_images/{train_images,val_images}/77_471474.jpg ...
+    TrainVal_parsing_annotations/{train_segmentations,val_segmentations}/77_471474.png ..."""
+    source: ClassVar[str] = "http://sysu-hcp.net/lip (single person: TrainVal_images, TrainVal_parsing_annotations)."
+    class_names: ClassVar[list[str]] = CLASSES.names
+    palette: ClassVar[list[tuple[int, int, int]]] = CLASSES.palette
+    label_flip_pairs: ClassVar[list[tuple[int, int]]] = CLASSES.flip_pairs
+    stretched = True
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        image_size: tuple[int, int] = (473, 473),
+        scale: tuple[float, float] = (0.5, 1.6),
+        evaluation: Evaluation = "stretch",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, image_size=image_size, scale=scale, evaluation=evaluation, **kwargs)
+
+    @classmethod
+    def sample_root(cls) -> Path:
+        """Render the embedded people if they are absent, and return their folder."""
+        return sample_lip()
+
+    def pairs(self, split: Split) -> Pairs:
+        """Images, masks and reader of a split."""
+        images = self._existing("image", f"TrainVal_images/{split}_images")
+        masks = self._existing("mask", f"TrainVal_parsing_annotations/{split}_segmentations")
+        table = lookup({**{label: label for label in range(20)}, 255: IGNORED}, 20)
+        return match_files(images, masks, IndexMasks(table, self.class_names, self.stated_reading.pixel_limit))

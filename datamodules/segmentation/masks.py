@@ -1,0 +1,187 @@
+"""Reading label masks: what a file holds (ids, colours, a MATLAB map) becomes class ids, 255 where nothing is scored.
+
+Used by every segmentation data set; a value that is no class stops the run with the file's name.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.base import DataError
+from datamodules.images.files import PIXEL_LIMIT, format_of, opened, read_bytes, read_header
+from datamodules.images.pixels import deep_values
+
+IGNORED = 255
+_UNKNOWN = -1
+
+
+def lookup(classes: Mapping[int, int], num_classes: int, size: int = 256) -> np.ndarray:
+    """Table (size,) int16 from the ids in mask files to classes; -1 for ids that must not occur.
+
+    Raises:
+        DataError: an id outside 0..size-1, or a class that is neither one of `num_classes` nor 255.
+    """
+    table = np.full(size, _UNKNOWN, np.int16)
+    for value, label in classes.items():
+        if not (0 <= value < size and (0 <= label < num_classes or label == IGNORED)):
+            raise DataError(
+                f"The mask id {value} is mapped to class {label}: ids are 0 to {size - 1}, classes 0 to "
+                f"{num_classes - 1}, and {IGNORED} for what is ignored. Correct id_map or class_names."
+            )
+        table[value] = label
+    return table
+
+
+def voc_palette(count: int) -> list[tuple[int, int, int]]:
+    """The (r, g, b) of PASCAL VOC's colour map: bits of the index dealt to the three channels, high bits first."""
+
+    def channel(index: int, shift: int) -> int:
+        return sum(((index >> (3 * bit + shift)) & 1) << (7 - bit) for bit in range(3))
+
+    return [(channel(index, 0), channel(index, 1), channel(index, 2)) for index in range(count)]
+
+
+class UnknownLabels(DataError):
+    """A mask has ids or colours that are no class."""
+
+
+class IndexMasks:
+    """Reads masks of one id a pixel.
+
+    Args:
+        table: (ids,) class of each id, see `lookup`.
+        class_names: For the error message.
+        pixel_limit: Larger files are refused before they are decoded.
+    """
+
+    def __init__(self, table: np.ndarray, class_names: Sequence[str], pixel_limit: int = PIXEL_LIMIT) -> None:
+        self.table, self.class_names, self.pixel_limit = table, list(class_names), pixel_limit
+
+    def __call__(self, path: Path) -> np.ndarray:
+        """The classes (H, W) uint8; raises DataError for a file that cannot be read or an id that is no class."""
+        ids = _read(path, self.pixel_limit)
+        if ids.ndim != 2:
+            raise DataError(
+                f"The mask {path} has {ids.shape[2]} colour channels, expected one id a pixel: convert it, or, with "
+                "FolderSegmentation, give the classes' colours as `palette` and set `colour_masks: true`."
+            )
+        if ids.dtype.kind == "f":
+            ids = _whole(ids, path)
+        if ids.dtype != np.uint8:
+            inside = np.where((ids < 0) | (ids >= len(self.table)), len(self.table), ids)
+            classes = np.append(self.table, np.int16(_UNKNOWN))[inside]
+        else:
+            classes = np.pad(self.table, (0, max(0, 256 - len(self.table))), constant_values=_UNKNOWN)[ids]
+        unknown = classes == _UNKNOWN
+        if unknown.any():
+            self._refuse(path, np.unique(ids[unknown]).tolist(), unknown)
+        return classes.astype(np.uint8)
+
+    def _refuse(self, path: Path, found: list[int], unknown: np.ndarray) -> None:
+        known = np.flatnonzero(self.table != _UNKNOWN)
+        raise UnknownLabels(
+            f"The mask {path} has {int(unknown.sum())} pixels of the ids {found[:8]}, which are no class: the known "
+            f"ids are {_ranges(known)}, for the {len(self.class_names)} classes {', '.join(self.class_names[:3])}, "
+            "... Correct the mask or the class names; FolderSegmentation also has `id_map` and `ignore_label`."
+        )
+
+
+class ColourMasks:
+    """Reads masks of one colour a pixel.
+
+    Args:
+        palette: (r, g, b) of each class.
+        ignored: Colours of what is not scored.
+        pixel_limit: Larger files are refused before they are decoded.
+
+    Raises:
+        DataError: a colour stands for two classes.
+    """
+
+    def __init__(
+        self, palette: Sequence[Sequence[int]], ignored: Iterable[Sequence[int]] = (), pixel_limit: int = PIXEL_LIMIT
+    ) -> None:
+        self.pixel_limit = pixel_limit
+        classes = [*range(len(palette)), *(IGNORED for _ in ignored)]
+        codes = _codes(np.array([*palette, *ignored], np.int32).reshape(-1, 3))
+        order = np.argsort(codes)
+        self.codes, self.classes = codes[order], np.array(classes, np.uint8)[order]
+        twice = self.codes[1:][np.diff(self.codes) == 0]
+        if len(twice):
+            raise DataError(f"The colour {_colour(twice[0])} stands for two classes: correct `palette`.")
+
+    def __call__(self, path: Path) -> np.ndarray:
+        """The classes (H, W) uint8; raises DataError for a file that cannot be read or a colour that is no class."""
+        colours = _read(path, self.pixel_limit, colours=True)
+        codes = _codes(colours.astype(np.int32))
+        positions = np.minimum(np.searchsorted(self.codes, codes), len(self.codes) - 1)
+        unknown = self.codes[positions] != codes
+        if unknown.any():
+            found = ", ".join(str(_colour(code)) for code in np.unique(codes[unknown])[:4])
+            raise UnknownLabels(
+                f"The mask {path} has {int(unknown.sum())} pixels of the colours {found}, which are no class: correct "
+                "`palette`, or name them in `ignore_colours`. JPEG changes colours: masks must be PNG."
+            )
+        return self.classes[positions]
+
+
+def _codes(colours: np.ndarray) -> np.ndarray:
+    return colours[..., 0] << 16 | colours[..., 1] << 8 | colours[..., 2]
+
+
+def _colour(code: int) -> tuple[int, int, int]:
+    return int(code) >> 16, int(code) >> 8 & 255, int(code) & 255
+
+
+def _ranges(values: np.ndarray) -> str:
+    """Sorted integers as `0-10, 255`."""
+    runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs if len(run))
+
+
+def _whole(values: np.ndarray, path: Path) -> np.ndarray:
+    """Ids that a file holds as floats; DataError where some are no whole numbers."""
+    broken = ~np.isfinite(values) | (values != np.rint(values))
+    if broken.any():
+        raise DataError(
+            f"The mask {path} holds {values.dtype} numbers, {int(broken.sum())} of them not whole, such as "
+            f"{values[broken][0]:.4g}: these are no ids of classes (probabilities, or an interpolated mask?). Write "
+            "one whole number a pixel."
+        )
+    return values.astype(np.int64)
+
+
+def mask_size(path: Path, pixel_limit: int = PIXEL_LIMIT) -> tuple[int, int]:
+    """(height, width) of a mask; of a MATLAB file by reading it, of all others from the head."""
+    return _matlab(path).shape[:2] if path.suffix == ".mat" else read_header(path, limit=pixel_limit).size
+
+
+def _read(path: Path, pixel_limit: int, *, colours: bool = False) -> np.ndarray:
+    """Stored pixels of a mask file: (H, W) ids, or (H, W, C) of a colour file."""
+    if path.suffix == ".mat":
+        return _matlab(path)
+    try:
+        data = read_bytes(path)
+        if format_of(data[:16]) == "TIFF":
+            header = read_header(path, data, limit=pixel_limit)
+            if header.bits > 8 or header.number != "unsigned":
+                return deep_values(path, data, header, pixel_limit)
+        # Not OpenCV, which turns the indices of a palette PNG into colours.
+        with opened(path, data, limit=pixel_limit) as image:
+            if colours:
+                return np.asarray(image.convert("RGB"))
+            return np.asarray(image.convert("L") if image.mode == "1" else image)
+    except DataError as error:
+        raise DataError(f"The mask {path} cannot be read: {error}") from error
+
+
+def _matlab(path: Path) -> np.ndarray:
+    from scipy.io import loadmat  # only PASCAL-Context comes in this format
+
+    try:
+        return np.asarray(loadmat(path)["LabelMap"])
+    except Exception as error:  # a damaged file is read as anything
+        raise DataError(
+            f"The mask {path} cannot be read ({type(error).__name__}: {error}): fetch it again or remove its image."
+        ) from error

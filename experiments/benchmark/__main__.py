@@ -1,0 +1,7 @@
+"""`python -m experiments.benchmark`."""
+
+import sys
+
+from experiments.benchmark.commandline import command
+
+sys.exit(command())

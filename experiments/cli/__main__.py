@@ -1,0 +1,7 @@
+"""`python -m experiments.cli`, as the console script `hrnet`."""
+
+import sys
+
+from experiments.cli.words import main
+
+sys.exit(main())

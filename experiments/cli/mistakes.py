@@ -1,0 +1,86 @@
+"""Which errors are for the user to mend, and the one sentence that says what was found and what to do."""
+
+import errno
+import os
+import re
+import sys
+import traceback
+from pathlib import Path
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from datamodules.base import DataError
+from datamodules.text_files import ConfigError
+from experiments.training.run_folder import RunFolderError
+
+OURS = tuple(f"{Path(__file__).parents[2] / name}/" for name in ("hrnet", "tasks", "datamodules"))
+REFUSALS = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG)
+
+
+def sentence_of(error: BaseException) -> str | None:
+    """What a command says of an error; None for a bug, whose traceback is needed."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            "The GPU has not enough memory: lower data.batch_size or data.image_size, or set trainer.precision to "
+            f"16-mixed or model.backbone.gradient_checkpointing to true. ({text.splitlines()[0]})"
+        )
+    if isinstance(error, ValueError) and text.startswith("Expected more than 1 value per channel when training"):
+        shape = text.rpartition("torch.Size")[2].strip("()")
+        return (
+            f"Batch norm cannot be trained on one value a channel, here of a map {shape} (batch, channels, height, "
+            "width): set data.batch_size to 2 or more, or a larger data.image_size."
+        )
+    return text_of_mistake(error)
+
+
+def is_users_mistake(error: BaseException) -> bool:
+    """Whether what was asked for is wrong, or the machine refuses it, so that no other attempt can do better."""
+    return text_of_mistake(error) is not None
+
+
+def text_of_mistake(error: BaseException) -> str | None:
+    """Our own words about bad input, or what the file system refuses; None for anything else."""
+    text = str(error)
+    if isinstance(error, DataError | ConfigError | RunFolderError | MisconfigurationException):
+        # A worker process wraps its traceback into the message; the last part is what was said.
+        return text.rsplit("DataError: ", 1)[-1].strip()
+    if isinstance(error, REFUSALS) or (isinstance(error, OSError) and error.errno in FULL):
+        where = f"{error.filename} cannot be used: " if error.filename is not None else ""
+        return f"{where}{error.strerror or text}. Correct its rights, make room, or name another place."
+    frames = traceback.extract_tb(error.__traceback__)
+    if frames and _refused_by_lightning(error, frames[-1]):
+        return " ".join(text.split())
+    raised_in, text = _in_worker(text) or (frames[-1].filename if frames else "", text)
+    if isinstance(error, ValueError | FileNotFoundError) and raised_in.startswith(OURS):
+        return text.strip()
+    return None
+
+
+def _refused_by_lightning(error: BaseException, last: traceback.FrameSummary) -> bool:
+    """Whether Lightning says on purpose that it does not take an option, in an error of no class of its own."""
+    place = last.filename.rpartition(f"{os.sep}lightning{os.sep}")[2]
+    kinds = ValueError | TypeError | RuntimeError if f"{os.sep}callbacks{os.sep}" in place else ValueError | TypeError
+    return place != last.filename and isinstance(error, kinds) and (last.line or "").startswith("raise ")
+
+
+def debugging() -> bool:
+    """Whether the command line asks for tracebacks."""
+    asked = False
+    for place, word in enumerate(sys.argv):
+        if word == "--debug":
+            asked = sys.argv[place + 1 : place + 2] != ["false"]
+        elif word.startswith("--debug="):
+            asked = word != "--debug=false"
+    return asked
+
+
+def _in_worker(text: str) -> tuple[str, str] | None:
+    """Of an error that a loader's worker process has sent: the file that raised it, and what it said."""
+    if not text.startswith("Caught ") or "Original Traceback" not in text:
+        return None
+    files = re.findall(r'^  File "([^"]+)"', text, re.MULTILINE)
+    said = re.findall(r"^\w[\w.]*: (.*)", text.rpartition("Original Traceback")[2], re.MULTILINE | re.DOTALL)
+    return (files[-1], said[-1]) if files and said else None

@@ -1,0 +1,199 @@
+"""Compare runs: what differs, what they reached, how sure the difference is, what they cost.
+
+python -m experiments.compare runs/pose_coco                      # all runs in the folder
+python -m experiments.compare RUN RUN --metric val/AP50 --out comparison
+python -m experiments.compare "runs/*/2026*" --html comparison.html
+python -m experiments.compare runs/mine --metric val/RMSE --mode val/RMSE=min    # where the runs do not say it
+
+In a notebook: `compare(["runs/pose_coco"])` shows itself; `.tables` are lists of dicts, `.plot()` is a figure. A W&B
+folder, `wandb/offline-run-*`, is a run too. The first run is the one that the others are held against.
+"""
+
+import difflib
+import sys
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from experiments.cli import program
+from experiments.compare.modes import Mode
+from experiments.compare.runs import Run, RunsError, find_runs, read_run
+from experiments.compare.tables import Row, Table, make_tables
+from experiments.compare.text import print_tables, to_csv, to_markdown, visible
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LOSSES = ("train/loss", "val/loss")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side.
+
+    Args:
+        runs: In the order of their numbers, from 1.
+        metrics: Of each run, the one it is compared by; None where it has none.
+        titled: Tables by name, with title and note.
+    """
+
+    runs: list[Run]
+    metrics: list[str | None]
+    titled: dict[str, Table]
+
+    @property
+    def tables(self) -> dict[str, list[Row]]:
+        """Tables by name (runs, config, seeds, paired, best, last, val_classes IoU, ...), a dict a row."""
+        return {name: table.rows for name, table in self.titled.items()}
+
+    @property
+    def curves(self) -> list[str]:
+        """Metrics whose curves are drawn: those compared by, then the losses if all runs are of the same task."""
+        tasks = {run.config["model"] for run in self.runs if "model" in run.config}
+        return list(dict.fromkeys([*filter(None, self.metrics), *(LOSSES if len(tasks) < 2 else ())]))
+
+    def plot(self, metric: str | None = None) -> "Figure":
+        """Curves of one metric over the epochs; of the first that the runs are compared by, if none is named.
+
+        Raises:
+            RunsError: If no run has the metric.
+        """
+        from experiments.compare.html import draw_curves  # matplotlib only where something is drawn
+
+        chosen = metric or self.curves[0]
+        if not any(run.curve(chosen) for run in self.runs):
+            raise _no_such_metric(chosen, self.runs)
+        return draw_curves(self.runs, chosen)
+
+    def to_html(self) -> str:
+        """A page that needs no other file."""
+        from experiments.compare.html import to_html
+
+        return to_html(self.runs, self.titled, self.curves)
+
+    def to_markdown(self) -> str:
+        """All tables."""
+        return to_markdown(self.titled)
+
+    def to_csv(self) -> str:
+        """One row a run, unrounded."""
+        return to_csv(self.runs, self.titled)
+
+    def _repr_html_(self) -> str:
+        from experiments.compare.html import to_fragment
+
+        return to_fragment(self.runs, self.titled, self.curves)
+
+
+def compare(
+    runs: Sequence[str | Path], metric: str | None = None, modes: Mapping[str, Mode] | None = None
+) -> Comparison:
+    """Compare runs; nothing is written. Runs in which nothing was measured are left out, and named in the first note.
+
+    Args:
+        runs: Run folders, globs, folders of run folders, W&B's offline-run-* folders.
+        metric: To compare by, such as val/AP; the one that each run monitors when not given.
+        modes: Metric -> "min" where less is better, or "max", instead of what the runs say.
+
+    Raises:
+        RunsError: If there is no run with results, or none has the metric.
+    """
+    found = [read_run(path, metric, modes or {}) for path in find_runs(runs)]
+    measured = [run for run in found if run.has_results]
+    empty = [visible(run.name) for run in found if not run.has_results]
+    if not measured:
+        raise RunsError(f"There is nothing to compare yet: no results in {', '.join(empty)}.")
+    for name in filter(None, (metric, *(modes or ()))):
+        if not any(name in run.best or name in run.last for run in measured):
+            raise _no_such_metric(name, measured)
+    metrics = [metric or run.monitor for run in measured]
+    return Comparison(measured, metrics, make_tables(measured, metrics, empty))
+
+
+def _no_such_metric(metric: str, runs: Sequence[Run]) -> RunsError:
+    """What to say when no run has a metric."""
+    known = sorted({name for run in runs for name in (*run.best, *run.last)})
+    near = difflib.get_close_matches(metric, known, n=1)
+    question = f"; did you mean {near[0]}?" if near else "."
+    return RunsError(visible(f"No run has the metric {metric!r}{question} There are: {', '.join(known) or 'none'}."))
+
+
+def main(argv: Sequence[str] | None = None) -> Comparison:
+    """Compare as the command line does: print, and write the files asked for.
+
+    Raises:
+        RunsError: If there is no such run or metric, or a file is there already.
+    """
+    parser = ArgumentParser(prog=program("experiments.compare"), description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", help="Run folders, globs, folders of runs, or W&B's offline-run-* folders.")
+    parser.add_argument("--metric", help="To compare by; the one that each run monitors when not given.")
+    parser.add_argument(
+        "--mode",
+        action="append",
+        default=[],
+        metavar="METRIC=min|max",
+        help="Whether less (min) or more (max) of a metric is better, where the runs do not say it; once a metric.",
+    )
+    parser.add_argument("--out", type=Path, help="Folder for comparison.html, comparison.csv and comparison.md.")
+    for kind in ("html", "csv", "markdown"):
+        parser.add_argument(f"--{kind}", type=Path, metavar="FILE", help="File to write.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace files that are there.")
+    arguments = parser.parse_args(argv)
+    files: dict[str, list[Path]] = {kind: [] for kind in ("html", "csv", "markdown")}
+    for kind, ending in (("html", "html"), ("csv", "csv"), ("markdown", "md")):
+        files[kind] += [path for path in (getattr(arguments, kind),) if path]
+        files[kind] += [arguments.out / f"comparison.{ending}"] if arguments.out else []
+    _check(files, arguments.overwrite)
+    comparison = compare(arguments.runs, arguments.metric, dict(map(_mode, arguments.mode)))
+    for kind, paths in files.items():  # before the tables: what reads these may stop, as `| head` does
+        for path in paths:
+            _write(path, getattr(comparison, f"to_{kind}")())
+    print_tables(comparison.titled, Console(width=None if sys.stdout.isatty() else 180))
+    for path in (path for paths in files.values() for path in paths):
+        print(f"wrote {path}")
+    return comparison
+
+
+def _mode(text: str) -> tuple[str, Mode]:
+    metric, _, mode = text.rpartition("=")
+    if not metric or mode not in ("min", "max"):
+        raise RunsError(f"--mode {text}: expected a metric and min or max, as in --mode val/RMSE=min.")
+    return metric, mode
+
+
+def _check(files: dict[str, list[Path]], overwrite: bool) -> None:
+    for path in (path for paths in files.values() for path in paths):
+        if path.is_dir():
+            raise RunsError(f"{path} is a folder; name a file, or the folder by --out.")
+        if path.exists() and not overwrite:
+            raise RunsError(f"{path} is there already; name another file, or replace it with --overwrite.")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write whole or not at all; raises RunsError where that is not possible."""
+    partial = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no UTF-8
+        partial.replace(path)
+    except OSError as error:
+        raise RunsError(f"{path} cannot be written ({error.strerror}): name another file.") from error
+
+
+def command() -> int:
+    """`main` with exit status: 0 on success, 2 with one message for a user's mistake."""
+    try:
+        main()
+    except RunsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename} cannot be used: {error.strerror}; name another place.", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,281 @@
+"""Runs -> tables: what was reached at what cost, what differs, seeds, paired tests, metrics, classes and key points.
+
+A table is rows of plain values (None where a run has no such value); runs are called by their numbers, from 1.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.compare.runs import Run
+from experiments.compare.statistics import Spread, holm, paired_test, spread
+
+IGNORED = ("runs", "name", "resume", "save_minutes", "debug", "wandb")
+SEED_KEY = "seed_everything"
+SAME_SAMPLES = ("data", "data.root", "data.annotations", "data.images")  # equal sample ids mean the same samples
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows with the same keys, under a title; `note` says how to read them."""
+
+    title: str
+    rows: list[Row]
+    note: str = ""
+
+    def turned(self) -> "Table":
+        """Rows as columns: the first column's values become the heads of the others."""
+        head, *others = self.rows[0]
+        rows = [{"run": name} | {str(row[head]): row[name] for row in self.rows} for name in others]
+        return Table(self.title, rows, self.note)
+
+
+def make_tables(runs: Sequence[Run], metrics: Sequence[str | None], left_out: Sequence[str] = ()) -> dict[str, Table]:
+    """All tables that the runs have something for, in the order to be read.
+
+    Args:
+        runs: To compare.
+        metrics: Of each run, the one to compare by.
+        left_out: Names of runs without results.
+    """
+    reference, pairs = paired_tests(runs)
+    best = metric_rows([run.best for run in runs])
+    tables = {
+        "runs": Table(
+            "Runs",
+            overview(runs, metrics),
+            (f"Left out, without results: {', '.join(left_out)}. " if left_out else "")
+            + "Best is of the checkpoint that the monitored metric chose; epochs count from 0. Without summary.json: "
+            "of the best epoch so far.",
+        ),
+        "config": Table(
+            "What differs", config_differences(runs), "Keys as flags are written; – where a run has no such key."
+        ),
+        "seeds": Table(
+            "Seeds",
+            seed_groups(runs, metrics),
+            "Finished runs whose configuration differs in seed_everything alone. Standard deviation with n - 1; 95 % "
+            "percentile bootstrap interval of the mean over runs, from three runs on, and narrow when they are few.",
+        ),
+        "paired": Table(
+            f"Paired tests against run {reference}",
+            pairs,
+            "Mean score over the samples that both runs evaluated, 95 % bootstrap interval of the mean difference over "
+            "samples, p of the two-sided Wilcoxon signed-rank test, and p corrected for the number of tests (Holm).",
+        ),
+        "best": Table("Metrics of the best checkpoint", best, directions(runs, best)),
+        "last": Table("Metrics at the end", metric_rows([run.last for run in runs])),
+    }
+    tables |= name_tables(runs)
+    return {name: table for name, table in tables.items() if table.rows}
+
+
+def overview(runs: Sequence[Run], metrics: Sequence[str | None]) -> list[Row]:
+    """A row a run: what it is, what it reached, what it cost, what it lacks. Seconds, bytes, multiply-adds."""
+    names = [run.given_name if run.given_name not in run.name.split("/") else None for run in runs]
+    tags = [", ".join(run.tags) or None for run in runs]
+    roots = [", ".join(run.roots) or None for run in runs]
+    return [
+        {
+            "#": i,
+            "run": run.name,
+            **({"name": names[i - 1]} if any(names) else {}),
+            **({"tags": tags[i - 1]} if any(tags) else {}),
+            "task": run.config.get("model"),
+            "data": run.config.get("data"),
+            **({"root": roots[i - 1]} if any(roots) else {}),
+            "metric": metric,
+            "best": run.best.get(metric),
+            "epoch": run.best_epoch,
+            "last": run.last.get(metric),
+            "epochs": run.summary.get("epochs"),
+            "time": run.summary.get("seconds"),
+            "peak memory": run.summary.get("peak_memory_bytes"),
+            "parameters": run.summary.get("parameters"),
+            "multiply-adds": run.summary.get("multiply_adds"),
+            "note": "; ".join(run.notes),
+        }
+        for i, (run, metric) in enumerate(zip(runs, metrics, strict=True), start=1)
+    ]
+
+
+def config_differences(runs: Sequence[Run]) -> list[Row]:
+    """A row a key whose value is not the same in all runs; then what differs in code, libraries and machine."""
+    if len(runs) < 2:
+        return []
+    return _differing([_chosen(run) for run in runs]) + _differing([_place(run) for run in runs])
+
+
+def _chosen(run: Run) -> Row:
+    return {key: value for key, value in run.config.items() if key.split(".")[0] not in IGNORED}
+
+
+def _place(run: Run) -> Row:
+    git, libraries = run.environment.get("git") or {}, run.environment.get("libraries") or {}
+    found = {
+        "git revision": (git.get("revision") or "")[:10] or None,
+        "git changed files": len(git["changed"]) if "changed" in git else None,
+        "gpus": run.environment.get("gpus"),
+        "cpus": run.environment.get("cpus"),
+        "python": run.environment.get("python"),
+    } | {f"{name} version": version for name, version in libraries.items()}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _differing(mappings: Sequence[Row]) -> list[Row]:
+    keys = list(dict.fromkeys(key for mapping in mappings for key in mapping))
+    known = [mapping for mapping in mappings if mapping]
+    rows = []
+    for key in sorted(keys, key=lambda key: not all(key in mapping for mapping in known)):
+        texts = [_text(mapping[key]) if key in mapping else None for mapping in known]
+        if len(set(texts)) > 1:
+            row = {str(i): _text(m[key]) if key in m else "–" for i, m in enumerate(mappings, start=1)}
+            rows.append({"key": key} | row)
+    return rows
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def seed_groups(runs: Sequence[Run], metrics: Sequence[str | None]) -> list[Row]:
+    """A row a group of runs that differ in nothing but the seed, if any such group has two finished runs."""
+    configs = [_chosen(run) for run in runs]
+    for config in configs:
+        config.pop(SEED_KEY, None)
+    groups: dict[str, list[int]] = {}
+    for i, config in enumerate(configs):
+        if config:
+            groups.setdefault(_text(sorted(config.items())), []).append(i)
+    differing = _differing(configs)
+    rows = []
+    for members in groups.values():
+        metric = metrics[members[0]]
+        done = [i for i in members if metric in runs[i].best and _is_finished(runs[i])]
+        if len(done) < 2:
+            continue
+        found = spread([runs[i].best[metric] for i in done])
+        rows.append(
+            {
+                "runs": ", ".join(str(i + 1) for i in done),
+                "seeds": ", ".join(_text(runs[i].config.get(SEED_KEY)) for i in done),
+                "configuration": ", ".join(f"{row['key']}: {row[str(members[0] + 1)]}" for row in differing),
+                "metric": metric,
+                "n": found.n,
+                "mean": found.mean,
+                "deviation": found.deviation,
+                "low": found.low,
+                "high": found.high,
+                "note": _group_note(len(members) - len(done), found),
+            }
+        )
+    return rows
+
+
+def _is_finished(run: Run) -> bool:
+    return bool(run.summary.get("best"))
+
+
+def _group_note(unfinished: int, found: Spread) -> str:
+    notes = [f"{unfinished} unfinished left out"] if unfinished else []
+    if found.low is None:
+        notes.append("no interval from fewer than three runs")
+    return "; ".join(notes)
+
+
+def paired_tests(runs: Sequence[Run]) -> tuple[int, list[Row]]:
+    """Number of the first run that can be paired with a later one, and a row for each such run and split."""
+    for reference in range(1, len(runs)):
+        rows = _pairs(runs, reference)
+        if rows:
+            break
+    else:
+        return 1, []
+    for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p (Holm)"] = corrected
+    return reference, sorted(rows, key=lambda row: (row["split"], row["run"]))
+
+
+def _pairs(runs: Sequence[Run], reference: int) -> list[Row]:
+    """A row for each run after the reference and split of which both have scores of the same samples."""
+    first, rows = runs[reference - 1], []
+    for number, run in enumerate(runs[reference:], start=reference + 1):
+        if any(first.config.get(key) != run.config.get(key) for key in SAME_SAMPLES):
+            continue
+        for split in first.samples.keys() & run.samples.keys():
+            found = paired_test(first.samples[split], run.samples[split])
+            if found is not None:
+                only_one = len(first.samples[split].keys() ^ run.samples[split].keys())
+                rows.append(
+                    {
+                        "split": split,
+                        "run": number,
+                        "samples": found.n,
+                        f"mean of run {reference}": found.first,
+                        "mean": found.second,
+                        "difference": found.difference,
+                        "low": found.low,
+                        "high": found.high,
+                        "p": found.p,
+                        "p (Holm)": None,
+                        "note": f"{only_one} samples in one run alone, left out" if only_one else "",
+                    }
+                )
+    return rows
+
+
+def directions(runs: Sequence[Run], rows: Sequence[Row]) -> str:
+    """Which metrics of a table are better when they are greater, which when they are less, and of which nobody said."""
+    found: dict[str, list[str]] = {"max": [], "min": [], "": []}
+    for row in rows:
+        modes = {run.mode(row["metric"]) for run in runs} - {None}
+        found[modes.pop() if len(modes) == 1 else ""].append(row["metric"])
+    said = {"max": "More is better", "min": "Less is better", "": "Not recorded which (say --mode METRIC=min or =max)"}
+    return " ".join(f"{said[mode]}: {', '.join(names)}." for mode, names in found.items() if names)
+
+
+def metric_rows(values: Sequence[dict[str, float]]) -> list[Row]:
+    """A row a metric, a column a run."""
+    metrics = dict.fromkeys(metric for found in values for metric in found)
+    return [{"metric": m} | {str(i): found.get(m) for i, found in enumerate(values, start=1)} for m in metrics]
+
+
+def name_tables(runs: Sequence[Run]) -> dict[str, Table]:
+    """For each score of a class or key point: run 1's (or that of the first run that has it), and the others' minus it.
+
+    Columns of whole numbers are counts, not scores, and left out.
+    """
+    tables: dict[str, Table] = {}
+    for table in sorted({name for run in runs for name in run.tables}):
+        rows_of = {i: run.tables[table] for i, run in enumerate(runs, start=1) if run.tables.get(table)}
+        for column in dict.fromkeys(key for rows in rows_of.values() for key in rows[0] if key != "name"):
+            scores = {i: _column(rows, column) for i, rows in rows_of.items()}
+            scores = {i: found for i, found in scores.items() if found}
+            if not any(value % 1 for found in scores.values() for value in found.values()):
+                continue
+            first, *others = scores
+            names = dict.fromkeys(name for found in scores.values() for name in found)
+            rows = []
+            for name in names:
+                base = scores[first].get(name)
+                changes = {
+                    f"{i} - {first}": None if base is None or name not in scores[i] else scores[i][name] - base
+                    for i in others
+                }
+                rows.append({"name": name, str(first): base} | changes)
+            note = f"Run {first}, and what the others have more (+) or less (-)." if others else ""
+            tables[f"{table} {column}"] = Table(f"{table.replace('_', ' ')}: {column}", rows, note)
+    return tables
+
+
+def _column(rows: list[dict[str, str]], column: str) -> dict[str, float]:
+    found = {}
+    for row in rows:
+        try:
+            found[row["name"]] = float(row[column])
+        except (KeyError, ValueError):
+            continue
+    return {name: value for name, value in found.items() if value == value}

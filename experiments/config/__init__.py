@@ -1,0 +1,20 @@
+"""YAML files and flags -> one checked configuration; every mistake is one sentence."""
+
+from datamodules.text_files import ConfigError
+from experiments.config.files import find, merge, read, split_flags
+from experiments.config.mistakes import explain, find_mistake
+from experiments.config.parser import SECTIONS, WandbSpec, make_parser, parse
+
+__all__ = [
+    "SECTIONS",
+    "ConfigError",
+    "WandbSpec",
+    "explain",
+    "find",
+    "find_mistake",
+    "make_parser",
+    "merge",
+    "parse",
+    "read",
+    "split_flags",
+]

@@ -1,0 +1,142 @@
+"""YAML files and flags -> one checked configuration; every mistake is one sentence.
+
+Files are merged in order, see `experiments/config/files.py`; jsonargparse then checks the result against the
+constructors, which are the documentation of every key.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
+from lightning import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+
+import datamodules  # noqa: F401  the short class names of the YAML files
+import tasks
+from datamodules.base import BaseDataModule
+from datamodules.text_files import ConfigError
+from experiments.cli import program
+from experiments.config.constructors import kept_arguments
+from experiments.config.files import Rules, combine, find, flagged, merge, read, split_flags
+from experiments.config.help import help_page
+from experiments.config.mistakes import explain, find_key, find_mistake
+from tasks.task import Task
+
+__all__ = ["ConfigError", "explain", "find", "make_parser", "merge", "parse", "read", "split_flags"]
+
+
+class WandbSpec(TypedDict, total=False):
+    """Of `wandb.init`; `mode` is online, offline or disabled: online where there is a key, else offline.
+
+    `log_model` stores the best and the last checkpoint as versions of an artifact.
+    """
+
+    project: str
+    name: str
+    group: str
+    tags: list[str]
+    notes: str
+    entity: str
+    mode: Literal["online", "offline", "disabled"]
+    log_model: bool
+
+
+def make_parser() -> ArgumentParser:
+    """Parser of the keys that a YAML file may have."""
+    parser = ArgumentParser(
+        prog=program("experiments.run"),
+        usage="%(prog)s [fit|validate|test|predict] EXPERIMENT.yaml [OVERLAY.yaml ...] [--key value ...]",
+        description="Train and evaluate an experiment. Later files and flags win; keys are constructor arguments.",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action=ActionConfigFile, help="A YAML file; better named without the flag.")
+    parser.add_argument("--seed_everything", type=int, default=0, help="Seed of weights, data order and augmentation.")
+    parser.add_argument("--runs", type=str, default="runs", help="Folder that run folders are made in.")
+    parser.add_argument("--name", type=str | None, default=None, help="Of the run, in W&B and in comparisons.")
+    parser.add_argument("--save_minutes", type=float, default=10.0, help="Time between checkpoints within an epoch.")
+    parser.add_argument("--resume", type=str | None, default=None, help="Run folder to go on with.")
+    parser.add_argument(
+        "--checkpoint",
+        type=str | None,
+        default=None,
+        help="What to validate, test, predict or start a training with, all of it: a run folder (which needs no YAML "
+        "file then), a checkpoint, a published file. The optimiser's state is only gone on with by --resume.",
+    )
+    parser.add_argument(
+        "--random_weights",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="Validate, test or predict even if some weights are as they were drawn.",
+    )
+    parser.add_argument("--debug", type=bool, nargs="?", const=True, default=False, help="Show tracebacks.")
+    parser.add_argument("--model", type=Task, required=True, help="The task.")
+    parser.add_argument("--data", type=BaseDataModule, required=True, help="The data set.")
+    parser.add_argument("--wandb", type=WandbSpec | None, default=None, help="Arguments of wandb.init.")
+    parser.add_class_arguments(Trainer, "trainer", skip={"default_root_dir"}, instantiate=False)
+    return parser
+
+
+SECTIONS: dict[str, Any] = {
+    "model": Task,
+    "data": BaseDataModule,
+    "trainer": Trainer,
+    "wandb": WandbSpec | None,
+    "seed_everything": int,
+    "runs": str,
+    "name": str | None,
+    "save_minutes": float,
+    "checkpoint": str | None,
+    "random_weights": bool,
+    "resume": str | None,
+    "debug": bool,
+}
+"""Types of the sections, for help and for messages about mistakes."""
+
+
+def parse(parser: ArgumentParser, files: list[Path], flags: list[str]) -> Namespace:
+    """Files and flags -> checked configuration.
+
+    Raises:
+        ConfigError: For any key or value that a constructor does not accept.
+        SystemExit: After help, or the configuration, that a flag asked for.
+    """
+    contents = [(str(path), read(path)) for path in files]
+    values, questions = split_flags(flags)
+    rules = Rules(kept_arguments((Task, BaseDataModule, Callback, tasks.Codec)))
+    merged = combine([content for _, content in contents], values, rules, _guess)
+    if questions and (questions[0] == "-h" or questions[0].partition("=")[0].endswith("help")):
+        print(help_page(questions[0], questions[1:], merged, SECTIONS, parser))
+        raise SystemExit(0)
+    for section in ("model", "data"):
+        if merged.get(section) is None and not questions:
+            raise ConfigError(f"No {section}: section; name an experiment, such as pose_coco.yaml.")
+    if not questions and not any("class_path" in (merged[name] or {}) for name in ("model", "data")):
+        named = " ".join(path.name for path in files)
+        raise ConfigError(f"No class_path: an overlay goes with an experiment, as in `pose_coco.yaml {named}`.")
+    sources = [*contents, *flagged(values)]
+    try:
+        config = parser.parse_args(["--config", json.dumps(merged), *questions])
+    except (ArgumentError, AttributeError) as error:
+        raise ConfigError(explain(str(error), merged, sources, SECTIONS)) from error
+    mistake = find_mistake(merged, sources, SECTIONS)
+    if mistake is not None and (mistake.null or len(mistake.path) == 1):  # which jsonargparse lets pass
+        raise ConfigError(mistake.text)
+    if not 0 <= config.seed_everything < 2**32:
+        raise ConfigError(f"seed_everything should be from 0 to {2**32 - 1}, got {config.seed_everything}.")
+    for sentence in rules.dropped:
+        _say(sentence)
+    return config
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _guess(name: str, merged: Mapping[str, Any]) -> str | None:
+    return find_key(name, merged, SECTIONS)

@@ -1,0 +1,7 @@
+"""`python -m experiments.errors`."""
+
+import sys
+
+from experiments.errors.commandline import command
+
+sys.exit(command())

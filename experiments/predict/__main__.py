@@ -1,0 +1,7 @@
+"""`python -m experiments.predict`."""
+
+import sys
+
+from experiments.predict.commandline import command
+
+sys.exit(command())

@@ -1,0 +1,7 @@
+"""`python -m experiments.sweep`."""
+
+import sys
+
+from experiments.sweep.commandline import command
+
+sys.exit(command())

@@ -1,0 +1,287 @@
+"""Search hyperparameters without an account, by Optuna; running the same command again goes on with the same study.
+
+python -m experiments.sweep pose_coco.yaml sample.yaml --sweep sweep_pose.yaml
+python -m experiments.sweep pose_coco.yaml sample.yaml --method random --trials 30 \\
+    --search.model.init_args.optimizer.lr "{distribution: log_uniform_values, min: 1.0e-4, max: 1.0e-2}" \\
+    --search.data.init_args.batch_size "[8, 16]" --trainer.max_epochs 10
+
+The sweep folder, `runs/sweeps/<experiment>-<sweep>/`, has study.db (SQLite), trials.csv, and the trials as ordinary run
+folders, which W&B shows as one group. Flags that are not the sweep's own are the runner's.
+"""
+
+import argparse
+import gc
+import itertools
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from lightning import Callback, LightningModule, Trainer
+
+try:
+    import optuna
+except ModuleNotFoundError:
+    print("error: a search needs Optuna: pip install optuna, or this project with its extra [sweep]", file=sys.stderr)
+    raise SystemExit(2) from None
+
+from experiments import run
+from experiments.cli import program
+from experiments.cli.mistakes import is_users_mistake
+from experiments.compare.modes import known_mode
+from experiments.config import ConfigError, make_parser, parse
+from experiments.sweep.space import Sweep, check, choices, constants, read_sweep, suggest
+from experiments.sweep.table import show
+from experiments.training.checkpoints import Stopped
+from tasks import Task, subclasses
+
+DEFAULT_TRIALS = 20
+
+
+class TrialFailed(Exception):
+    """A trial that diverged, ran out of memory or broke; the search goes on."""
+
+
+class ReportTrial(Callback):
+    """Tell Optuna the metric after each validation, and stop the trial if it is not worth going on."""
+
+    def __init__(self, trial: optuna.Trial, metric: str, folder: Path) -> None:
+        self.trial = trial
+        self.metric = metric
+        self.folder = folder
+        self.validations = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note the run folder."""
+        if trainer.world_size > 1:
+            raise ConfigError(
+                f"A trial runs in one process, this one in {trainer.world_size}: add --trainer.devices 1, or search "
+                "with W&B's own agent (wandb sweep)."
+            )
+        self.trial.set_user_attr("run", str(Path(trainer.default_root_dir).relative_to(self.folder)))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report; raises `optuna.TrialPruned`."""
+        value = trainer.callback_metrics.get(self.metric)
+        if trainer.sanity_checking or trainer.state.fn != "fit" or value is None or not torch.isfinite(value):
+            return
+        self.validations += 1
+        self.trial.report(value.item(), self.validations)
+        if self.trial.should_prune():
+            raise optuna.TrialPruned(f"{self.metric} {value.item():.3f} after {self.validations} validations")
+
+
+def main(argv: Sequence[str] | None = None) -> optuna.Study:
+    """Search as the command line does.
+
+    Raises:
+        ConfigError: For a mistake in the files, flags or the search space.
+        SystemExit: With status 128 + signal when interrupted; the study goes on with the next call.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    options, flags = _options(words)
+    files_at = next((i for i, word in enumerate(flags) if word.startswith("-")), len(flags))
+    files, flags = flags[:files_at], flags[files_at:]
+    if options.trials is not None and options.trials < 1:
+        raise ConfigError(f"--trials {options.trials}: a search has one trial or more.")
+    if options.sampler_seed < 0:
+        raise ConfigError(f"--sampler_seed {options.sampler_seed}: a seed is 0 or more.")
+    if not files:
+        raise ConfigError("Name an experiment before the flags, such as pose_coco.yaml sample.yaml.")
+    sweep, flags = _sweep(options, flags)
+    flags = [*constants(sweep["parameters"]), *flags]  # the command line has the last word, except on what is searched
+    task = _task_class(files, flags)
+    metric = sweep["metric"] or task.monitor
+    goal = _goal(metric, sweep["goal"], task)
+    name = f"{Path(files[0]).stem}-{Path(options.sweep).stem if options.sweep else 'search'}"
+    folder = Path(options.folder or Path(options.runs) / "sweeps" / name)
+    folder.mkdir(parents=True, exist_ok=True)
+    study = _study(folder, name, goal, sweep, options)
+    count = options.trials or sweep["trials"] or (None if sweep["method"] == "grid" else DEFAULT_TRIALS)
+    if sweep["method"] == "grid":
+        count = min(count or len(_grid(sweep)), len(_grid(sweep)))
+    remaining = max(0, count - len(_done(study)))
+    print(f"sweep folder: {folder}; {count} trials, {count - remaining} of them done", flush=True)
+
+    def objective(trial: optuna.Trial) -> float:
+        print(f"trial {trial.number}", flush=True)
+        study.sampler = _sampler(sweep["method"], options.sampler_seed, trial.number)
+        arguments = [*files, *flags, *suggest(trial, sweep["parameters"]), "--runs", str(folder)]
+        if not any(flag.startswith("--wandb.group") for flag in flags):
+            arguments += ["--wandb.group", name]
+        return _value(trial, arguments, metric, folder)
+
+    def enough(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        if len(_done(study)) >= count:  # another process may work on the same study
+            study.stop()
+
+    try:
+        if remaining:
+            study.optimize(objective, n_trials=remaining, catch=(TrialFailed,), callbacks=[enough])
+    except Stopped as stop:
+        print("stopped; the same command goes on with the study", flush=True)
+        raise SystemExit(128 + stop.number) from None
+    finally:
+        show(study, _done(study), folder, metric)
+    return study
+
+
+def _value(trial: optuna.Trial, arguments: list[str], metric: str, folder: Path) -> float:
+    """Train one trial; the metric of its best checkpoint."""
+    try:
+        trainer = run.main(arguments, callbacks=[ReportTrial(trial, metric, folder)])
+    except optuna.TrialPruned:
+        raise
+    except Stopped:
+        _again(trial)
+        raise
+    except (KeyboardInterrupt, SystemExit):  # at once; Lightning turns Ctrl-C into an exit
+        _again(trial)
+        raise Stopped(signal.SIGINT) from None
+    except Exception as error:
+        if is_users_mistake(error):
+            _again(trial)
+            raise
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        trial.set_user_attr("error", reason)
+        print(f"trial {trial.number} failed: {reason}", file=sys.stderr, flush=True)
+        raise TrialFailed(reason) from error
+    finally:
+        gc.collect()
+        torch.cuda.empty_cache()
+    found = trainer.callback_metrics
+    if metric not in found:
+        raise ConfigError(
+            f"The search is for {metric!r}, which is not measured; there are: {', '.join(sorted(found))}."
+        )
+    value = found[metric].item()
+    if value != value or abs(value) == float("inf"):
+        trial.set_user_attr("error", f"{metric} is {value}")
+        raise TrialFailed(f"{metric} is {value}")
+    return value
+
+
+def _again(trial: optuna.Trial) -> None:
+    """A trial that was not given its chance is the next one when the study goes on."""
+    trial.set_user_attr("again", True)
+    trial.study.enqueue_trial(trial.params)
+
+
+def _done(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    return [trial for trial in study.trials if trial.state.is_finished() and "again" not in trial.user_attrs]
+
+
+def _options(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog=program("experiments.sweep"),
+        usage="%(prog)s EXPERIMENT.yaml [OVERLAY.yaml ...] [--sweep FILE] [--search.KEY SPACE] [--key value ...]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--sweep", help="Search space and method in W&B's format.")
+    parser.add_argument("--method", choices=["tpe", "random", "grid"], help="Instead of that of the file; else tpe.")
+    parser.add_argument(
+        "--trials", type=int, help=f"In all; else run_cap of the file, the whole grid, {DEFAULT_TRIALS}."
+    )
+    parser.add_argument("--runs", default="runs", help="Folder in which `sweeps` is.")
+    parser.add_argument("--folder", help="Sweep folder; else runs/sweeps/<experiment>-<sweep>.")
+    parser.add_argument("--storage", help="Optuna's database for several machines; else study.db in the sweep folder.")
+    parser.add_argument("--sampler_seed", type=int, default=0, help="Seed of the search, not of the training.")
+    return parser.parse_known_args(words)
+
+
+def _sweep(options: argparse.Namespace, flags: list[str]) -> tuple[Sweep, list[str]]:
+    """The search of the file and of `--search.KEY`, and the flags that are left for the runner."""
+    empty = Sweep(parameters={}, method="tpe", metric=None, goal=None, trials=None, early_terminate=None)
+    sweep = read_sweep(options.sweep) if options.sweep else empty
+    left: list[str] = []
+    words = iter(flags)
+    for word in words:
+        if not word.startswith("--search."):
+            left.append(word)
+            continue
+        key, equals, text = word.removeprefix("--search.").partition("=")
+        text = text if equals else next(words, "null")
+        try:
+            space = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--search.{key} {text}: not valid YAML.") from error
+        sweep["parameters"][key] = {"values": space} if isinstance(space, list) else space
+    check(sweep["parameters"], options.sweep or "--search")
+    if not sweep["parameters"]:
+        raise ConfigError("There is nothing to search: name --sweep FILE, or --search.KEY with a list or a range.")
+    sweep["method"] = options.method or sweep["method"]
+    return sweep, left
+
+
+def _task_class(files: list[str], flags: list[str]) -> type[Task]:
+    """Class of the task; a mistake in files and flags is found here, before the first trial."""
+    config = parse(make_parser(), [run.find(file) for file in files], flags)
+    return subclasses(Task)[config.model.class_path.rsplit(".", 1)[-1]]
+
+
+def _goal(metric: str, asked: str | None, task: type[Task]) -> str:
+    """maximize or minimize: as asked, else as the metric is declared.
+
+    Raises:
+        ConfigError: If neither says it.
+    """
+    modes = dict.fromkeys(task.higher_is_better, "max") | dict.fromkeys(task.lower_is_better, "min")
+    mode = task.mode if metric == task.monitor else modes.get(metric.partition("/")[2]) or known_mode(metric)
+    declared = mode and {"min": "minimize", "max": "maximize"}[mode]
+    if asked is None and declared is None:
+        raise ConfigError(
+            f"Whether less or more of {metric} is better is not known: add to the sweep file, under metric, "
+            "goal: minimize, or goal: maximize."
+        )
+    if asked and declared and asked != declared:
+        print(f"note: the sweep file asks to {asked} {metric}, of which {task.__name__} would {declared}", flush=True)
+    return asked or declared
+
+
+def _sampler(method: str, seed: int, trial: int) -> optuna.samplers.BaseSampler:
+    """Draws that follow from the trial's number: those of a continued search go on, and of several machines differ."""
+    own = int(np.random.SeedSequence((seed, trial)).generate_state(1)[0])
+    return optuna.samplers.TPESampler(seed=own) if method == "tpe" else optuna.samplers.RandomSampler(seed=own)
+
+
+def _grid(sweep: Sweep) -> list[dict[str, str]]:
+    """All combinations of the parameters' values."""
+    values = {key: choices(parameter) for key, parameter in sweep["parameters"].items() if "value" not in parameter}
+    for key in values:
+        if values[key] is None:
+            raise ConfigError(f"A grid needs `values` for each parameter; {key} is a range.")
+    return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
+
+
+def _study(folder: Path, name: str, goal: str, sweep: Sweep, options: argparse.Namespace) -> optuna.Study:
+    """The study in the folder, or a new one."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    early = sweep["early_terminate"]
+    pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+    if early is not None:
+        pruner = optuna.pruners.SuccessiveHalvingPruner(early.get("min_iter", 1), early.get("eta", 3))
+    study = optuna.create_study(
+        storage=options.storage or f"sqlite:///{(folder / 'study.db').resolve()}",
+        study_name=name,
+        direction=goal,
+        pruner=pruner,
+        load_if_exists=True,
+    )
+    before = study.user_attrs.get("parameters", sweep["parameters"])
+    if before != sweep["parameters"] or study.direction.name.lower() != goal:
+        raise ConfigError(f"The study in {folder} searched another space or goal; name a new one: --folder FOLDER.")
+    study.set_user_attr("parameters", sweep["parameters"])
+    if sweep["method"] == "grid":  # Optuna's own grid does not go with trials that are to be tried again
+        for point in _grid(sweep):
+            study.enqueue_trial(point, skip_if_exists=True)
+    return study
+
+
+def command() -> int:
+    """`main` with exit status: 0 on success, 2 with one message for a user's mistake."""
+    return run.command(main)

@@ -1,0 +1,229 @@
+"""What a run keeps to go on from: `last.ckpt` after every epoch, every few minutes, and whenever it is stopped.
+
+Files are written beside their target and renamed, so that the one before stays until the new one is whole.
+"""
+
+import math
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
+
+from experiments.training.resume import Position, restore_counters, store_position, stored_position
+from experiments.training.run_folder import RunFolderError
+
+PART = ".part"
+
+
+class Stopped(Exception):
+    """The training was asked to stop by a signal, and its state is kept.
+
+    Args:
+        number: Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its target and renames it."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write whole or not at all.
+
+        Raises:
+            RunFolderError: If it cannot be written.
+        """
+        path = Path(path)
+        part = path.with_name(path.name + PART)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except (OSError, RuntimeError) as error:
+            part.unlink(missing_ok=True)
+            kept = "; the one before is whole" if path.is_file() else ""
+            raise RunFolderError(
+                f"The checkpoint {path} could not be written ({getattr(error, 'strerror', None) or error}){kept}: make "
+                f"room or correct the rights, then go on with --resume {path.parent.parent}"
+            ) from error
+
+
+class StopOnSignal(Checkpoint):
+    """Ctrl-C and SIGTERM stop a training after its step, with gradients taken, and an evaluation after its batch.
+
+    Lightning would stop in the middle of the step at Ctrl-C, and run an evaluation to its end at SIGTERM. A second
+    signal does not wait. It is a Checkpoint, since these come after all other callbacks.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._handlers: dict[int, Any] = {}
+
+    def _listen(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._handlers and threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        if trainer.received_sigterm:
+            self.number = signal.SIGTERM
+
+    on_train_start = on_validation_start = on_test_start = on_predict_start = _listen
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number:
+            raise KeyboardInterrupt
+        self.number = number
+        print(f"{signal.Signals(number).name}: stops after this step; again to stop at once", flush=True)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Between two epochs."""
+        self._stop(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Between two optimiser steps."""
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._stop(trainer)
+
+    def _stop(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        number = self.number
+        if trainer.world_size > 1:  # processes that stop at different steps would wait for each other
+            here = torch.tensor(number, device=trainer.strategy.root_device)
+            number = int(trainer.strategy.reduce(here, reduce_op="max"))
+        if number:
+            raise Stopped(number)
+
+    on_validation_batch_start = on_test_batch_start = on_predict_batch_start = _stop
+
+    def _leave(self, *_: Any, **__: Any) -> None:
+        for number, handler in self._handlers.items():
+            if signal.getsignal(number) == self._note:  # else Lightning has given the signal back already
+                signal.signal(number, handler)
+        self._handlers = {}
+
+    teardown = on_exception = _leave
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps the state of a training in one file, from which a resumed run goes on as if it had not been stopped.
+
+    It is written after every epoch, before a batch when `minutes` have passed, and when the training is stopped or
+    fails between two steps. Within a step the state is no whole one: after an error there the file stays as it was.
+
+    Args:
+        path: Of the file.
+        minutes: Between two writings within an epoch.
+    """
+
+    def __init__(self, path: Path, minutes: float = 10.0) -> None:
+        self.path, self.minutes = path, minutes
+        self.position = Position()
+        self.saved_at = 0.0
+        self.in_step = False
+        self.begun = False
+        """Whether the training has begun: before, there is nothing to keep."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Every process writes, or waits, at the path of the first."""
+        self.path = Path(trainer.strategy.broadcast(str(self.path)))
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Bring counters and data to the position of the stopped run, before a loader is made."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        self.position = stored_position(checkpoint, trainer)
+        restore_counters(checkpoint, self.position, trainer)
+        _move(checkpoint, self.path.parent)
+        if trainer.datamodule is not None:
+            place = {"epoch": self.position.epoch, "batches": self.position.batches}
+            trainer.datamodule.load_state_dict(place)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Store the position."""
+        store_position(checkpoint, self.position, trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A whole epoch begins as one that was not interrupted."""
+        self.begun = True
+        self.saved_at = time.monotonic()
+        if not self.position.batches:
+            trainer.fit_loop.restarting = False
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A new epoch."""
+        batches = trainer.num_training_batches
+        self.position = Position(trainer.current_epoch, 0, 0 if math.isinf(batches) else int(batches))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Between two steps: save, if it is time to."""
+        late = self.whole(trainer) and batch_idx > 0 and time.monotonic() - self.saved_at > 60 * self.minutes
+        if trainer.world_size > 1:
+            late = trainer.strategy.broadcast(late)
+        if late:
+            self._save(trainer)
+        self.in_step = True
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """A batch more."""
+        self.in_step = False
+        self.position = replace(self.position, batches=batch_idx + 1, validated=False)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The validation after these batches is done."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self.position = replace(self.position, validated=True)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the state; an epoch that `max_steps` cut short is one within which a longer run goes on."""
+        if self.position.at_end or not self.position.of:
+            self.position = Position(trainer.current_epoch + 1)
+        self._save(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Keep the state, if it is a whole one and every process is here to write it."""
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        if self.in_step and progress.processed == progress.ready:  # another callback failed at the end of the step
+            self.in_step = False
+            self.position = replace(self.position, batches=progress.processed, validated=False)
+        together = trainer.world_size == 1 or isinstance(exception, Stopped)
+        writable = not isinstance(exception, RunFolderError)
+        fitting = self.begun and trainer.state.fn == TrainerFn.FITTING and trainer.global_step > 0
+        if fitting and together and writable and self.whole(trainer):
+            self._save(trainer)
+
+    def whole(self, trainer: Trainer) -> bool:
+        """Whether the state is one between two optimiser steps."""
+        between = self.position.at_end or self.position.batches % trainer.accumulate_grad_batches == 0
+        return between and not self.in_step
+
+    def _save(self, trainer: Trainer) -> None:
+        if not trainer.fast_dev_run:
+            trainer.save_checkpoint(self.path)
+        self.saved_at = time.monotonic()
+
+
+def _move(checkpoint: dict[str, Any], folder: Path) -> None:
+    """Let every ModelCheckpoint of a run folder that was moved find its files, else it would forget the best score."""
+    here = os.path.realpath(folder)
+    for state in checkpoint["callbacks"].values():
+        if isinstance(state, dict) and "best_k_models" in state and state["dirpath"] != here:
+            there = str(state["dirpath"])
+            moved = {key: value.replace(there, here, 1) for key, value in state.items() if isinstance(value, str)}
+            state |= moved | {
+                "best_k_models": {k.replace(there, here, 1): v for k, v in state["best_k_models"].items()}
+            }

@@ -1,0 +1,163 @@
+"""W&B as a run's logger: online where there are a key and a network, else offline.
+
+Offline runs are complete: `wandb sync` uploads them later, and a resumed experiment goes on in the same W&B run.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlparse
+
+import wandb
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+
+from experiments.config import ConfigError
+from experiments.training.run_folder import environment
+
+# W&B refuses rows whose internal number is not above the last one's. The number in a checkpoint is older than the last
+# row by what was logged after it, such as the final evaluation; a gap costs nothing, the step axis is another column.
+ROWS_AFTER_A_CHECKPOINT = 1000
+
+
+def make_wandb_logger(
+    folder: Path,
+    experiment: str,
+    action: str,
+    tags: list[str],
+    config: Mapping[str, Any],
+    before: Mapping[str, Any] | None = None,
+) -> WandbLogger | None:
+    """Logger that writes into the run folder; None if `mode` is disabled.
+
+    The run's id is the folder's name, or that of `before`: a resumed run goes on with the same W&B
+    run and step axis, wherever the folder has been moved. Nothing here waits for a login.
+
+    Args:
+        folder: Run folder.
+        experiment: Group of the run.
+        action: Type of the job: fit, validate, test or predict.
+        tags: Used when the configuration has none.
+        config: Resolved configuration, stored with the run beside versions, machine and state of the code. Its section
+            `wandb` has arguments of `wandb.init`: project, name, group, tags, notes, entity, mode.
+        before: What `RememberRun` wrote into the checkpoint that a resumed run goes on from.
+    """
+    spec = dict(config.get("wandb") or {})
+    spec.pop("log_model", None)
+    before = dict(before or {})
+    if before:
+        before["step"] += ROWS_AFTER_A_CHECKPOINT
+    mode = wanted_mode(spec.pop("mode", None))
+    if mode == "disabled":
+        return None
+    why = why_offline() if mode == "online" else "as asked for"
+    sweep = "WANDB_SWEEP_ID" in os.environ  # W&B's agent has named the run
+    options: dict[str, Any] = {
+        "project": None if sweep else "hrnet",
+        "group": experiment,
+        "tags": tags,
+        **before,
+        **spec,
+        "id": None if sweep else before.get("id", folder.name),
+        "dir": folder,
+        "job_type": action,
+        "resume": "allow",
+        "config": {**config, "environment": environment()},
+    }
+    options.setdefault("name", config.get("name") or folder.name)
+    step = options.pop("step", 0)
+    if why is None:
+        try:
+            run = _start("online", options)
+        except wandb.Error as error:
+            why = str(error).strip().splitlines()[0]
+            wandb.teardown()  # else the id is still in use
+    if why is not None:
+        run = _start("offline", options)
+        print(f"W&B is offline ({why}); upload later with: wandb sync {folder / 'wandb'}/offline-run-*", flush=True)
+    run.define_metric("trainer/global_step")
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    if step > run.step:
+        run.log({}, step=step, commit=False)
+    return WandbLogger(experiment=run, project=run.project, save_dir=folder)
+
+
+def wanted_mode(stated: str | None) -> Literal["online", "offline", "disabled"]:
+    """`WANDB_DISABLED` of the environment, else what the configuration states, else `WANDB_MODE`, else online.
+
+    Raises:
+        ConfigError: If the environment has another mode than W&B.
+    """
+    if os.environ.get("WANDB_DISABLED", "").strip().lower() in ("true", "t", "yes", "y", "on", "1"):
+        return "disabled"
+    mode = stated or os.environ.get("WANDB_MODE") or "online"
+    mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)  # former names
+    if mode not in ("online", "offline", "disabled"):
+        raise ConfigError(f"WANDB_MODE is {mode!r}: expected online, offline or disabled.")
+    return mode
+
+
+def _start(mode: str, options: Mapping[str, Any]) -> wandb.Run:
+    settings = wandb.Settings(mode=mode, silent=True, console="off", init_timeout=20)
+    return wandb.init(**options, settings=settings)
+
+
+class RememberRun(Callback):
+    """Every checkpoint says which W&B run it belongs to, and how many rows that had."""
+
+    def __init__(self, run: wandb.Run) -> None:
+        self.run = run
+        self.step = run.step
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask W&B here: when a checkpoint is written for the sake of an error, it may no longer answer."""
+        self.step = self.run.step
+
+    on_validation_end = on_train_epoch_end
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the run under `wandb_run`."""
+        names = {"id": self.run.id, "project": self.run.project, "group": self.run.group, "name": self.run.name}
+        checkpoint["wandb_run"] = {**names, "step": self.step}
+
+
+def log_best(trainer: Trainer, folder: Path, summary: Mapping[str, Any], log_model: bool) -> None:
+    """Best metrics, their epoch and the size into W&B's summary, which else shows the last; if asked, the checkpoints.
+
+    Args:
+        trainer: With the loggers.
+        folder: Run folder.
+        summary: As in `summary.json`.
+        log_model: Store the checkpoints as versions of the artifact `model-<run id>`, with the aliases best and latest.
+    """
+    for logger in trainer.loggers:
+        if not isinstance(logger, WandbLogger):
+            continue
+        best = {f"best/{name}": value for name, value in summary["best"].items()}
+        size = {key: summary[key] for key in ("epochs", "parameters", "multiply_adds", "monitor", "mode")}
+        logger.experiment.summary.update({**best, "best/epoch": summary["best_epoch"], **size})
+        for alias, name in (("best", "best"), ("latest", "last")) if log_model else ():
+            path = folder / "checkpoints" / f"{name}.ckpt"
+            if path.is_file():
+                metadata = {"monitor": summary["monitor"], **summary[name]}
+                artifact = wandb.Artifact(f"model-{logger.experiment.id}", type="model", metadata=metadata)
+                artifact.add_file(str(path), name="model.ckpt")
+                logger.experiment.log_artifact(artifact, aliases=[alias])
+
+
+def why_offline() -> str | None:
+    """Why W&B cannot be used online, in a few words; None where there is a key and its server answers."""
+    settings = wandb.setup().settings
+    key = settings.api_key or os.environ.get("WANDB_API_KEY")
+    host = urlparse(settings.base_url)
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    if not key and not (netrc.is_file() and (host.hostname or "") in netrc.read_text()):
+        return "no API key"
+    try:
+        port = host.port or (80 if host.scheme == "http" else 443)
+        socket.create_connection((host.hostname, port), timeout=2).close()
+    except OSError:
+        return f"no answer from {host.hostname}"
+    return None

@@ -1,0 +1,175 @@
+"""What a run starts from or evaluates: a checkpoint, the weights that its configuration names, or what was drawn.
+
+| action | `--checkpoint X` | `--model.weights X` |
+|---|---|---|
+| fit | new run from all of X, with a new optimiser and schedule | the same from what fits of X; a head may stay new |
+| validate, test, predict | X is evaluated; all of it has to fit | the same |
+
+X is a run folder, a checkpoint of ours, a published file or a timm name. `--resume RUN` is the way to go on with a run,
+optimiser and all. `--checkpoint RUN_FOLDER` without YAML files takes model and data from the run's own configuration.
+"""
+
+import logging
+from argparse import ArgumentParser
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch.utilities import rank_zero_only
+
+import tasks
+from datamodules.base import BaseDataModule
+from datamodules.text_files import ConfigError
+from experiments.config.files import split_flags
+from tasks.task import Task
+
+OF_BACKBONE = "init_args.backbone.init_args.weights"
+
+
+def configuration_of(checkpoint: str) -> Path:
+    """The configuration of the run that a checkpoint is of.
+
+    Raises:
+        ConfigError: If it is no run's.
+    """
+    path = Path(checkpoint).expanduser()
+    folder = path.parent.parent if path.parent.name == "checkpoints" else path
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(
+            f"--checkpoint {checkpoint} is no run folder with a config.yaml, so it does not say on which data: name an "
+            f"experiment, such as validate pose_coco.yaml --checkpoint {checkpoint}."
+        )
+    return folder / "config.yaml"
+
+
+def check_start(action: str, config: Namespace, flags: Sequence[str]) -> None:
+    """Refuse to evaluate what was never trained, and weights that would not be used.
+
+    Args:
+        action: fit, validate, test or predict.
+        config: Of the run.
+        flags: Of the command line.
+
+    Raises:
+        ConfigError: For either.
+    """
+    values, _ = split_flags(list(flags))
+    named = [key for key, value in values if key.startswith("model.") and _is_weights(key) and value is not None]
+    other = next((key for key in ("resume", "checkpoint") if any(flag == key for flag, _ in values)), None)
+    if named and other:
+        raise ConfigError(f"--{named[0]} and --{other} both say what the weights are: leave one of them out.")
+    if action == "fit" or config.checkpoint or config.random_weights:
+        return
+    keys = [key for key, value in _named(config.model) if _is_weights(key) and value is not None]
+    if not set(keys) - {OF_BACKBONE}:
+        only = " The configuration names weights of the backbone only." if keys else ""
+        raise ConfigError(
+            f"Nothing to {action}: the weights would be random.{only} Give --checkpoint (a run folder, a checkpoint or "
+            "a published file) or --model.weights; --random_weights true goes on regardless."
+        )
+
+
+def to_instantiate(action: str, config: Namespace) -> Namespace:
+    """The configuration without weights that would be read only to be overwritten."""
+    config = config.clone()
+    if config.checkpoint or config.resume:
+        _forget(config.model)
+    elif action != "fit" and not config.random_weights and dict(_named(config.model)).get("init_args.weights"):
+        _forget(config.model, only=OF_BACKBONE)  # what has to be whole has a backbone too
+    return config
+
+
+def begin(action: str, task: Task, data: BaseDataModule, config: Namespace) -> None:
+    """Fill a new task with what it starts from, except in a training, which reads `model.weights` itself.
+
+    Images that the data prepare otherwise than those of the checkpoint are said, since scores will differ.
+
+    Raises:
+        ConfigError: If an evaluation would use weights that are as they were drawn.
+        FileNotFoundError: If there is no checkpoint.
+        ValueError: If a file is damaged or does not fit.
+    """
+    if config.checkpoint:
+        before, now = tasks.restore(task, config.checkpoint), data.preparation()
+        # The crop of a segmentation training is none of its evaluation.
+        keys = ("crop", "evaluation", *(() if "evaluation" in now else ("image_size",)))
+        for key in keys:
+            if key in before and key in now and before[key] != now[key]:
+                logging.getLogger("hrnet").warning(
+                    "%s was trained on images of %s %s, and the data have %s.",
+                    *(config.checkpoint, key, before[key], now[key]),
+                )
+    elif action != "fit":
+        left = sorted(task.load_start())
+        if left and not config.random_weights:
+            files = ", ".join(value for key, value in _named(config.model) if _is_weights(key) and value is not None)
+            raise ConfigError(
+                f"The weights that the model names ({files}) leave {len(left)} tensors as they were drawn "
+                f"({', '.join(left[:3])}{', ...' * (len(left) > 3)}), so the evaluation would say nothing: give a "
+                "checkpoint of the whole task that fits it, or --random_weights true to go on regardless."
+            )
+
+
+def show_weight_reports() -> None:
+    """Print what is said of weights as they are read (logger `hrnet`), once for all processes."""
+    logger = logging.getLogger("hrnet")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, _Printed) for handler in logger.handlers):
+        logger.addHandler(_Printed())
+
+
+def add_import(parser: ArgumentParser) -> None:
+    """The flag by which a user says that a module may be imported."""
+    parser.add_argument(
+        "--import",
+        dest="modules",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="Module of your own with a task, codec or data set that the checkpoint names; once for each module.",
+    )
+
+
+def import_named(modules: Sequence[str]) -> None:
+    """Import what `add_import` was given."""
+    for module in modules:
+        tasks.import_module(module)
+
+
+class _Printed(logging.Handler):
+    """To the standard output of the moment, which notebooks and tests exchange."""
+
+    @rank_zero_only
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), flush=True)
+
+
+def _is_weights(key: str) -> bool:
+    return key.rpartition(".")[2] == "weights"
+
+
+def _named(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys of a configuration with their values."""
+    for key, item in _items(value):
+        if isinstance(item, Namespace | dict):
+            yield from _named(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", item
+
+
+def _items(value: Namespace | dict) -> list[tuple[str, Any]]:
+    return list((vars(value) if isinstance(value, Namespace) else value).items())
+
+
+def _forget(value: Namespace | dict, only: str | None = None, prefix: str = "") -> None:
+    """Set every `weights` to None, or only the one with that dotted key."""
+    for key, item in _items(value):
+        name = f"{prefix}{key}"
+        if isinstance(item, Namespace | dict):
+            _forget(item, only, f"{name}.")
+        elif _is_weights(name) and only in (None, name):
+            if isinstance(value, dict):
+                value[key] = None
+            else:
+                setattr(value, key, None)

@@ -1,0 +1,263 @@
+"""A published checkpoint as the task that it was made for, which the names and shapes of its tensors and its file tell.
+
+    pose_hrnet_w32_256x192.pth -> PoseTask(HRNet("w32", multi_scale_output=False), 17), COCO's skeleton, crops 256x192
+
+The layout says which head it has, the shapes which network and how many outputs, the number of outputs which data set,
+and the file's name the size of crops and the codec. mmpose and mmsegmentation store names too, and these win. What
+stays open is taken as most published files have it; `note` says all of it in one line, and every part can be replaced.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from timm.data import ImageNetInfo
+
+from hrnet.architecture import architecture_of
+from hrnet.checkpoint_files import State
+from hrnet.checkpoint_layouts import Contents, take_apart
+
+NAMES = Path(__file__).parents[2] / "datamodules" / "names"  # files, read as such: tasks import no data
+SIZE = re.compile(r"(?<![0-9a-z])(\d{2,4})x(\d{2,4})(?![0-9x])")
+HEADS = {  # a tensor of ours that is one for each output -> the head that has it
+    "head.weight": "keypoints",
+    "head.3.weight": "v2",
+    "head.cls_head.weight": "ocr",
+    "head.classifier.weight": "classes",
+}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What makes the task of a checkpoint.
+
+    Args:
+        task: Class of the task.
+        arguments: Of its constructor, as plain data.
+        preparation: How images were prepared, as DataModules say it of themselves.
+        note: Where all this comes from, in one line.
+    """
+
+    task: str
+    arguments: dict[str, Any]
+    preparation: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Parsing:
+    """A published segmentation data set: how its networks see images.
+
+    Args:
+        labels: File in `datamodules/names/`.
+        first: Of the classes there that the network has; those before are ignored in training.
+        preparation: As the DataModules have it.
+        align_corners: Whether the plain head was trained so; OCR always was.
+        arguments: Of the task, beyond.
+    """
+
+    labels: str
+    preparation: dict[str, Any]
+    first: int = 0
+    align_corners: bool = False
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+_CONTEXT = {"image_size": [480, 480], "evaluation": "long", "base_scale": 520 / 480}
+PARSINGS = {
+    19: Parsing("cityscapes", {"image_size": [512, 1024], "evaluation": "original", "base_scale": 2.0}),
+    20: Parsing("lip", {"image_size": [473, 473], "evaluation": "stretch"}, arguments={"flip_test": True}),
+    59: Parsing("pascal_context", _CONTEXT, first=1, arguments={"window": [480, 480], "window_stride": [320, 320]}),
+    60: Parsing("pascal_context", _CONTEXT, arguments={"window": [480, 480], "window_stride": [320, 320]}),
+    150: Parsing("ade20k", {"image_size": [520, 520], "evaluation": "short"}, align_corners=True),
+}
+POSES = {17: ("coco", [256, 192]), 16: ("mpii", [256, 256])}
+# Words in names of files whose key points are as many as COCO's or MPII's, but others.
+OTHER_POSES = {"ap10k", "h36m", "macaque", "posetrack18", "mhp"}
+
+
+def describe(state: State, meta: Mapping[str, Any], name: str, given: Mapping[str, Any]) -> Description:
+    """The task that a checkpoint of others was made for.
+
+    Args:
+        state: Tensors by their names in the checkpoint.
+        meta: What OpenMMLab's tools store beside them as `meta`; empty for others.
+        name: Of the file.
+        given: Arguments of the task that the user has said; `note` says so.
+
+    Raises:
+        ValueError: If it holds no HRNet, or no head of a task that there is here.
+    """
+    contents = take_apart(state, name)
+    backbone = architecture_of(contents.trunk, name)
+    key, kind = _head(contents, name)
+    count = len(contents.head[key])
+    if kind == "keypoints":
+        found = _pose(backbone, count, meta, name, given)
+    elif kind == "classes":
+        found = _classification(backbone, count, meta, name)
+    else:
+        found = _segmentation(backbone, contents, kind, count, meta, name)
+    said = f" Given: {', '.join(given)}." if given else ""
+    return replace(found, note=found.note + said)
+
+
+def _head(contents: Contents, name: str) -> tuple[str, str]:
+    family = contents.layout.family
+    if family == "face":
+        raise ValueError(
+            f"{name} has the head of a face landmark network, and there is no landmark task here yet: use its backbone "
+            "by weights=."
+        )
+    for key, kind in HEADS.items():
+        if key in contents.head:
+            return key, kind
+    raise ValueError(
+        f"{name} ({family}) holds an HRNet without a head that one of the tasks here has (key points, segmentation, "
+        "OCR, classes), so it predicts nothing: train a task from it by weights=."
+    )
+
+
+def _pose(
+    backbone: dict[str, Any], count: int, meta: Mapping[str, Any], name: str, given: Mapping[str, Any]
+) -> Description:
+    words = _words(name)
+    labels, size = (None, [256, 192]) if words & OTHER_POSES else POSES.get(count, (None, [256, 192]))
+    skeleton = _skeleton_in(meta, count)
+    source = "its own names" if skeleton else "unknown names"
+    if skeleton is None and labels is not None:
+        skeleton, source = _labels(labels), labels
+    size, said = _size_in(name) or size, "as its name says" if _size_in(name) else "as is usual"
+    codec = "UDPCodec" if "udp" in words else "DarkCodec" if "dark" in words else "MSRACodec"
+    sigma = 3.0 if size[0] >= 384 else 2.0
+    arguments = {
+        "backbone": backbone,
+        "num_keypoints": count,
+        "codec": {"class_path": codec, "init_args": {"sigma": sigma}},
+        "flip_test": (skeleton or given.get("skeleton")) is not None,
+        "skeleton": skeleton,
+    }
+    preparation = {"image_size": size, "crop": "unit" if codec == "UDPCodec" else "size", "box_padding": 1.25}
+    what = f"{count} key points ({source}), crops of {size[0]}x{size[1]} {said}, {codec}"
+    return Description("PoseTask", arguments, preparation, _note(name, "PoseTask", backbone, what))
+
+
+def _segmentation(
+    backbone: dict[str, Any], contents: Contents, head: str, count: int, meta: Mapping[str, Any], name: str
+) -> Description:
+    known = PARSINGS.get(count)
+    align_corners = _align_corners(contents.layout.family, head, known, _words(name))
+    backbone = backbone | {"upsample": "bilinear", "align_corners": align_corners}
+    arguments = {"backbone": backbone, "num_classes": count, "head": head} | (known.arguments if known else {})
+    if head == "ocr":
+        arguments["ocr_channels"] = _ocr_channels(contents.head, name)
+    source = "unknown names"
+    if known is not None:
+        names = _labels(known.labels)
+        arguments |= {"class_names": names["names"][known.first :], "palette": names["palette"][known.first :]}
+        arguments["label_flip_pairs"] = names["flip_pairs"]
+        source = known.labels
+    if stored := _classes_in(meta, count):
+        if stored["class_names"] != arguments.get("class_names"):
+            arguments |= {"label_flip_pairs": []} | stored
+        source = "its own names"
+    preparation = dict(known.preparation) if known else {"image_size": [512, 512], "evaluation": "original"}
+    if head == "ocr" and preparation["evaluation"] == "long":
+        preparation["evaluation"] = "short"  # the OCR code's PASCAL-Context
+    said = f"align_corners {str(align_corners).lower()}, evaluated size {preparation['evaluation']}"
+    what = f"{count} classes ({source}), head {head}, {said}"
+    return Description("SegmentationTask", arguments, preparation, _note(name, "SegmentationTask", backbone, what))
+
+
+def _align_corners(family: str, head: str, known: Parsing | None, words: set[str]) -> bool:
+    """What the file's name says (`ac`, `noac`), else what was usual where the file is from."""
+    if words & {"ac", "noac"}:
+        return "ac" in words
+    return family != "mmseg" and (head == "ocr" or bool(known and known.align_corners))
+
+
+def _ocr_channels(head: State, name: str) -> list[int]:
+    queries = head.get("head.ocr_distri_head.object_context_block.f_pixel.0.weight")
+    if queries is None:
+        raise ValueError(f"{name} lacks parts of an OCR head (ocr_distri_head): is the file complete?")
+    return [queries.shape[1], queries.shape[0]]
+
+
+def _classification(backbone: dict[str, Any], count: int, meta: Mapping[str, Any], name: str) -> Description:
+    names, source = None, "unknown names"
+    if count == 1000:
+        info = ImageNetInfo()
+        names, source = [info.index_to_description(i, detailed=False) for i in range(count)], "ImageNet"
+    if stored := _classes_in(meta, count):
+        names, source = stored["class_names"], "its own names"
+    size = _size_in(name) or [224, 224]
+    # timm's tags: these were trained for the larger share of the image.
+    ratio = 0.95 if re.search(r"ssld|ms_aug", name.lower()) else 0.875
+    what = f"{count} classes ({source}), centre crop of {size[0]}x{size[1]} ({ratio:g} of the image)"
+    return Description(
+        "ClassificationTask",
+        {"backbone": backbone, "num_classes": count, "class_names": names},
+        {"image_size": size, "crop_ratio": ratio},
+        _note(name, "ClassificationTask", backbone, what),
+    )
+
+
+def _note(name: str, task: str, backbone: dict[str, Any], what: str) -> str:
+    return f"{name}: a published {task}, HRNet {backbone['variant']}, {what}."
+
+
+def _labels(name: str) -> dict[str, Any]:
+    return yaml.safe_load((NAMES / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[^a-z0-9]+", Path(name).stem.lower()))
+
+
+def _size_in(name: str) -> list[int] | None:
+    """(height, width) that a file's name says, in multiples of 32."""
+    sizes = [[int(height), int(width)] for height, width in SIZE.findall(Path(name).name.lower())]
+    return next((size for size in sizes if not (size[0] % 32 or size[1] % 32)), None)
+
+
+def _data_set(meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What OpenMMLab's tools store of the data set, older ones in capitals."""
+    found = meta.get("dataset_meta", meta)
+    return {str(key).lower(): value for key, value in found.items()} if isinstance(found, Mapping) else {}
+
+
+def _classes_in(meta: Mapping[str, Any], count: int) -> dict[str, Any] | None:
+    data = _data_set(meta)
+    names, palette = _plain(data.get("classes")), _plain(data.get("palette"))
+    if not isinstance(names, list) or len(names) != count:
+        return None
+    fits = isinstance(palette, list) and len(palette) == count
+    return {"class_names": [str(name) for name in names], "palette": palette if fits else None}
+
+
+def _skeleton_in(meta: Mapping[str, Any], count: int) -> dict[str, Any] | None:
+    """mmpose's description of the key points as a skeleton, if it has all parts of one."""
+    data = {key: _plain(value) for key, value in _data_set(meta).items()}
+    names, mirrored, sigmas = data.get("keypoint_id2name"), data.get("flip_indices"), data.get("sigmas")
+    if not (isinstance(names, Mapping) and isinstance(mirrored, list) and isinstance(sigmas, list)):
+        return None
+    if not len(names) == len(mirrored) == len(sigmas) == count:
+        return None
+    return {
+        "names": [str(names[index]) for index in sorted(names)],
+        "limbs": data.get("skeleton_links") or [],
+        "flip_pairs": [[i, j] for i, j in enumerate(mirrored) if i < j],
+        "sigmas": sigmas,
+        "upper_body": data.get("upper_body_ids") or [],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Arrays and tuples as lists."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,39 @@
+"""What is drawn: overlays on images, charts, and feature maps. `draw_pose(image, keypoints, ...)` and others."""
+
+from tasks.draw.overlays import (
+    beside,
+    class_colours,
+    class_table,
+    draw_caption,
+    draw_confusion,
+    draw_errors,
+    draw_heatmaps,
+    draw_keypoint_names,
+    draw_labels,
+    draw_legend,
+    draw_mask,
+    draw_pose,
+    draw_segmentation,
+    grid,
+    print_tables,
+    side_colours,
+)
+
+__all__ = [
+    "beside",
+    "class_colours",
+    "class_table",
+    "draw_caption",
+    "draw_confusion",
+    "draw_errors",
+    "draw_heatmaps",
+    "draw_keypoint_names",
+    "draw_labels",
+    "draw_legend",
+    "draw_mask",
+    "draw_pose",
+    "draw_segmentation",
+    "grid",
+    "print_tables",
+    "side_colours",
+]

@@ -1,0 +1,151 @@
+"""Charts of an error analysis: bars, stacked bars, curves by distance, reliability diagrams, captioned pictures.
+
+Everything returns a (3, height, width) uint8 RGB picture as `draw.py` does, for files, W&B and notebooks alike.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from tasks.draw.overlays import draw_labels
+
+BLUE, GREY, RED = "#2e86ff", "#b8bec8", "#d64545"
+SERIES = ("#35b36b", "#f2b632", "#9b5de5", "#2e86ff", "#d64545", "#b8bec8")
+LONGEST_NAME = 40
+
+
+def draw_bars(names: Sequence[str], values: Sequence[float], label: str, title: str, colour: str = BLUE) -> Tensor:
+    """Horizontal bars from the top, each with its value; nan has none. `label` names the axis of values."""
+    values = np.array(values, dtype=float)
+    figure, axes = _figure(len(names), label, title)
+    places = np.arange(len(names))
+    axes.barh(places, np.nan_to_num(values), color=colour, height=0.7)
+    for place, value in zip(places, values, strict=True):
+        text = "n/a" if np.isnan(value) else f"{value:.3f}"
+        right = not value < 0
+        axes.annotate(
+            text, (0 if np.isnan(value) else value, place), (3 if right else -3, 0), textcoords="offset points",
+            va="center", ha="left" if right else "right", fontsize=8,
+        )  # fmt: skip
+    axes.margins(x=0.15)
+    axes.axvline(0, color="black", linewidth=0.8)
+    _name_bars(axes, names)
+    return _rendered(figure)
+
+
+def draw_stacked_bars(names: Sequence[str], series: Mapping[str, Sequence[float]], label: str, title: str) -> Tensor:
+    """Horizontal bars made of one part a series, each as long as its value; nan has none."""
+    figure, axes = _figure(len(names), label, title)
+    places, start = np.arange(len(names)), np.zeros(len(names))
+    for i, (name, values) in enumerate(series.items()):
+        lengths = np.nan_to_num(np.array(values, dtype=float))
+        axes.barh(places, lengths, left=start, color=SERIES[i % len(SERIES)], height=0.8, label=name)
+        for place, left, length in zip(places, start, lengths, strict=True):
+            if length >= 0.06:
+                axes.text(left + length / 2, place, f"{100 * length:.0f}", ha="center", va="center", fontsize=7)
+        start = start + lengths
+    axes.set_xlim(0, max(1.0, start.max(initial=0)))
+    figure.legend(loc="outside lower center", ncols=len(series), fontsize=8, frameon=False)
+    _name_bars(axes, names)
+    return _rendered(figure)
+
+
+def draw_boundary(rows: Sequence[Mapping[str, Any]], title: str) -> Tensor:
+    """Share of the errors and of the pixels within a distance of a boundary, and how many of these pixels are wrong.
+
+    Args:
+        rows: Of `SegmentationErrors.boundary`.
+        title: Above the picture.
+
+    Returns:
+        (3, height, width) uint8.
+    """
+    near = [row for row in rows if np.isfinite(row["distance"])]
+    figure = Figure(figsize=(7, 4.5), dpi=100, layout="constrained")
+    axes = figure.add_subplot(xlabel="within so many pixels of a class boundary", ylabel="share", title=title)
+    distance = [row["distance"] for row in near]
+    lines = {"share_of_errors": RED, "share_of_pixels": GREY, "error_rate": BLUE}
+    for key, colour in lines.items():
+        axes.plot(distance, [row[key] for row in near], "o-", color=colour, label=key.replace("_", " "))
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(distance, [str(d) for d in distance])
+    axes.set_ylim(0, 1.02)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return _rendered(figure)
+
+
+def draw_reliability(rows: Sequence[Mapping[str, Any]], error: float) -> Tensor:
+    """Accuracy against confidence, and how many images each bin has.
+
+    Args:
+        rows: Of `ClassificationErrors.calibration`.
+        error: Expected calibration error, in [0, 1].
+
+    Returns:
+        (3, height, width) uint8.
+    """
+    figure = Figure(figsize=(5, 6), dpi=100, layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    left, width = [row["above"] for row in rows], [row["upto"] - row["above"] for row in rows]
+    accuracy = np.array([row["accuracy"] for row in rows], dtype=float)
+    confidence = np.array([row["confidence"] for row in rows], dtype=float)
+    top.bar(left, np.nan_to_num(accuracy), width, align="edge", color=BLUE, edgecolor="white", label="accuracy")
+    top.plot(confidence, accuracy, "o", color="black", markersize=4, label="at the mean confidence")
+    top.vlines(confidence, np.fmin(confidence, accuracy), np.fmax(confidence, accuracy), RED, linewidth=3, label="gap")
+    top.plot([0, 1], [0, 1], "--", color="black", linewidth=0.8)
+    top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), title=f"expected calibration error {error:.3f}")
+    figure.legend(frameon=False, loc="outside lower center", ncols=3)
+    bottom.bar(left, [row["images"] for row in rows], width, align="edge", color=GREY, edgecolor="white")
+    bottom.set(xlabel="confidence", ylabel="images")
+    return _rendered(figure)
+
+
+def draw_gallery(images: Sequence[Tensor], captions: Sequence[Sequence[str]], columns: int = 4) -> Tensor:
+    """Captioned pictures in rows.
+
+    Args:
+        images: (3, H, W) uint8 each, of one size, at least one.
+        captions: Lines below each; they are cut to the picture's width.
+        columns: Pictures a row; the last row is filled with white.
+
+    Returns:
+        (3, height, width) uint8.
+    """
+    longest = max(map(len, captions))
+    columns = min(columns, len(images))
+    missing = -len(images) % columns
+    tiles = torch.stack([*images, *[torch.full_like(images[0], 255)] * missing])
+    lines = [[_cut(line, 30) for line in [*caption, *[""] * (longest - len(caption))]] for caption in captions]
+    lines += [[""] * longest] * missing
+    starts = range(0, len(tiles), columns)
+    return torch.cat([draw_labels(tiles[i : i + columns], lines[i : i + columns]) for i in starts], dim=1)
+
+
+def _figure(bars: int, label: str, title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(8, 1.4 + 0.26 * max(bars, 1)), dpi=100, layout="constrained")
+    axes = figure.add_subplot(xlabel=label, title=title)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure, axes
+
+
+def _name_bars(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), [_cut(name, LONGEST_NAME) for name in names], fontsize=8)
+    axes.set_ylim(max(len(names), 1) - 0.4, -0.6)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def _rendered(figure: Figure) -> Tensor:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3]).permute(2, 0, 1).contiguous()

@@ -1,0 +1,401 @@
+"""MultiTask: several tasks on one backbone, trained together. It is a task made of tasks.
+
+batch {task: its batch} --each task's own forward, losses, predict, metric--> names with the task's name before them
+
+task = MultiTask(HRNet("w32"), {"pose": PoseTask, "parts": partial(SegmentationTask, num_classes=20)})
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning import LightningDataModule
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hrnet import HRNet, load_weights
+from tasks.joint.balancing import BalancingSpec, make_balancing
+from tasks.joint.gradients import (
+    Gradients,
+    carry,
+    combined,
+    gradients_of,
+    gram_matrix,
+    mean_over_processes,
+    step_values,
+)
+from tasks.joint.norms import TaskNorms
+from tasks.joint.score import joint_score, print_delta, read_baselines, relative_change
+from tasks.joint.shared_backbone import computed_once, make_tasks, naming, specs_of
+from tasks.metrics.means import Means
+from tasks.pictures import Layers
+from tasks.task import Batch, Losses, Predictions, Task, built
+
+
+class MultiTask(Task):
+    """Tasks that share a backbone.
+
+    A step takes the tasks that its batch has, one after the other, so that memory is that of the largest; whether that
+    is all of them or one is the DataModule's `policy`. `val/score`, the mean of the tasks' own monitored metrics, is
+    what checkpoints go by; a metric m that is best when small counts as 1 / (1 + m).
+
+    Args:
+        backbone: The HRNet, with all four streams unless every task does with the finest.
+        tasks: Name of each task -> what makes it of the backbone. In YAML {class_path, init_args} without backbone;
+            `weights` there loads that task's head only. Optimiser and schedule belong to the joint run.
+        balancing: fixed, uncertainty, dwa, geometric, gradnorm, pcgrad, or torchjd's mgda, upgrad, imtl_g, aligned_mtl;
+            or {name, arguments}; see tasks.joint.balancing.
+        task_weights: Constant factor of a task's loss, 1 where not given.
+        batch_norm: "shared" statistics of the backbone, or "per_task"; scales and shifts are shared in either case.
+        frozen_statistics: Share of the training, at its end, in which shared statistics are fixed and used. Before,
+            a batch is normalised by its own, those of one task, and evaluated by the mean of all: the network has to
+            learn to do with these.
+        gradient_every: Log norms and cosines of the tasks' gradients at the last shared stage every so many steps.
+        baselines: Task -> run folder of a single-task run, or its value of that task's monitored metric: the mean
+            relative change against them is logged as `val/delta_m` (Vandenhende et al., TPAMI 2021), as a fraction.
+
+    Raises:
+        ValueError: If a name is no identifier, a task needs streams that the backbone does not give, has options that
+            belong to the joint run or has no data, or the balancing does not fit.
+    """
+
+    monitor = "val/score"
+    mode = "max"
+
+    def __init__(
+        self,
+        backbone: HRNet,
+        tasks: dict[str, Callable[[HRNet], Task]],
+        *,
+        balancing: str | BalancingSpec = "fixed",
+        task_weights: dict[str, float] | None = None,
+        batch_norm: Literal["shared", "per_task"] = "shared",
+        frozen_statistics: float = 0.0,
+        gradient_every: int = 50,
+        baselines: dict[str, str | float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        backbone = built(backbone)
+        made = make_tasks(backbone, tasks)
+        tasks = specs_of(made)  # what the base stores in checkpoints
+        super().__init__(backbone, **kwargs)
+        self.tasks = nn.ModuleDict(made)
+        self.balancing = make_balancing(balancing, list(made), task_weights)
+        if batch_norm not in ("shared", "per_task"):
+            raise ValueError(f'batch_norm is "shared" or "per_task", not {batch_norm!r}.')
+        if not 0 <= frozen_statistics <= 1 or (frozen_statistics and batch_norm == "per_task"):
+            raise ValueError(
+                f"frozen_statistics is {frozen_statistics} with {batch_norm} batch norm: expected a share of the "
+                "training from 0 to 1, and 0 with per_task, where training and evaluation do not differ."
+            )
+        self.frozen_statistics = frozen_statistics
+        self.first_frozen_step = math.inf
+        self._reached: set[int] = set()  # ids of parameters that had a gradient since the last optimiser step
+        self.norms = nn.ModuleDict({name: TaskNorms(backbone) for name in made} if batch_norm == "per_task" else {})
+        self.gradient_every = gradient_every
+        self.baselines = baselines or {}
+        if unknown := sorted(set(self.baselines) - set(made)):
+            raise ValueError(f"baselines has {', '.join(unknown)}; the tasks are {', '.join(made)}.")
+        self.baseline_values: dict[str, float] = {}
+        self.epoch_means = Means()
+        self.logged_step, self.step_values = 0, {}
+        modes = {f"{name}/{key}": mode for name, task in made.items() for key, mode in _modes(task).items()}
+        self.higher_is_better = ("delta_m", *(key for key, mode in modes.items() if mode == "max"))
+        self.lower_is_better = tuple(key for key, mode in modes.items() if mode == "min")
+
+    # ---- the four methods, task by task
+
+    def forward(self, images: Tensor) -> dict[str, Any]:
+        """Normalised images (B, 3, H, W) -> outputs of every task; with shared batch norm the backbone runs once."""
+        if self.norms:
+            return {name: self._run(name, task, images) for name, task in self.tasks.items()}
+        with computed_once(self.backbone, images):
+            return {name: task(images) for name, task in self.tasks.items()}
+
+    def outputs(self, batch: Batch) -> dict[str, Any]:
+        """Each task's outputs for its own batch."""
+        return {name: self._run(name, self.tasks[name].outputs, part) for name, part in batch.items()}
+
+    def losses(self, outputs: dict[str, Any], batch: Batch) -> Losses:
+        """{"pose/heatmap": ...}, unweighted."""
+        return flat({name: self.tasks[name].losses(outputs[name], batch[name]) for name in outputs})
+
+    def predict(self, outputs: dict[str, Any], batch: Batch) -> dict[str, Predictions]:
+        """Each task's predictions."""
+        return {name: self._run(name, self.tasks[name].predict, outputs[name], batch[name]) for name in outputs}
+
+    def update(self, predictions: dict[str, Predictions], batch: Batch) -> None:
+        """Hand each task its predictions."""
+        for name, found in predictions.items():
+            self.tasks[name].update(found, batch[name])
+
+    def compute(self) -> dict[str, float]:
+        """{"pose/AP": ...}, the score, and delta_m where every task has a baseline."""
+        found = self._of_each("compute")
+        metrics = flat(found) | {"score": joint_score(self.tasks, found)}
+        if len(self.baseline_values) == len(self.tasks):
+            changes = relative_change(self.tasks, found, self.baseline_values)
+            metrics["delta_m"] = sum(changes.values()) / len(changes)
+        return metrics
+
+    def reset(self) -> None:
+        """Forget what the tasks have seen."""
+        for task in self.tasks.values():
+            task.partial = self.partial
+            task.reset()
+            task.samples.reset()
+
+    def attach(self, datamodule: LightningDataModule) -> None:
+        """Give each task its own DataModule."""
+        try:
+            data = datamodule.tasks
+        except AttributeError:
+            raise ValueError(
+                f"MultiTask needs data for each of {', '.join(self.tasks)}, and {type(datamodule).__name__} is for one "
+                "task: put it under its task's name into a MultiTaskDataModule."
+            ) from None
+        if set(data) != set(self.tasks):
+            raise ValueError(
+                f"The tasks are {', '.join(self.tasks)} and the data are for {', '.join(data)}: every task needs a "
+                "DataModule of the same name in data.init_args.data, and every DataModule a task."
+            )
+        for name, task in self.tasks.items():
+            task.split = self.split
+            with naming(name):
+                task.attach(data[name])
+        self.hparams["tasks"] = specs_of(self.tasks)
+
+    def check(self, batch: Batch) -> None:
+        """Each task's samples."""
+        for name, part in batch.items():
+            with naming(name):
+                self.tasks[name].check(part)
+
+    def draw(self, outputs: dict, predictions: dict, batch: Batch, count: int) -> dict[str, Tensor]:
+        """Pictures of every task."""
+        arguments = {name: (outputs[name], predictions[name], batch[name], count) for name in outputs}
+        return flat({name: self.tasks[name].draw(*those) for name, those in arguments.items()})
+
+    def layers(self, outputs: dict, predictions: dict, batch: Batch, count: int) -> dict[str, list[Layers]]:
+        """Layers of every task."""
+        arguments = {name: (outputs[name], predictions[name], batch[name], count) for name in outputs}
+        return flat({name: self.tasks[name].layers(*those) for name, those in arguments.items()})
+
+    def collect(self, outputs: dict, predictions: dict, batch: Batch) -> None:
+        """Each task's scores."""
+        for name in outputs:
+            self.tasks[name].collect(outputs[name], predictions[name], batch[name])
+
+    def sample_tables(self) -> dict[str, list[dict[str, Any]]]:
+        """Each task's tables under its name."""
+        return flat(self._of_each("sample_tables"))
+
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """Each task's tables under its name."""
+        return flat(self._of_each("tables"))
+
+    def figures(self) -> dict[str, Tensor]:
+        """Each task's pictures under its name."""
+        return flat(self._of_each("figures"))
+
+    def report(self, folder: Path) -> None:
+        """Each task's report in a folder of its own; the comparison with the baselines."""
+        for name, task in self.tasks.items():
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            task.report(folder / name)
+        if self.baseline_values:
+            print_delta(self.tasks, self._of_each("compute"), self.baseline_values)
+
+    def _of_each(self, method: str) -> dict[str, Any]:
+        return {name: getattr(task, method)() for name, task in self.tasks.items()}
+
+    def _run(self, name: str, function: Callable, *arguments: Any) -> Any:
+        """The function's result, with the task's own batch-norm statistics if there are any."""
+        with self.norms[name].in_use(self.backbone) if name in self.norms else nullcontext():
+            return function(*arguments)
+
+    # ---- one step
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One task after the other; the loss that is returned delivers the combined gradient."""
+        names = list(self.tasks)
+        self.logged_step, self.step_values = self.global_step, {}
+        if self.global_step >= self.first_frozen_step:
+            for module in self.backbone.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        if self.balancing.needs_all and len(batch) < len(names):
+            raise ValueError(
+                f"The balancing {type(self.balancing).__name__} needs every task in every step and this one has "
+                f"{', '.join(batch)}: set data.init_args.policy to all, or choose another balancing."
+            )
+        plugin = self.trainer.precision_plugin
+        scaler = plugin.scaler if isinstance(plugin, MixedPrecision) else None
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        losses = torch.full((len(names),), torch.nan, device=self.device)
+        gradients: list[Gradients] = [[None] * len(parameters) for _ in names]
+        for i, name in enumerate(names):
+            if name in batch:
+                terms = self._run(name, self.tasks[name].training_losses, batch[name])
+                loss = torch.stack(list(terms.values())).sum()
+                gradients[i] = gradients_of(loss, parameters, scale)
+                losses[i] = loss.detach()
+                self.step_values |= {f"train/{name}/{term}": value.detach() for term, value in terms.items()}
+        self.log_dict(self.step_values, logger=False)
+        return self._balanced(parameters, losses, gradients)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Losses of this step to the loggers: Lightning would log a task's last ones again in steps that lack it.
+
+        Not within the step, which would have to wait for the values on a GPU.
+        """
+        if self.loggers and self.logged_step % self.trainer.log_every_n_steps == 0:
+            for logger in self.loggers:
+                logger.log_metrics({"epoch": self.current_epoch, **self.step_values}, self.logged_step)
+
+    def _balanced(self, parameters: list[nn.Parameter], losses: Tensor, gradients: list[Gradients]) -> Tensor:
+        losses = mean_over_processes(losses)
+        logged = self.gradient_every > 0 and self.global_step % self.gradient_every == 0
+        gram = None
+        if logged or self.balancing.wants_gradients():
+            last = {id(parameter) for parameter in self.backbone.stage4.parameters()}
+            columns = [k for k, parameter in enumerate(parameters) if id(parameter) in last]
+            gram = gram_matrix([[row[k] for k in columns] for row in gradients]).to(self.device)
+        factors = self.balancing(losses, gram)
+        shared = self.balancing.shared(factors, gram)
+        in_backbone = {id(parameter) for parameter in self.backbone.parameters()}
+        is_shared = [id(parameter) in in_backbone for parameter in parameters]
+        weights = [[s if inside else f for inside in is_shared] for s, f in zip(shared, factors, strict=True)]
+        penalty = self.balancing.penalty(losses)
+        total = (factors * losses).nansum() if penalty is None else penalty
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=1)
+        here = [i for i, row in enumerate(gradients) if any(g is not None for g in row)]
+        values = step_values(list(self.tasks), here, losses, factors, gram if logged else None)
+        self.epoch_means.update({key: value.detach() for key, value in values.items()})
+        epoch = {f"train/{key}": value for key, value in values.items()}
+        self.log_dict(epoch, on_step=False, on_epoch=True, batch_size=1, logger=False)  # for callbacks
+        carried = combined(gradients, weights)
+        self._reached |= {id(p) for p, g in zip(parameters, carried, strict=True) if g is not None}
+        return carry(total, parameters, carried)
+
+    def _log_losses(self, stage: str, losses: Losses, batch: Batch) -> Tensor:
+        """In evaluation: means over each task's own samples."""
+        for term, value in losses.items():
+            self.evaluated_losses.update({term: value.detach()}, len(batch[term.split("/")[0]]["image"]))
+        return torch.stack(list(losses.values())).sum()
+
+    # ---- Lightning hooks
+
+    def setup(self, stage: str) -> None:
+        """Baselines, beside what every task does."""
+        super().setup(stage)
+        self.baseline_values = read_baselines(self.tasks, self.baselines)
+        if stage == "fit":
+            _say(f"val/score is the mean of {', '.join(_described(name, task) for name, task in self.tasks.items())}")
+
+    def load_start(self) -> set[str]:
+        """Load `weights`, then those of each task into its head."""
+        before = {name: copy.deepcopy(norms) for name, norms in self.norms.items()}
+        left = super().load_start()
+        for name, task in self.tasks.items():
+            left -= {f"tasks.{name}.{key}" for key in self._load_head(task)}
+            if name in before and self.weights is not None and _equal(before[name], self.norms[name]):
+                self.norms[name].copy_from(self.backbone)  # the weights were of a task without statistics of its own
+        return {name for name in left if not name.startswith(("norms.", "balancing."))}
+
+    def _load_head(self, task: Task) -> list[str]:
+        if task.weights is None:
+            return []
+        kept = copy.deepcopy(self.backbone.state_dict())
+        task._modules["backbone"] = self.backbone
+        report = load_weights(task, task.weights, strict=False)
+        del task._modules["backbone"]
+        self.backbone.load_state_dict(kept)
+        return [*report.matched, *report.zeroed]
+
+    def on_train_start(self) -> None:
+        """Find the step from which statistics are fixed."""
+        super().on_train_start()
+        if self.frozen_statistics:
+            steps = self.trainer.estimated_stepping_batches
+            if steps == math.inf:
+                raise ValueError("frozen_statistics needs an end: set trainer.max_epochs or trainer.max_steps.")
+            self.first_frozen_step = round((1 - self.frozen_statistics) * steps)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leave the heads of tasks alone that no batch of this step had.
+
+        Distributed training gives them gradients of zero, by which momentum and weight decay would move them.
+        """
+        if self.trainer.world_size > 1:
+            kept = self._reached | {id(parameter) for parameter in self.balancing.parameters()}
+            for parameter in self.parameters():
+                if id(parameter) not in kept:
+                    parameter.grad = None
+        self._reached.clear()
+
+    def on_train_epoch_end(self) -> None:
+        """Tell the balancing; log what was averaged over the epoch."""
+        self.balancing.end_epoch()
+        self.log_dict({f"train/{name}": value for name, value in self.epoch_means.compute().items()})
+        self.epoch_means.reset()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The running averages of an epoch, beside what every task stores."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["epoch_means"] = self.epoch_means.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the running averages; they are of all processes, so one takes them."""
+        super().on_load_checkpoint(checkpoint)
+        if self.trainer.is_global_zero:
+            self.epoch_means.load(checkpoint.get("epoch_means", {}), self.device)
+
+    # ---- one task alone
+
+    def single(self, name: str) -> Task:
+        """A copy of one task with a backbone of its own, which predicts what the task predicts here.
+
+        Raises:
+            ValueError: If there is no such task.
+        """
+        if name not in self.tasks:
+            raise ValueError(f"There is no task {name!r} in this checkpoint; it has {', '.join(self.tasks)}.")
+        task = copy.deepcopy(self.tasks[name])
+        backbone = task.__dict__.pop("backbone")
+        task.backbone = backbone
+        task.preparation = self.preparation.get(name, {})
+        task.started = True
+        if name in self.norms:
+            self.norms[name].copy_to(backbone)
+        return task
+
+
+def flat(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """{task: {key: value}} -> {"task/key": value}."""
+    return {f"{name}/{key}": value for name, values in found.items() for key, value in values.items()}
+
+
+def _modes(task: Task) -> dict[str, str]:
+    return {name.split("/", 1)[1]: mode for name, mode in task.modes.items()}
+
+
+def _equal(first: nn.Module, second: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first.buffers(), second.buffers(), strict=True))
+
+
+def _described(name: str, task: Task) -> str:
+    metric = f"{name}/{task.monitor.split('/', 1)[1]}"
+    return metric if task.mode == "max" else f"1 / (1 + {metric})"
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,317 @@
+"""A published file alone is a task that predicts what the published network does, with names and size known."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from timm.data import ImageNetInfo
+from torch import Tensor
+from torchvision.datasets import Cityscapes as TorchvisionCityscapes
+from torchvision.models.detection import KeypointRCNN_ResNet50_FPN_Weights
+
+import tasks
+from datamodules import ADE20K, LIP, Cityscapes, PascalContext, Skeleton
+from tasks import ClassificationTask, PoseTask, SegmentationTask
+from tests.golden import image_for, state_for
+from tests.hrnet.published import State, classification, filled, ocr, official, pose, segmentation
+
+HERE = Path(__file__).parents[2] / "golden"
+
+
+def check_golden(folder: Path, name: str, tmp_path: Path) -> tasks.Task:
+    """The outputs of an independent implementation, at the stride of the head."""
+    facts = json.loads((folder / f"{name}.json").read_text())
+    torch.save(state_for(facts["keys"]), tmp_path / f"{name}.pth")
+    task = tasks.load(tmp_path / f"{name}.pth")
+    assert not task.training
+    assert sum(p.numel() for p in task.parameters()) == facts["params"]
+    images = image_for(name, tuple(facts["input_shape"]))
+    with torch.no_grad():
+        found = task.head(task.backbone(images)) if isinstance(task, SegmentationTask) else task(images)
+    expected = torch.from_numpy(np.load(folder / f"{name}.npz")["output0"])
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+    return task
+
+
+def test_golden_small_classification(tmp_path: Path) -> None:
+    task = check_golden(HERE, "cls_w18_small_v1", tmp_path)
+    assert isinstance(task, ClassificationTask)
+    assert task.class_names[0].startswith("tench")
+    assert task.class_names[999].startswith("toilet tissue")
+    info = ImageNetInfo()
+    assert task.class_names == [info.label_name_to_description(name, False) for name in info.label_names()]
+
+
+@pytest.mark.parametrize("name", ["pose_w32_k17", "cls_w18", "seg_w18_k19_noac"])
+def test_golden(name: str, tmp_path: Path, shared_reference: Path) -> None:
+    check_golden(shared_reference / "golden", name, tmp_path)
+
+
+def test_landmarks_are_said_to_be_missing(tmp_path: Path, shared_reference: Path) -> None:
+    facts = json.loads((shared_reference / "golden" / "face_w18_k98.json").read_text())
+    torch.save(state_for(facts["keys"]), tmp_path / "HR18-WFLW.pth")
+    with pytest.raises(ValueError, match=r"HR18-WFLW\.pth .*no landmark task"):
+        tasks.load(tmp_path / "HR18-WFLW.pth")
+
+
+# ---- each layout
+
+
+def heatmaps_of(network: torch.nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return network.eval()(images)
+
+
+def test_pose_file_of_each_publisher(tmp_path: Path) -> None:
+    network = pose(num_keypoints=17)
+    network.load_state_dict(filled(network))
+    state = network.state_dict()
+    plain = official(state, "final_layer.")
+    files = {
+        "pose_hrnet_small_256x192.pth": plain,
+        "checkpoint_256x192.pth": {"state_dict": {f"module.{k}": x for k, x in plain.items()}, "epoch": 3, "perf": 0.7},
+        "hrnet_small_coco_256x192-c78dce93_20200708.pth": {
+            "meta": {"config": "x"},
+            "state_dict": official_openmmlab(state, "keypoint_head.final_layer."),
+        },
+        "td-hm_hrnet-small_8xb64-210e_coco-256x192-7f8a53d8_20220909.pth": {
+            "meta": {},
+            "state_dict": official_openmmlab(state, "head.final_layer."),
+        },
+    }
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    coco = KeypointRCNN_ResNet50_FPN_Weights.COCO_V1.meta["keypoint_names"]
+    for name, content in files.items():
+        torch.save(content, tmp_path / name)
+        task = tasks.load(tmp_path / name)
+        assert isinstance(task, PoseTask), name
+        torch.testing.assert_close(heatmaps_of(task, images), heatmaps_of(network, images))
+        assert task.preparation["image_size"] == [256, 192]
+        assert (task.flip_test, task.codec) == (True, tasks.MSRACodec(sigma=2.0))
+        assert task.skeleton["names"] == coco
+        assert task.skeleton == Skeleton.load("coco").to_dict()
+        batch = {"image": torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "to_image": torch.eye(2, 3)[None]}
+        assert task.predict(task.outputs(batch), batch)["keypoints"].shape == (1, 17, 2)
+
+
+def official_openmmlab(state: State, head: str) -> State:
+    return {k.replace("head.", head, 1) if k.startswith("head.") else k: x for k, x in state.items()}
+
+
+def mmsegmentation(count: int) -> State:
+    ours = {"head.0.": "convs.0.conv.", "head.1.": "convs.0.bn.", "head.3.": "conv_seg."}
+    return {
+        f"decode_head.{ours[k[:7]]}{k[7:]}" if k.startswith("head.") else k: x
+        for k, x in segmentation(num_classes=count).state_dict().items()
+        if k != "head.0.bias"
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "codec", "crop"),
+    [
+        ("pose_hrnet_w48_384x288.pth", [384, 288], tasks.MSRACodec(sigma=3.0), "size"),
+        ("hrnet_w32_coco_256x192_dark-07f147eb_20200812.pth", [256, 192], tasks.DarkCodec(sigma=2.0), "size"),
+        ("td-hm_hrnet-w32_dark-8xb64-210e_coco-384x288.pth", [384, 288], tasks.DarkCodec(sigma=3.0), "size"),
+        ("hrnet_w32_coco_384x288_udp-e97c1a0f_20210223.pth", [384, 288], tasks.UDPCodec(sigma=3.0), "unit"),
+        ("my best pose.pth", [256, 192], tasks.MSRACodec(sigma=2.0), "size"),
+        ("run_1920x1080_3x3.pth", [256, 192], tasks.MSRACodec(sigma=2.0), "size"),  # no multiples of 32
+    ],
+)
+def test_the_name_tells_size_and_codec(
+    name: str, size: list[int], codec: tasks.Codec, crop: str, tmp_path: Path
+) -> None:
+    torch.save(official(pose(num_keypoints=17).state_dict(), "final_layer."), tmp_path / name)
+    task = tasks.load(tmp_path / name)
+    assert task.preparation == {"image_size": size, "crop": crop, "box_padding": 1.25}
+    assert task.codec == codec
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "first", "size"),
+    [
+        ("pose_hrnet_w32_256x256.pth", 16, "right_ankle", [256, 256]),
+        ("best.pth", 16, "right_ankle", [256, 256]),
+        ("hrnet_w32_ap10k_256x256-18aac840_20211029.pth", 17, None, [256, 256]),
+        ("hrnet_w32_h36m_256x256-d3206675_20210621.pth", 17, None, [256, 256]),
+        ("mouse.pth", 9, None, [256, 192]),
+    ],
+)
+def test_the_number_of_points_tells_the_skeleton(
+    name: str, count: int, first: str | None, size: list[int], tmp_path: Path
+) -> None:
+    torch.save(official(pose(num_keypoints=count).state_dict(), "final_layer."), tmp_path / name)
+    task = tasks.load(tmp_path / name)
+    assert task.num_keypoints == count
+    assert (task.skeleton and task.skeleton["names"][0]) == first
+    assert task.flip_test == (first is not None)
+    assert task.preparation["image_size"] == size
+
+
+def test_names_that_openmmlab_stores_win(tmp_path: Path) -> None:
+    names = ["tip", "left_wing", "right_wing", "tail", "eye"]
+    data = {
+        "dataset_name": "bees",
+        "keypoint_id2name": dict(enumerate(names)),
+        "flip_indices": [0, 2, 1, 3, 4],
+        "skeleton_links": [(0, 1), (0, 2)],
+        "sigmas": np.full(5, 0.05),
+        "upper_body_ids": [0],
+    }
+    state = official_openmmlab(pose(num_keypoints=5).state_dict(), "head.final_layer.")
+    torch.save({"meta": {"dataset_meta": data}, "state_dict": state}, tmp_path / "bees_64x64.pth")
+    task = tasks.load(tmp_path / "bees_64x64.pth")
+    assert Skeleton(**task.skeleton) == Skeleton(names, [(0, 1), (0, 2)], [(1, 2)], [0.05] * 5, [0])
+    assert task.flip_test
+    mm = mmsegmentation(3)
+    colours = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    for meta in (
+        {"CLASSES": ("a", "b", "c"), "PALETTE": colours},
+        {"dataset_meta": {"classes": ["a", "b", "c"], "palette": np.array(colours, np.uint8)}},
+    ):
+        torch.save({"meta": meta, "state_dict": mm}, tmp_path / "fcn_hr18_512x1024.pth")
+        task = tasks.load(tmp_path / "fcn_hr18_512x1024.pth")
+        assert isinstance(task, SegmentationTask)
+        assert (task.class_names, task.palette) == (["a", "b", "c"], colours)
+        assert (task.backbone.upsample, task.backbone.align_corners) == ("bilinear", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "build", "head", "align_corners"),
+    [
+        ("hrnet_cs_8090_torch11.pth", segmentation, "last_layer.", False),
+        ("hrnet_ocr_cs_8162_torch11.pth", ocr, "", True),
+        ("anything_ac.pth", segmentation, "last_layer.", True),
+        ("ocr_noac.pth", ocr, "", False),
+    ],
+)
+def test_cityscapes_with_and_without_ocr(name, build, head, align_corners, tmp_path: Path) -> None:
+    network = build(num_classes=19)
+    state = filled(network)
+    wrapped = {f"model.{k}": x for k, x in official(state, head).items()}
+    torch.save(wrapped | {"loss.criterion.weight": torch.ones(19)}, tmp_path / name)
+    task = tasks.load(tmp_path / name)
+    assert isinstance(task, SegmentationTask)
+    assert (task.backbone.upsample, task.backbone.align_corners) == ("bilinear", align_corners)
+    assert all(torch.equal(task.state_dict()[k], x) for k, x in state.items())
+    known = {c.train_id: c for c in TorchvisionCityscapes.classes if 0 <= c.train_id < 19}
+    assert task.class_names == [known[i].name for i in range(19)] == Cityscapes.class_names
+    assert [tuple(colour) for colour in task.palette] == [known[i].color for i in range(19)]
+    assert task.preparation["evaluation"] == "original"
+    assert task(torch.zeros(1, 3, 64, 96)).shape == (1, 19, 64, 96)
+
+
+@pytest.mark.parametrize(
+    ("count", "data", "align_corners"),
+    [
+        (20, LIP("sample"), False),
+        (59, PascalContext("sample", num_classes=59), False),
+        (60, PascalContext("sample", num_classes=60), False),
+        (150, ADE20K("sample"), True),
+    ],
+)
+def test_the_number_of_classes_tells_the_data_set(count, data, align_corners, tmp_path: Path) -> None:
+    torch.save(official(segmentation(num_classes=count).state_dict(), "last_layer."), tmp_path / "best.pth")
+    task = tasks.load(tmp_path / "best.pth")
+    assert task.class_names == data.class_names
+    assert [tuple(colour) for colour in task.palette] == data.palette
+    assert [tuple(pair) for pair in task.label_flip_pairs] == data.label_flip_pairs
+    assert task.backbone.align_corners == align_corners
+    assert {"base_scale": 1.0} | task.preparation == {k: v for k, v in data.preparation().items() if k != "reading"}
+
+
+def test_what_the_publisher_decides_beside_the_data_set(tmp_path: Path) -> None:
+    torch.save({"state_dict": mmsegmentation(150)}, tmp_path / "fcn_hr18_512x512_160k_ade20k.pth")
+    task = tasks.load(tmp_path / "fcn_hr18_512x512_160k_ade20k.pth")
+    assert (task.backbone.align_corners, task.class_names[:2]) == (False, ["wall", "building"])
+    torch.save(official(ocr(num_classes=59).state_dict(), ""), tmp_path / "hrnet_ocr_pascal_ctx_5618_torch11.pth")
+    task = tasks.load(tmp_path / "hrnet_ocr_pascal_ctx_5618_torch11.pth")
+    assert (task.backbone.align_corners, task.preparation["evaluation"]) == (True, "short")
+
+
+def test_inplace_abn_files_are_converted_here_too(tmp_path: Path) -> None:
+    state = filled(segmentation(num_classes=20))
+    state["backbone.bn1.weight"] = -state["backbone.bn1.weight"]
+    torch.save(official(state, "last_layer."), tmp_path / "hrnet_lip_5583_torch04.pth")
+    task = tasks.load(tmp_path / "hrnet_lip_5583_torch04.pth")
+    torch.testing.assert_close(task.backbone.bn1.weight, -state["backbone.bn1.weight"] + 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "ratio"),
+    [("pytorch_model.bin", 0.875), ("model.safetensors", 0.875), ("HRNet_W18_C_ssld_pretrained.pth", 0.95)],
+)
+def test_timm_classification(name: str, ratio: float, tmp_path: Path) -> None:
+    network = timm.create_model("hrnet_w18_small", num_classes=1000).eval()
+    save = save_file if name.endswith("safetensors") else torch.save
+    save(network.state_dict(), tmp_path / name)
+    task = tasks.load(tmp_path / name)
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(task(images), network(images), rtol=1e-4, atol=1e-5)
+    assert task.class_names[281].startswith("tabby")
+    assert task.preparation == {"image_size": [224, 224], "crop_ratio": ratio}
+
+
+def test_timm_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = timm.create_model("hrnet_w18_small", num_classes=1000).eval()
+    monkeypatch.setattr("hrnet.checkpoint_files._download", lambda name: network.state_dict())
+    task = tasks.load("hrnet_w18_small.ms_in1k")
+    images = torch.zeros(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(task(images), network(images), rtol=1e-4, atol=1e-5)
+
+
+# ---- what is said, what can be replaced, what is refused
+
+
+def test_one_line_says_what_is_assumed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.save(official(pose(num_keypoints=17).state_dict(), "final_layer."), tmp_path / "pose_hrnet_256x192.pth")
+    with caplog.at_level(logging.INFO, logger="hrnet"):
+        tasks.load(tmp_path / "pose_hrnet_256x192.pth")
+    (line,) = caplog.messages
+    for word in ("pose_hrnet_256x192.pth", "PoseTask", "w18_small_v1", "17", "coco", "256x192", "MSRACodec"):
+        assert word in line
+    assert "\n" not in line
+
+
+def test_every_part_can_be_replaced(tmp_path: Path) -> None:
+    torch.save(official(pose(num_keypoints=17).state_dict(), "final_layer."), tmp_path / "a.pth")
+    skeleton = {"names": [str(i) for i in range(17)], "limbs": [], "flip_pairs": [], "sigmas": [0.1] * 17}
+    changes = {"codec": "UDPCodec", "skeleton": skeleton, "flip_test": False, "backbone": {"upsample": "bilinear"}}
+    task = tasks.load(tmp_path / "a.pth", changes)
+    assert (task.codec, task.skeleton, task.flip_test) == (tasks.UDPCodec(), skeleton, False)
+    assert task.backbone.upsample == "bilinear"
+    again = tasks.load(tmp_path / "a.pth", {"codec": {"sigma": 4.0}})
+    assert again.codec == tasks.MSRACodec(sigma=4.0)
+    with pytest.raises(ValueError, match=r"a\.pth: no PoseTask can be made .*flip_tests"):
+        tasks.load(tmp_path / "a.pth", {"flip_tests": False})
+    for arguments in ({"weights": "b.pth"}, {"backbone": {"weights": "b.pth"}}):
+        with pytest.raises(ValueError, match=r"weights are those of .*a\.pth"):
+            tasks.load(tmp_path / "a.pth", arguments)
+    with pytest.raises(ValueError, match=r"a\.pth.*does not fit"):
+        tasks.load(tmp_path / "a.pth", {"num_keypoints": 5, "skeleton": None})
+
+
+def test_files_that_predict_nothing(tmp_path: Path) -> None:
+    head = {k: x for k, x in official(classification().state_dict(), "").items() if "classifier" not in k}
+    backbone = {k: x for k, x in head.items() if k.startswith(("conv", "bn", "layer", "stage", "transition"))}
+    detector = {f"backbone.{k}": x for k, x in backbone.items()} | {"rpn_head.rpn_conv.weight": torch.zeros(1)}
+    for content in (head, backbone, detector):
+        torch.save(content, tmp_path / "file.pth")
+        with pytest.raises(ValueError, match=r"file\.pth .*without a head.*weights="):
+            tasks.load(tmp_path / "file.pth")
+    torch.save(official(filled(pose()), "final_layer.") | {"conv1.weight": torch.full((64, 3, 3, 3), torch.nan)},
+               tmp_path / "file.pth")  # fmt: skip
+    with pytest.raises(ValueError, match=r"file\.pth holds NaN"):
+        tasks.load(tmp_path / "file.pth")
+    partial = official(ocr(num_classes=19).state_dict(), "")
+    torch.save({k: x for k, x in partial.items() if "f_pixel" not in k}, tmp_path / "file.pth")
+    with pytest.raises(ValueError, match=r"file\.pth lacks parts of an OCR head"):
+        tasks.load(tmp_path / "file.pth")
