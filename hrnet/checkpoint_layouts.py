@@ -54,13 +54,39 @@ OFFICIAL = (
     ),
     Layout("face", r"head\.[013]\.\w+", {"head": "head"}, bilinear=True),
 )
+_OCR_BLOCK, _OCR = "decode_head.1.object_context_block", "head.ocr_distri_head"
+_CASCADE = {  # a coarse FCN head, then the OCR head
+    "decode_head.0.convs.0.conv": "head.aux_head.0",
+    "decode_head.0.convs.0.bn": "head.aux_head.1",
+    "decode_head.0.conv_seg": "head.aux_head.3",
+    "decode_head.1.bottleneck.conv": "head.conv3x3_ocr.0",
+    "decode_head.1.bottleneck.bn": "head.conv3x3_ocr.1",
+    **{
+        f"{_OCR_BLOCK}.{theirs}.{layer}": f"{_OCR}.object_context_block.{ours}.{place}"
+        for theirs, ours in (("query_project", "f_pixel"), ("key_project", "f_object"))
+        for layer, place in (("0.conv", "0"), ("0.bn", "1.0"), ("1.conv", "2"), ("1.bn", "3.0"))
+    },
+    **{
+        f"{_OCR_BLOCK}.{theirs}.{layer}": f"{_OCR}.{ours}.{place}"
+        for theirs, ours in (
+            ("value_project", "object_context_block.f_down"),
+            ("out_project", "object_context_block.f_up"),
+            ("bottleneck", "conv_bn_dropout"),
+        )
+        for layer, place in (("conv", "0"), ("bn", "1.0"))
+    },
+    "decode_head.1.conv_seg": "head.cls_head",
+}
 OPENMMLAB = (
     Layout(
-        "mmpose", r"(keypoint_)?head\.final_layer\.\w+", {f"{n}.final_layer": "head" for n in ("head", "keypoint_head")}
+        "mmpose",
+        r"(keypoint_)?head\.final_layer\.(weight|bias)",
+        {f"{n}.final_layer": "head" for n in ("head", "keypoint_head")},
     ),
+    Layout("mmseg ocr", r"decode_head\.1\.object_context_block\..+", _CASCADE, bilinear=True),
     Layout(
         "mmseg",
-        r"decode_head\..+",
+        r"decode_head\.(convs|conv_seg)\..+",
         {
             "decode_head.convs.0.conv": "head.0",
             "decode_head.convs.0.bn": "head.1",
@@ -68,7 +94,19 @@ OPENMMLAB = (
         },
         bilinear=True,
     ),
-    Layout("mmdet", r"(rpn|bbox|roi)_head\..+", {}),
+    Layout(
+        "mmpretrain",
+        r"neck\.increase_layers\..+",
+        {
+            "neck.increase_layers": "head.incre_modules",
+            **{f"neck.downsample_layers.{i}.conv": f"head.downsamp_modules.{i}.0" for i in range(3)},
+            **{f"neck.downsample_layers.{i}.bn": f"head.downsamp_modules.{i}.1" for i in range(3)},
+            "neck.final_layer.conv": "head.final_layer.0",
+            "neck.final_layer.bn": "head.final_layer.1",
+            "head.fc": "head.classifier",
+        },
+    ),
+    Layout("mmdet", r"(rpn|bbox|roi|mask)_head\..+", {}),
 )
 HEADLESS = Layout("backbone", "", {})
 OURS = Layout("ours", "", {})

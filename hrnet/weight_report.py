@@ -13,7 +13,7 @@ from hrnet.backbone import HRNet
 from hrnet.checkpoint_files import State
 from hrnet.variants import VARIANTS
 
-BIAS_WITHOUT_EFFECT = re.compile(r"head\.(0|final_layer\.0|downsamp_modules\.\d\.0)\.bias")
+BIAS_WITHOUT_EFFECT = re.compile(r"head\.(0|(final_layer|conv3x3_ocr|aux_head|downsamp_modules\.\d)\.0)\.bias")
 
 
 @dataclass

@@ -137,12 +137,7 @@ def read(source: str | Path, given: Mapping[str, Any] | None = None) -> Checkpoi
     meta = content.get("meta") if isinstance(content, dict) else {}
     meta = meta if isinstance(meta, Mapping) else {}
     state = tensors_in(content, name)
-    try:
-        return Checkpoint(name, describe(state, meta, name, given or {}), state, own=False)
-    except ValueError as error:
-        raise ValueError(
-            f"{error} Neither did a task of this project write it: what is a backbone alone starts a task by weights=."
-        ) from error
+    return Checkpoint(name, describe(state, meta, name, given or {}), state, own=False)
 
 
 def _own(content: dict[str, Any], name: str, run: Path | None) -> Checkpoint:

@@ -30,6 +30,17 @@ HEADS = {  # a tensor of ours that is one for each output -> the head that has i
     "head.classifier.weight": "classes",
 }
 
+NOT_HERE = {  # beginning of a tensor's name beside the trunk -> what the file is of which there is no task here
+    r"((keypoint_)?head\.final_layer|head)\.[013]\.\w+$": (
+        "a face landmark network, and there is no landmark task here yet"
+    ),
+    r"(rpn|bbox|roi|mask)_head\.": "a detector, and there is no detection task here yet",
+    r"(head\.|keypoint_head\.)?(final_layers|deconv_layers)\.": (
+        "a bottom-up pose network (HigherHRNet), and pose here is top-down"
+    ),
+    r"head\.\d\.\d\.|fc\.": "an ImageNet network whose head (the first one published) no task here has",
+}
+
 
 @dataclass(frozen=True)
 class Description:
@@ -53,14 +64,14 @@ class Parsing:
     """A published segmentation data set: how its networks see images.
 
     Args:
-        labels: File in `datamodules/names/`.
+        labels: File in `datamodules/names/`, None if there is none.
         first: Of the classes there that the network has; those before are ignored in training.
         preparation: As the DataModules have it.
         align_corners: Whether the plain head was trained so; OCR always was.
         arguments: Of the task, beyond.
     """
 
-    labels: str
+    labels: str | None
     preparation: dict[str, Any]
     first: int = 0
     align_corners: bool = False
@@ -74,6 +85,7 @@ PARSINGS = {
     59: Parsing("pascal_context", _CONTEXT, first=1, arguments={"window": [480, 480], "window_stride": [320, 320]}),
     60: Parsing("pascal_context", _CONTEXT, arguments={"window": [480, 480], "window_stride": [320, 320]}),
     150: Parsing("ade20k", {"image_size": [520, 520], "evaluation": "short"}, align_corners=True),
+    171: Parsing(None, {"image_size": [520, 520], "evaluation": "short"}, align_corners=True),  # COCO-Stuff
 }
 POSES = {17: ("coco", [256, 192]), 16: ("mpii", [256, 256])}
 # Words in names of files whose key points are as many as COCO's or MPII's, but others.
@@ -107,18 +119,14 @@ def describe(state: State, meta: Mapping[str, Any], name: str, given: Mapping[st
 
 
 def _head(contents: Contents, name: str) -> tuple[str, str]:
-    family = contents.layout.family
-    if family == "face":
-        raise ValueError(
-            f"{name} has the head of a face landmark network, and there is no landmark task here yet: use its backbone "
-            "by weights=."
-        )
-    for key, kind in HEADS.items():
-        if key in contents.head:
-            return key, kind
+    if contents.layout.family != "face":
+        for key, kind in HEADS.items():
+            if key in contents.head:
+                return key, kind
+    what = next((what for key, what in NOT_HERE.items() if any(re.match(key, k) for k in contents.rest)), None)
     raise ValueError(
-        f"{name} ({family}) holds an HRNet without a head that one of the tasks here has (key points, segmentation, "
-        "OCR, classes), so it predicts nothing: train a task from it by weights=."
+        f"{name} is {what or 'an HRNet without a head that a task here has'}, so it predicts nothing: a training can "
+        f"start from its backbone, by --model.backbone.weights {name}."
     )
 
 
@@ -156,7 +164,7 @@ def _segmentation(
     if head == "ocr":
         arguments["ocr_channels"] = _ocr_channels(contents.head, name)
     source = "unknown names"
-    if known is not None:
+    if known is not None and known.labels is not None:
         names = _labels(known.labels)
         arguments |= {"class_names": names["names"][known.first :], "palette": names["palette"][known.first :]}
         arguments["label_flip_pairs"] = names["flip_pairs"]
@@ -177,7 +185,7 @@ def _align_corners(family: str, head: str, known: Parsing | None, words: set[str
     """What the file's name says (`ac`, `noac`), else what was usual where the file is from."""
     if words & {"ac", "noac"}:
         return "ac" in words
-    return family != "mmseg" and (head == "ocr" or bool(known and known.align_corners))
+    return not family.startswith("mmseg") and (head == "ocr" or bool(known and known.align_corners))
 
 
 def _ocr_channels(head: State, name: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +57,17 @@ def test_golden(name: str, tmp_path: Path, shared_reference: Path) -> None:
 def test_landmarks_are_said_to_be_missing(tmp_path: Path, shared_reference: Path) -> None:
     facts = json.loads((shared_reference / "golden" / "face_w18_k98.json").read_text())
     torch.save(state_for(facts["keys"]), tmp_path / "HR18-WFLW.pth")
-    with pytest.raises(ValueError, match=r"HR18-WFLW\.pth .*no landmark task"):
-        tasks.load(tmp_path / "HR18-WFLW.pth")
+    refused(tmp_path / "HR18-WFLW.pth", "face landmark network, and there is no landmark task")
+
+
+def refused(path: Path, what: str) -> None:
+    """One sentence says what the file is and what it is good for."""
+    with pytest.raises(ValueError, match=what) as caught:
+        tasks.load(path)
+    said = str(caught.value)
+    assert said.startswith(f"{path} is ")
+    assert said.endswith(f"--model.backbone.weights {path}.")
+    assert ". " not in said
 
 
 # ---- each layout
@@ -226,6 +236,65 @@ def test_the_number_of_classes_tells_the_data_set(count, data, align_corners, tm
     assert {"base_scale": 1.0} | task.preparation == {k: v for k, v in data.preparation().items() if k != "reading"}
 
 
+BLOCK = "decode_head.1.object_context_block"
+OPENMMLAB_NAMES = {  # beginning of ours -> theirs, for the tensors of convolutions (0) and batch norms (1) alike
+    r"head\.aux_head\.3": "decode_head.0.conv_seg",
+    r"head\.aux_head\.([01])": "decode_head.0.convs.0.{}",
+    r"head\.conv3x3_ocr\.([01])": "decode_head.1.bottleneck.{}",
+    r"head\.ocr_distri_head\.object_context_block\.f_pixel\.(0|1\.0)": f"{BLOCK}.query_project.0.{{}}",
+    r"head\.ocr_distri_head\.object_context_block\.f_pixel\.(2|3\.0)": f"{BLOCK}.query_project.1.{{}}",
+    r"head\.ocr_distri_head\.object_context_block\.f_object\.(0|1\.0)": f"{BLOCK}.key_project.0.{{}}",
+    r"head\.ocr_distri_head\.object_context_block\.f_object\.(2|3\.0)": f"{BLOCK}.key_project.1.{{}}",
+    r"head\.ocr_distri_head\.object_context_block\.f_down\.(0|1\.0)": f"{BLOCK}.value_project.{{}}",
+    r"head\.ocr_distri_head\.object_context_block\.f_up\.(0|1\.0)": f"{BLOCK}.out_project.{{}}",
+    r"head\.ocr_distri_head\.conv_bn_dropout\.(0|1\.0)": f"{BLOCK}.bottleneck.{{}}",
+    r"head\.cls_head": "decode_head.1.conv_seg",
+    r"head\.incre_modules": "neck.increase_layers",
+    r"head\.downsamp_modules\.0\.([01])": "neck.downsample_layers.0.{}",
+    r"head\.downsamp_modules\.1\.([01])": "neck.downsample_layers.1.{}",
+    r"head\.downsamp_modules\.2\.([01])": "neck.downsample_layers.2.{}",
+    r"head\.final_layer\.([01])": "neck.final_layer.{}",
+    r"head\.classifier": "head.fc",
+}
+
+
+def as_openmmlab(state: State) -> State:
+    """By OpenMMLab's names, where a convolution before batch norm has no bias."""
+    renamed = {}
+    for key, value in state.items():
+        for ours, theirs in OPENMMLAB_NAMES.items():
+            if match := re.match(ours, key):
+                layer = "conv" if match.groups()[0:1] in (("0",), ("2",)) else "bn"
+                if layer != "conv" or not key.endswith("bias"):
+                    renamed[theirs.format(layer) + key[match.end() :]] = value
+                break
+        else:
+            renamed[key] = value
+    return renamed
+
+
+@pytest.mark.parametrize(
+    ("network", "kind", "name", "known"),
+    [
+        (ocr(num_classes=19), SegmentationTask, "ocrnet_hr18_512x1024_160k_cityscapes.pth", "road"),
+        (classification(num_classes=1000), ClassificationTask, "hrnet-w18_3rdparty_8xb32_in1k.pth", "tench"),
+    ],
+)
+def test_openmmlabs_ocr_and_classification(network, kind, name: str, known: str, tmp_path: Path) -> None:
+    state = filled(network)
+    theirs = as_openmmlab(state)
+    assert not any(k.startswith("head.") and "fc" not in k for k in theirs)
+    torch.save({"meta": {}, "state_dict": theirs}, tmp_path / name)
+    task = tasks.load(tmp_path / name)
+    assert isinstance(task, kind)
+    assert task.class_names[0].startswith(known)
+    assert not task.backbone.align_corners
+    found = task.state_dict()
+    dropped = {k for k in state if k.endswith("bias") and not (found[k] == state[k]).all()}
+    assert all(not found[k].any() and re.search(r"(ocr|aux_head|final_layer|modules\.\d)\.0\.bias", k) for k in dropped)
+    assert all(torch.equal(found[k], x) for k, x in state.items() if k not in dropped)
+
+
 def test_what_the_publisher_decides_beside_the_data_set(tmp_path: Path) -> None:
     torch.save({"state_dict": mmsegmentation(150)}, tmp_path / "fcn_hr18_512x512_160k_ade20k.pth")
     task = tasks.load(tmp_path / "fcn_hr18_512x512_160k_ade20k.pth")
@@ -233,6 +302,13 @@ def test_what_the_publisher_decides_beside_the_data_set(tmp_path: Path) -> None:
     torch.save(official(ocr(num_classes=59).state_dict(), ""), tmp_path / "hrnet_ocr_pascal_ctx_5618_torch11.pth")
     task = tasks.load(tmp_path / "hrnet_ocr_pascal_ctx_5618_torch11.pth")
     assert (task.backbone.align_corners, task.preparation["evaluation"]) == (True, "short")
+
+
+def test_coco_stuff_is_seen_as_published(tmp_path: Path) -> None:
+    torch.save(official(segmentation(num_classes=171).state_dict(), "last_layer."), tmp_path / "hrnet_cocostuff.pth")
+    task = tasks.load(tmp_path / "hrnet_cocostuff.pth")
+    assert task.backbone.align_corners
+    assert task.preparation == {"image_size": [520, 520], "evaluation": "short"}
 
 
 def test_inplace_abn_files_are_converted_here_too(tmp_path: Path) -> None:
@@ -302,11 +378,22 @@ def test_every_part_can_be_replaced(tmp_path: Path) -> None:
 def test_files_that_predict_nothing(tmp_path: Path) -> None:
     head = {k: x for k, x in official(classification().state_dict(), "").items() if "classifier" not in k}
     backbone = {k: x for k, x in head.items() if k.startswith(("conv", "bn", "layer", "stage", "transition"))}
-    detector = {f"backbone.{k}": x for k, x in backbone.items()} | {"rpn_head.rpn_conv.weight": torch.zeros(1)}
-    for content in (head, backbone, detector):
+    wrapped = {f"backbone.{k}": x for k, x in backbone.items()}
+    face = official_openmmlab(segmentation().state_dict(), "keypoint_head.final_layer.")
+    one = torch.zeros(1)
+    for content, what in (
+        (head, "an HRNet without a head that a task here has"),
+        (backbone, "an HRNet without a head that a task here has"),
+        (official(segmentation().state_dict(), "head."), "a face landmark network, and there is no landmark task"),
+        (face, "a face landmark network, and there is no landmark task"),
+        (wrapped | {"rpn_head.rpn_conv.weight": one}, "a detector, and there is no detection task"),
+        (wrapped | {"bbox_head.conv_cls.weight": one, "neck.fpn_convs.0.conv.weight": one}, "a detector"),
+        (backbone | {"final_layers.0.weight": one, "deconv_layers.0.0.0.weight": one}, "bottom-up"),
+        (wrapped | {"keypoint_head.final_layers.0.weight": one}, "bottom-up"),
+        (backbone | {"head.0.0.0.weight": one, "fc.weight": one}, "an ImageNet network whose head"),
+    ):
         torch.save(content, tmp_path / "file.pth")
-        with pytest.raises(ValueError, match=r"file\.pth .*without a head.*weights="):
-            tasks.load(tmp_path / "file.pth")
+        refused(tmp_path / "file.pth", what)
     torch.save(official(filled(pose()), "final_layer.") | {"conv1.weight": torch.full((64, 3, 3, 3), torch.nan)},
                tmp_path / "file.pth")  # fmt: skip
     with pytest.raises(ValueError, match=r"file\.pth holds NaN"):
