@@ -14,11 +14,10 @@ from torch import Tensor
 
 from hrnet import HRNet, OCRHead, SegmentationHead
 from tasks.draw import class_colours, draw_confusion, draw_segmentation, print_tables
+from tasks.losses import IGNORED, CrossEntropy, OhemCrossEntropy
 from tasks.metrics.confusion import SegmentationScores, image_confusion, image_iou
 from tasks.pictures import Layers
-from tasks.published_test import PUBLISHED_TESTS, PublishedTest
-from tasks.segmentation_losses import IGNORED, CrossEntropy, OhemCrossEntropy
-from tasks.sliding import SlidingWindow
+from tasks.sliding import PUBLISHED_TESTS, PublishedTest, SlidingWindow
 from tasks.task import Batch, Losses, Task
 
 OF_THE_DATA = ("class_names", "palette", "label_flip_pairs")
@@ -37,7 +36,7 @@ class SegmentationTask(Task):
       the logits are summed, so that confident scales weigh more. Mirrored logits are averaged as logits, as there.
     * A scale is made from the image as the data resized it for evaluation; there from the original image (except for
       ADE20K and the OCR head's PASCAL-Context, which are resized twice there).
-    * Windows end with the image and fade into one another (`sliding.py`); there they all weigh alike, and those at the
+    * Windows end with the image and fade into one another (`SlidingWindow`); there all weigh alike, and those at the
       border are filled up with black. `published_test` does all three as there, for final figures.
     * OCR's auxiliary loss is the mean over the pixels that are not ignored; with `ohem`, there, over all pixels.
     * New weights are Kaiming's in the backbone and torch's in the heads, and batch norm has a momentum of 0.1; there
@@ -58,7 +57,7 @@ class SegmentationTask(Task):
         scales: Factors of the image size whose predictions are averaged; paper: 0.5, 0.75, 1, 1.25, 1.5, 1.75, also 2
             except for Cityscapes.
         published_test: Make the labels by the official code's final test, with `scales` and `flip_test`: "ade20k" (both
-            heads), "pascal_context" or "pascal_context_ocr" (also COCO-Stuff's). See `published_test.py`; the data
+            heads), "pascal_context" or "pascal_context_ocr" (also COCO-Stuff's). See `tasks/sliding.py`; the data
             must be evaluated as it says. The loss, and drawings of scores, still come from the images as they are.
         window: (height, width): in evaluation, images (scaled ones too) beyond it are covered by overlapping windows of
             this size, blended, so that memory does not grow with the image except for the scores themselves.

@@ -17,8 +17,8 @@ from datamodules.keypoints.persons import Persons
 from tasks import SegmentationTask
 from tasks.draw import class_colours, draw_caption, draw_pose, draw_segmentation, grid
 from tasks.draw.charts import draw_gallery
+from tasks.losses import IGNORED
 from tasks.metrics.pose_errors import ERRORS, KINDS, PoseErrors
-from tasks.segmentation_losses import IGNORED
 
 EXAMPLES = 8  # at most, of each kind
 TILE = 224  # pixels of a side

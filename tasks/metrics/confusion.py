@@ -18,7 +18,7 @@ from rich.table import Table
 from torch import Tensor
 from torchmetrics import Metric
 
-from tasks.segmentation_losses import IGNORED
+from tasks.losses import IGNORED
 
 MEANINGS = {
     "mIoU": "mean over classes of intersection / union",

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tasks.losses import IGNORED
 from tasks.metrics.classification_errors import confusion_pairs
 from tasks.metrics.confusion import SegmentationScores, image_confusion, image_iou
-from tasks.segmentation_losses import IGNORED
 
 DISTANCES = (1, 2, 4, 8, 16, 32)
 

@@ -11,10 +11,10 @@ from datamodules import Skeleton
 from hrnet import HRNet, SegmentationHead, for_inference
 from tasks import ClassificationTask, DarkCodec, MSRACodec, MultiTask, PoseTask, SegmentationTask, Task, UDPCodec
 from tasks.heatmaps import Codec
+from tasks.losses import CrossEntropy
 from tasks.metrics.coco_keypoints import CocoKeypoints
 from tasks.metrics.confusion import SegmentationScores, image_confusion, image_iou
 from tasks.pose import in_image
-from tasks.segmentation_losses import CrossEntropy
 from tests.gpu.conftest import DEVICE, tf32
 
 COCO = Skeleton.load("coco").to_dict()

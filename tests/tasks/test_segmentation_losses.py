@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from datamodules import Cityscapes
-from tasks.segmentation_losses import CrossEntropy, OhemCrossEntropy
+from tasks.losses import CrossEntropy, OhemCrossEntropy
 
 CLASSES = 4
 WEIGHTS = [0.5, 1.0, 2.0, 1.5]

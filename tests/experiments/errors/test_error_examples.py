@@ -10,8 +10,8 @@ from experiments.errors import examples as error_examples
 from experiments.errors import reports as error_reports
 from experiments.errors.examples import EXAMPLES, TILE, pose_examples, worst_images
 from experiments.errors.reports import predicted, segmentation_report
+from tasks.losses import IGNORED
 from tasks.metrics.pose_errors import KINDS
-from tasks.segmentation_losses import IGNORED
 
 SKELETON = {"names": ["head", "tail"], "limbs": [], "flip_pairs": []}
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from datamodules import ADE20K, PascalContext
 from datamodules.segmentation.samples import resized_for_evaluation
 from hrnet import HRNet
-from tasks.published_test import PUBLISHED_TESTS, PublishedTest
 from tasks.segmentation import SegmentationTask
+from tasks.sliding import PUBLISHED_TESTS, PublishedTest
 
 CLASSES = 4
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
