@@ -131,7 +131,8 @@ def _download(name: str) -> State:
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"timm could not download {name!r} from {constants.ENDPOINT} and has no copy in its cache; connect to the "
-            "network, or fetch the checkpoint elsewhere and give the path of the file instead of the name."
+            "network, or fetch the checkpoint elsewhere and give the path of the file instead of the name, or null for "
+            "a network that begins without it (--model.backbone.weights null)."
         ) from error
     finally:
         constants.HF_HUB_OFFLINE = before

@@ -28,6 +28,7 @@ SECTIONS = (
     "debug",
 )
 ACTIONS = ("fit", "validate", "test", "predict")
+ALSO_CALLED = {"train": "fit", "training": "fit", "val": "validate", "eval": "validate", "evaluate": "validate"}
 SWITCHES = ("debug", "random_weights")
 """Flags that need no value."""
 FLAGS_ALONE = {"resume": None, "debug": False}
@@ -56,7 +57,8 @@ def find(name: str) -> Path:
         raise ConfigError(f"{name} stands behind a file: what to do comes first, as in `{name} pose_coco.yaml`.")
     if "=" in name:
         raise ConfigError(f"There is no file {name}: a flag begins with two dashes, as in --{name}.")
-    near = [*nearest(Path(name).stem, [Path(file).stem for file in known]), *nearest(name, ACTIONS)][:1]
+    also = [ALSO_CALLED[name]] if name in ALSO_CALLED else []
+    near = [*also, *nearest(Path(name).stem, [Path(file).stem for file in known]), *nearest(name, ACTIONS)][:1]
     near = [f"{near[0]}.yaml" if f"{near[0]}.yaml" in known else near[0]] if near else []
     raise ConfigError(
         f"There is no file {name}, neither here nor among the experiments{did_you_mean(near)} "
@@ -204,8 +206,11 @@ def split_flags(flags: list[str]) -> tuple[list[tuple[str, Any]], list[str]]:
         word = flags[at]
         key, equals, text = word.removeprefix("--").partition("=")
         if key.split(".")[-1] in ("help", "print_config") or word == "-h":
-            questions += flags[at:]
-            break
+            named = flags[at + 1 : at + 2] if key.endswith("help") and not equals else []
+            asked = [word, *(name for name in named if not name.startswith("-"))]  # --model.help PoseTask
+            questions += asked
+            at += len(asked)
+            continue
         if not word.startswith("--"):
             raise ConfigError(_no_flag(word, values))
         at += 1

@@ -64,6 +64,14 @@ def test_nested_keys_have_pages(arguments, words, capsys):
         assert word in text
 
 
+def test_flags_behind_the_question_are_flags(capsys):
+    behind = ["--wandb.mode", "disabled", "--model.codec", "UDPCodec"]
+    assert "--data: CocoPose" in page(capsys, "--data.help", *behind)
+    assert "--data: ImageFolder" in page(capsys, "--data.help", "ImageFolder", *behind)
+    assert "--model.codec: UDPCodec" in page(capsys, "--model.codec.help", *behind)
+    assert "class_path: tasks" in page(capsys, "--print_config", *behind)
+
+
 def test_pages_of_joint_runs_are_those_of_their_parts(capsys):
     files = ("multitask.yaml",)
     text = page(capsys, "--model.tasks.pose.help", files=files)

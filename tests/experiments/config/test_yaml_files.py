@@ -212,12 +212,15 @@ def test_debug_needs_no_value(flags, value):
 
 def test_files_are_found_without_their_ending_and_actions_are_no_files(tmp_path):
     assert find("pose_coco").name == "pose_coco.yaml"
-    with pytest.raises(ConfigError, match=r"nor beside run.py\. Experiments"):
+    with pytest.raises(ConfigError, match=r"nor among the experiments\. Experiments"):
         find("nowhere.yaml")
     with pytest.raises(ConfigError, match=r"mean seg_folder.yaml\?"):
         find("seg_foldr")
     with pytest.raises(ConfigError, match="mean validate"):
         find("valdate")
+    for word, action in (("train", "fit"), ("evaluate", "validate")):
+        with pytest.raises(ConfigError, match=rf"mean {action}\?"):
+            find(word)
     with pytest.raises(ConfigError, match="comes first"):
         find("validate")
     with pytest.raises(ConfigError, match=r"two dashes.*--model.lr=3"):
