@@ -20,24 +20,24 @@ A sample is the same without the batch axis, in numpy; its `image` is (H, W, 3) 
 into channels_last memory.
 """
 
-import atexit
-import multiprocessing
 import os
-import signal
-import sys
+import warnings
 from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import cv2
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from datamodules.draws import stream
+from datamodules.findings import Count, Fact, Finding, Mode
 from datamodules.samplers import EvaluationSampler, TrainingSampler, even_batch_size, world
+from datamodules.workers import available_cores, in_threads, start_worker
 
 # albumentations asks a server for its newest version when it is first imported; training must not depend on that.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -107,29 +107,6 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     return batch | listed
 
 
-def _start_worker(_: int) -> None:
-    # One process per core is the parallelism; OpenCV's threads would only compete (torch limits its own in workers).
-    cv2.setNumThreads(0)
-    # Ctrl-C and a batch system's SIGTERM reach every process of a job. The training ends its step first, which needs
-    # the loaders; these end with it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-@atexit.register
-def _end_workers() -> None:
-    # Python ends what loaders are left by SIGTERM, which they ignore, and would wait for them.
-    for process in multiprocessing.active_children():
-        if process.daemon:
-            process.kill()
-
-
-def available_cores() -> int:
-    """How many cores this process may use."""
-    # A container or batch system may grant fewer cores than the machine has; only Linux can say so.
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
 class BaseDataModule(LightningDataModule, ABC):
     """Loaders for the splits of one data set; a subclass writes `dataset(split)`.
 
@@ -152,6 +129,18 @@ class BaseDataModule(LightningDataModule, ABC):
     """Of the images that reach the network: every file is read as RGB, grey ones too."""
     test_split: Split = "val"
     """What `test` evaluates: most test labels are not public, so it is `val` unless a data set says otherwise."""
+    num_classes: int | None = None
+    """Of the labels, masks or boxes; a task that learns classes compares it with the model's."""
+    class_names: Sequence[str] = ()
+    """Of the `num_classes` classes, in the order of their numbers."""
+    palette: Sequence[tuple[int, int, int]] = ()
+    """(r, g, b) of each class, 0 to 255, in which masks are drawn."""
+    label_flip_pairs: Sequence[tuple[int, int]] = ()
+    """Classes that exchange when an image is mirrored, such as left and right arm."""
+    num_keypoints: int | None = None
+    """Of an instance; a task that learns key points compares it with the model's."""
+    skeleton: Any = None
+    """What the key points are, a `datamodules.Skeleton`; None for data without."""
 
     def __init__(
         self,
@@ -181,6 +170,70 @@ class BaseDataModule(LightningDataModule, ABC):
     def dataset(self, split: Split) -> BaseDataset:
         """Build the data set of `split`; raises DataError where the files are not as they should be."""
 
+    def ground_truth(self, split: Split) -> dict[str, list]:
+        """COCO's ground truth of a split as a dict (images, annotations, categories), for metrics that need more of it
+        than batches hold: crowds, and instances without key points. `test` is `test_split`.
+
+        Raises:
+            DataError: If the data set has none.
+        """
+        raise DataError(
+            f"{type(self).__name__} has no ground truth in COCO's form, which this task is evaluated by: write its "
+            "`ground_truth(split)`, or use data that have it."
+        )
+
+    @property
+    def preparer(self) -> Any:
+        """What turns an evaluated image into the network's input and knows the way back; None where nothing can.
+
+        A small frozen object of plain arguments. Checkpoints keep it, so that prediction sees what evaluation saw.
+        """
+        return None
+
+    @property
+    def parts(self) -> Mapping[str, "BaseDataModule"]:
+        """The data sets of which this one is made, by name: of a joint run several, else itself, without a name."""
+        return {"": self}
+
+    def findings(self, split: Split, images: Mode = "full") -> Iterator[Fact]:
+        """What is wrong with a split, and what is good to know: the data doctor asks for it and compares the splits.
+
+        A data set that knows its files says which of them are wrong and why, without stopping at the first. Any other
+        one is asked to read itself: what its samples raise is found.
+
+        Args:
+            split: To be read.
+            images: How far to read images: whether they are there, their heads, or (`full`) every pixel.
+        """
+        refused = self.refusal(split)
+        if refused is not None:
+            yield refused
+            return
+        dataset = self._whole(split)
+        yield Count(split, None, Counter(samples=len(dataset)))
+
+        def error_of(index: int) -> str:
+            try:
+                dataset[index]
+            except Exception as error:  # whatever is said about a damaged file is a finding, and the others are read
+                return f"{type(error).__name__}: {error}"
+            return ""
+
+        rows = range(len(dataset) if images == "full" else 0)
+        for index, error in enumerate(in_threads(error_of, rows, f"samples of {split}")):
+            if error:
+                yield Finding("refused by the loader", split, f"sample {index}", error)
+
+    def refusal(self, split: Split) -> Finding | None:
+        """What training would stop with as soon as a split is made, if anything."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what they warn of is among the findings
+                self._whole(split)
+        except DataError as error:
+            return Finding("refused by the loader", split, type(self).__name__, str(error))
+        return None
+
     @classmethod
     def sample_root(cls) -> Path:
         """Render the embedded sample data in this data set's layout if they are absent, and return their folder."""
@@ -202,12 +255,13 @@ class BaseDataModule(LightningDataModule, ABC):
 
     def split(self, name: Split) -> BaseDataset:
         """The data set of a split, built once; `test` is `test_split`."""
-        name = self.test_split if name == "test" else name
         if self.overfit is not None:
-            name = "train"
+            return First(self._whole("train"), self.overfit)
+        return self._whole(self.test_split if name == "test" else name)
+
+    def _whole(self, name: Split) -> BaseDataset:
         if name not in self._datasets:
-            dataset = self.dataset(name)
-            self._datasets[name] = dataset if self.overfit is None else First(dataset, self.overfit)
+            self._datasets[name] = self.dataset(name)
         return self._datasets[name]
 
     def prepare_data(self) -> None:
@@ -298,6 +352,6 @@ class BaseDataModule(LightningDataModule, ABC):
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
             drop_last=drop_last,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
             persistent_workers=self.num_workers > 0,
         )

@@ -6,6 +6,7 @@ Which batch comes when follows from (seed, step) alone, so a resumed run goes on
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from datamodules.base import BaseDataModule, BaseDataset, DataError, Split
 from datamodules.draws import global_seed, stream
+from datamodules.findings import Fact, Mode
 from datamodules.samplers import world
 
 Policy = Literal["all", "round_robin", "proportional", "temperature", "ratios"]
@@ -69,7 +71,7 @@ class MultiTaskDataModule(BaseDataModule):
         overfit: int | None = None,
     ) -> None:
         self.sources = _sources(data)
-        self.parts = {name: part for name, part in data.items() if isinstance(part, BaseDataModule)}
+        self._parts = {name: part for name, part in data.items() if isinstance(part, BaseDataModule)}
         first = next(iter(self.parts.values()))
         super().__init__(
             first.root if root is None else root,
@@ -110,6 +112,17 @@ class MultiTaskDataModule(BaseDataModule):
             raise DataError(f"epoch_length must be whole, or a share from above 0 to 1, got {self.epoch_length}.")
         if isinstance(self.epoch_length, int) and self.epoch_length < 1:
             raise DataError(f"epoch_length must be at least 1, got {self.epoch_length}.")
+
+    @property
+    def parts(self) -> dict[str, BaseDataModule]:
+        """The DataModules, each under the name of the entry that has it."""
+        return self._parts
+
+    def findings(self, split: Split, images: Mode = "full") -> Iterator[Fact]:
+        """What every part says of its split, which is called `pose train`, say."""
+        for name, part in self.parts.items():
+            for fact in part.findings(split, images):
+                yield replace(fact, split=f"{name} {split}")
 
     def dataset(self, split: Split) -> BaseDataset:
         """There is no one data set; raises DataError."""

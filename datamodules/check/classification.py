@@ -7,18 +7,18 @@ from pathlib import Path
 from datamodules.base import DataError, Split
 from datamodules.check.findings import Report
 from datamodules.check.images import (
-    Mode,
     Seen,
     find_shared_images,
     look,
-    look_at_all,
     note_left_out,
     note_orientations,
     relative,
     size_histogram,
 )
 from datamodules.classification.image_folder import ImageFolder, subfolders
+from datamodules.findings import Mode
 from datamodules.images.files import images_below, is_image
+from datamodules.workers import in_threads
 
 
 def check_image_folder(data: ImageFolder, report: Report, mode: Mode) -> None:
@@ -65,7 +65,7 @@ def _compare_folders(
 
 def _look_at_split(data: ImageFolder, split: Split, folder: Path, report: Report, mode: Mode) -> list[Seen]:
     files = [folder / name / file for name in subfolders(folder) for file in images_below(folder / name)]
-    seen = look_at_all(partial(look, size=None, mode=mode, reading=data.reading), files, f"images of {split}")
+    seen = in_threads(partial(look, size=None, mode=mode, reading=data.reading), files, f"images of {split}")
     for image in seen:
         if image.problem:
             report.add(image.problem[0], split, relative(image.path, data.folder), image.problem[1])

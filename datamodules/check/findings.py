@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from datamodules.findings import Count, Fact, Finding, Note
+
 ADVICE = {
     "unreadable data": "Correct the file or folder, or the key that names it; the rest of this split was left out.",
     "malformed entry": "Correct these entries of the JSON file: they do not have COCO's form.",
@@ -56,23 +58,6 @@ ADVICE = {
 """Every kind of finding, and what to do."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One defect.
-
-    Args:
-        kind: A key of `ADVICE`.
-        split: Where it is, such as `train`; of a joint run `pose train`.
-        item: The id or file that has it, such as `annotation 17 (000000000009.jpg)`.
-        found: What was found, and what was expected.
-    """
-
-    kind: str
-    split: str
-    item: str
-    found: str
-
-
 @dataclass
 class Report:
     """Findings and counts of a data set, in the order in which they were come upon."""
@@ -94,9 +79,20 @@ class Report:
         """Whether nothing was found."""
         return not self.findings
 
+    def record(self, fact: Fact) -> None:
+        """Write down what a DataModule says of itself."""
+        match fact:
+            case Finding(kind, split, item, found):
+                self.add(kind, split, item, found)
+            case Note(split, text):
+                self.note(split, text)
+            case Count(split, None, counts):
+                self.saw(split, **counts)
+            case Count(split, table, counts):
+                self.count(table, split, counts)
+
     def add(self, kind: str, split: str, item: str, found: str) -> None:
-        """Write down a defect; see `Finding`. Raises KeyError for a kind without advice."""
-        ADVICE[kind]
+        """Write down a defect; see `Finding`."""
         if self.root:
             item, found = item.replace(f"{self.root}/", ""), found.replace(f"{self.root}/", "")
         self.findings.append(Finding(kind, self.named(split), item, found))
@@ -142,7 +138,7 @@ class Report:
             "looked_at": {split: dict(counts) for split, counts in self.looked_at.items()},
             "notes": self.notes,
             "findings": [vars(finding) for finding in self.findings],
-            "advice": {kind: ADVICE[kind] for kind in kinds},
+            "advice": {kind: ADVICE[kind] for kind in kinds if kind in ADVICE},
             "statistics": {
                 table: {split: dict(counts) for split, counts in splits.items()}
                 for table, splits in self.statistics.items()
@@ -162,19 +158,18 @@ def show_findings(report: Report, console: Console, first: int | None = 5) -> No
     if report.clean:
         console.print(Text("clean: nothing to put right", style="bold green"))
         return
-    for kind in ADVICE:
+    kinds = dict.fromkeys(finding.kind for finding in report.findings)
+    for kind in sorted(kinds, key=[*ADVICE, *kinds].index):
         findings = [finding for finding in report.findings if finding.kind == kind]
-        if not findings:
-            continue
         console.print(Text(f"\n{kind}: {len(findings)}", style="bold red"))
-        console.print(Text(f"  {ADVICE[kind]}", style="italic"), soft_wrap=True)
+        if kind in ADVICE:
+            console.print(Text(f"  {ADVICE[kind]}", style="italic"), soft_wrap=True)
         for finding in findings[:first]:
             console.print(Text(f"  {finding.split}  {finding.item}: {finding.found}"), soft_wrap=True)
         if first is not None and len(findings) > first:
             console.print(f"  ... and {len(findings) - first} more (--all)")
-    kinds = len({finding.kind for finding in report.findings})
     defects = f"{len(report.findings)} defect{'s' * (len(report.findings) != 1)}"
-    console.print(Text(f"\n{defects} of {kinds} kind{'s' * (kinds != 1)}", style="bold red"))
+    console.print(Text(f"\n{defects} of {len(kinds)} kind{'s' * (len(kinds) != 1)}", style="bold red"))
 
 
 def show_statistics(report: Report, console: Console) -> None:

@@ -1,35 +1,27 @@
-"""Reading the images of a data set for the data doctor: what cannot be read, of another size, or in two splits.
-
-Decoding all of COCO takes minutes: OpenCV and Pillow release Python's lock, so a thread a core keeps them all busy.
-"""
+"""Reading the images of a data set for the data doctor: what cannot be read, of another size, or in two splits."""
 
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, TypeVar
 
 import cv2
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from datamodules.base import DataError, available_cores
+from datamodules.base import DataError
 from datamodules.check.findings import Report
+from datamodules.findings import Mode
 from datamodules.images.files import IMAGE_ENDINGS, PLAIN, Header, Reading, left_out, read_header
 from datamodules.images.orientation import Tagged, describe
 from datamodules.images.pixels import ManyBands, UnknownRange, read_image
 
-Mode = Literal["none", "headers", "full"]
 SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
 SAME_LOOKS = 1.0
 """Mean difference of 16 x 16 grey values up to which two images are one; saving as JPEG again costs about 0.3."""
 ALMOST_BLACK = 16
-Job, Result = TypeVar("Job"), TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -146,22 +138,6 @@ def note_left_out(
 def digest(pixels: np.ndarray) -> str:
     """The same words for the same pixels."""
     return hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=16, key=str(pixels.shape).encode()).hexdigest()
-
-
-def look_at_all(work: Callable[[Job], Result], jobs: Sequence[Job], title: str) -> list[Result]:
-    """Results of `work` for all jobs in order, a thread a core, with a progress bar where there is a terminal."""
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    results: list[Result] = []
-    with (
-        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
-        ThreadPoolExecutor(available_cores()) as pool,
-    ):
-        task = progress.add_task(title, total=len(jobs))
-        for start in range(0, len(jobs), 512):  # a million jobs at once would be a million waiting objects
-            results += pool.map(work, jobs[start : start + 512])
-            progress.update(task, completed=len(results))
-    return results
 
 
 def find_shared_images(seen: dict[str, Sequence[Seen]], report: Report, root: Path) -> None:

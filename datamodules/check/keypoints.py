@@ -14,22 +14,22 @@ from datamodules.base import DataError, Split
 from datamodules.check.annotation import Facts, annotation_defects
 from datamodules.check.findings import Report
 from datamodules.check.images import (
-    Mode,
     Seen,
     find_shared_images,
     look,
-    look_at_all,
     note_left_out,
     note_orientations,
     relative,
     size_histogram,
 )
+from datamodules.findings import Mode
 from datamodules.images.names import as_stored, is_file_name
 from datamodules.keypoints.coco_annotations import beside_boxes
 from datamodules.keypoints.coco_pose import CocoPose
 from datamodules.keypoints.coco_reader import plain_name
 from datamodules.keypoints.coco_table import Id, identifier, number, numbers, read_json, short
 from datamodules.skeleton import Skeleton
+from datamodules.workers import in_threads
 
 
 def check_coco_pose(data: CocoPose, report: Report, mode: Mode) -> None:
@@ -249,7 +249,7 @@ def _look_at_images(data: CocoPose, file: _CocoFile, mode: Mode) -> list[Seen]:
     def look_at(key: Id) -> Seen:
         return look(folder / stored.get(named[key], named[key]), file.size(key), mode, data.stated_reading)
 
-    seen = look_at_all(look_at, keys, f"images of {file.split}")
+    seen = in_threads(look_at, keys, f"images of {file.split}")
     for key, image in zip(keys, seen, strict=True):
         if image.problem:
             file.add(

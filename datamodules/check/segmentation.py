@@ -11,20 +11,20 @@ import numpy as np
 from datamodules.base import DataError, Split
 from datamodules.check.findings import Report
 from datamodules.check.images import (
-    Mode,
     Seen,
     find_shared_images,
     look,
-    look_at_all,
     note_left_out,
     note_orientations,
     relative,
     size_histogram,
 )
+from datamodules.findings import Mode
 from datamodules.images.files import Reading
 from datamodules.segmentation.data import MASK_ENDINGS, Pairs, SegmentationData, Unpaired
 from datamodules.segmentation.folder import FolderSegmentation
 from datamodules.segmentation.masks import IGNORED, UnknownLabels, mask_size
+from datamodules.workers import in_threads
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _look_at_split(data: SegmentationData, split: Split, pairs: Pairs, report: R
     def look_at(files: tuple[Path, Path]) -> _Pair:
         return _look(*files, read_labels, mode, data.stated_reading)
 
-    looked = look_at_all(look_at, list(zip(images, masks, strict=True)), f"images and masks of {split}")
+    looked = in_threads(look_at, list(zip(images, masks, strict=True)), f"images and masks of {split}")
     for pair in looked:
         if pair.image.problem:
             report.add(pair.image.problem[0], split, relative(pair.image.path, data.folder), pair.image.problem[1])

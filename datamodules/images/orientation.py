@@ -6,15 +6,15 @@ any image fits its annotated size only when turned, all that carry an orientatio
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.base import DataError, Split, available_cores
+from datamodules.base import DataError, Split
 from datamodules.images.files import PIXEL_LIMIT, SIDEWAYS, Header, jpeg_head, read_header
+from datamodules.workers import in_threads
 
 
 def oriented(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -64,8 +64,7 @@ def find_tagged(
         return [Tagged(row, Path(paths[row]), header, size_of(row)) for row, header in headers if header is not None]
 
     slices = [range(start, min(start + 256, len(paths))) for start in range(0, len(paths), 256)]
-    with ThreadPoolExecutor(available_cores()) as pool:
-        return [tag for found in pool.map(look, slices) for tag in found]
+    return [tag for found in in_threads(look, slices) for tag in found]
 
 
 def _header_if_tagged(path: Path | str, limit: int) -> Header | None:

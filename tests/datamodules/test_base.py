@@ -229,3 +229,12 @@ def test_overfitting_a_few_batches_sees_the_same_samples_every_epoch(tmp_path: P
 def test_workers_default_to_the_cores_but_at_most_eight(tmp_path: Path) -> None:
     assert 1 <= NumbersData(tmp_path).num_workers <= min(8, os.cpu_count() or 1)
     assert NumbersData(tmp_path, num_workers=0).num_workers == 0
+
+
+def test_a_data_set_without_classes_or_key_points_says_so(tmp_path: Path) -> None:
+    data = NumbersData(tmp_path)
+    assert (data.num_classes, data.num_keypoints, data.skeleton, data.preparer) == (None, None, None, None)
+    assert not [*data.class_names, *data.palette, *data.label_flip_pairs]
+    assert data.parts == {"": data}
+    with pytest.raises(DataError, match="NumbersData has no ground truth"):
+        data.ground_truth("val")

@@ -2,18 +2,21 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from datamodules import ADE20K, Cityscapes, CocoPose, DataError, FolderSegmentation, ImageFolder, MultiTaskDataModule
 from datamodules.base import BaseDataModule
 from datamodules.check import check, main
 from datamodules.check.__main__ import load_data
-from datamodules.check.findings import ADVICE, Finding
+from datamodules.check.findings import ADVICE, show_findings
+from datamodules.findings import Count, Finding, Note
 from datamodules.sample import layouts, sample_coco
 from datamodules.text_files import ConfigError
 
@@ -320,6 +323,25 @@ def test_a_foreign_data_set_is_asked_itself(roots: dict[str, Path]) -> None:
     (finding,) = findings(Foreign(roots["classes"], image_size=(32, 32), num_workers=0))
     assert (finding.kind, finding.split, finding.item) == ("refused by the loader", "train", "sample 3")
     assert "dog/gone" in finding.found
+
+
+def test_a_foreign_data_set_may_say_itself_what_is_wrong(roots: dict[str, Path], capsys) -> None:
+    class Foreign(BaseDataModule):
+        def dataset(self, split: str):
+            return LAYOUTS["classes"](self.root).dataset(split)
+
+        def findings(self, split: str, images: str = "full"):
+            yield Count(split, None, Counter(scans=3))
+            if split == "val":
+                yield Finding("scan of another plane", split, f"{self.folder}/7.nii", "is sagittal, expected axial")
+                yield Note(split, "made in 2019")
+
+    report = check(MultiTaskDataModule({"organ": Foreign(roots["classes"], image_size=(32, 32), num_workers=0)}))
+    show_findings(report, Console(highlight=False, width=200))
+    text = capsys.readouterr().out
+    assert "looked at: organ train 3 scans; organ val 3 scans" in text
+    assert "organ val: made in 2019" in text
+    assert "scan of another plane: 1\n  organ val  7.nii: is sagittal, expected axial" in text
 
 
 @pytest.mark.parametrize(

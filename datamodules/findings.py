@@ -1,0 +1,70 @@
+"""What a data set says of itself: defects, notes, counts. A DataModule yields them, the data doctor gathers them.
+
+`images/looking.py` has one more kind, what a look at an image file said.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Mode = Literal["none", "headers", "full"]
+"""How far images are read: not at all (are they there?), the head of each file, or every pixel."""
+
+
+class Fact:
+    """Something that a DataModule says of one of its splits."""
+
+    split: str
+
+
+@dataclass(frozen=True)
+class Finding(Fact):
+    """One defect.
+
+    Args:
+        kind: What is wrong, in a few words, by which findings are grouped: one that the data doctor has advice for, or
+            a new one.
+        split: Where it is, such as `train`; of a joint run `pose train`.
+        item: The id or file that has it, such as `annotation 17 (000000000009.jpg)`.
+        found: What was found, and what was expected.
+    """
+
+    kind: str
+    split: str
+    item: str
+    found: str
+
+
+@dataclass(frozen=True)
+class Note(Fact):
+    """What is no defect, but good to know.
+
+    Args:
+        split: Of which it is said.
+        text: A sentence.
+    """
+
+    split: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Count(Fact):
+    """How often each of several things occurs in a split: a column of the statistics.
+
+    Args:
+        split: Where they were counted.
+        table: Title of the table, such as `pixels`; None for what is said of the whole: how much was looked at.
+        counts: Name -> how often.
+        classes: Those names that each split should have; what one split has and another lacks is a defect.
+        noun: What is counted, in the sentence about such a class, such as pixel.
+        required: Whether a class that no split has is a defect too, since the user named it.
+    """
+
+    split: str
+    table: str | None
+    counts: Counter
+    classes: Sequence[str] = ()
+    noun: str = "sample"
+    required: bool = False
