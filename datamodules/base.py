@@ -205,11 +205,10 @@ class BaseDataModule(LightningDataModule, ABC):
             split: To be read.
             images: How far to read images: whether they are there, their heads, or (`full`) every pixel.
         """
-        refused = self.refusal(split)
-        if refused is not None:
-            yield refused
+        dataset = self._made(split)
+        if isinstance(dataset, Finding):
+            yield dataset
             return
-        dataset = self._whole(split)
         yield Count(split, None, Counter(samples=len(dataset)))
 
         def error_of(index: int) -> str:
@@ -226,13 +225,16 @@ class BaseDataModule(LightningDataModule, ABC):
 
     def refusal(self, split: Split) -> Finding | None:
         """What training would stop with as soon as a split is made, if anything."""
+        made = self._made(split)
+        return made if isinstance(made, Finding) else None
+
+    def _made(self, split: Split) -> BaseDataset | Finding:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what they warn of is among the findings
-                self._whole(split)
+                return self.dataset(split)
         except DataError as error:
             return Finding("refused by the loader", split, type(self).__name__, str(error))
-        return None
 
     @classmethod
     def sample_root(cls) -> Path:
@@ -255,13 +257,12 @@ class BaseDataModule(LightningDataModule, ABC):
 
     def split(self, name: Split) -> BaseDataset:
         """The data set of a split, built once; `test` is `test_split`."""
+        name = self.test_split if name == "test" else name
         if self.overfit is not None:
-            return First(self._whole("train"), self.overfit)
-        return self._whole(self.test_split if name == "test" else name)
-
-    def _whole(self, name: Split) -> BaseDataset:
+            name = "train"
         if name not in self._datasets:
-            self._datasets[name] = self.dataset(name)
+            dataset = self.dataset(name)
+            self._datasets[name] = dataset if self.overfit is None else First(dataset, self.overfit)
         return self._datasets[name]
 
     def prepare_data(self) -> None:
