@@ -1,10 +1,5 @@
-"""Text and YAML files that users write, read with care: UTF-8, plain values, and one sentence about what is wrong.
+"""Text and YAML files that users write, read with care: UTF-8, plain values, and one sentence about what is wrong."""
 
-Names that are not known are met by the nearest that is.
-"""
-
-import difflib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -95,16 +90,3 @@ def _check_plain(value: Any, holders: tuple[int, ...], sizes: dict[int, int]) ->
         if sizes[id(value)] > MOST_VALUES:
             raise ValueError(f"with its aliases it has more than {MOST_VALUES} values")
     return sizes[id(value)]
-
-
-def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """The known name that was probably meant, if any: a similar one, or one that begins as `name` does."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    stem = name.lower()[: max(4, len(name) - 2)]
-    return near or [other for other in known if len(name) > 3 and other.lower().startswith(stem)][:1]
-
-
-def did_you_mean(near: list[str]) -> str:
-    """The end of a sentence about an unknown name; without a near one a full stop."""
-    return f"; did you mean {near[0]}?" if near else "."

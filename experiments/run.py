@@ -9,7 +9,6 @@ python -m experiments.run --resume runs/pose_coco/20260101-120000-abcdef
 
 import logging
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -36,23 +35,19 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from experiments.cli.mistakes import debugging, sentence_of
+from experiments import cli
+from experiments.cli.files import read_json, write_json, write_text
+from experiments.cli.mistakes import Stopped
 from experiments.config import ConfigError, find, make_parser, parse
+from experiments.config.files import files_and_flags
 from experiments.training.callbacks import LearningRate, PartsSummary
-from experiments.training.checkpoints import LastCheckpoint, StopOnSignal, Stopped, WholeFiles
+from experiments.training.checkpoints import LastCheckpoint, StopOnSignal, WholeFiles
 from experiments.training.cost import cost
 from experiments.training.loggers import RememberRun, log_best, make_wandb_logger
 from experiments.training.metrics_file import MetricsFile
 from experiments.training.preflight import Preflight
 from experiments.training.resume import check_resume, find_resumable
-from experiments.training.run_folder import (
-    RunFolder,
-    environment,
-    peak_memory,
-    read_json,
-    write_json,
-    write_text,
-)
+from experiments.training.run_folder import RunFolder, environment, peak_memory
 from experiments.training.start import begin, check_start, configuration_of, show_weight_reports, to_instantiate
 from hrnet.checkpoint_files import read_file
 from tasks.task import Task
@@ -177,8 +172,8 @@ def _fit(trainer: Trainer, objects: Namespace, folder: Path, start: Path | str |
 def split_arguments(argv: list[str]) -> tuple[str, list[Path], list[str]]:
     """Command line -> action, YAML files, flags."""
     action = argv.pop(0) if argv and argv[0] in ACTIONS else "fit"
-    flags_at = next((i for i, word in enumerate(argv) if word.startswith("-")), len(argv))
-    return action, [find(name) for name in argv[:flags_at]], argv[flags_at:]
+    files, flags = files_and_flags(argv)
+    return action, [find(name) for name in files], flags
 
 
 class Start(Callback):
@@ -299,27 +294,11 @@ def _say(line: str) -> None:
 
 
 def command(entry: Callable[[], object] = main) -> int:
-    """A command's `main` with exit status: 0 on success, 2 with one message for a user's mistake, 128 + a signal."""
+    """Exit status of a command that trains or evaluates, without Lightning's words about its own affairs."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between torch and Lightning
-    try:
-        entry()
-    except Stopped as stop:
-        return 128 + stop.number
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except SystemExit as leaving:
-        if isinstance(leaving.__context__, KeyboardInterrupt):  # Lightning turns it into an exit of its own
-            return 128 + signal.SIGINT
-        raise
-    except Exception as error:
-        sentence = None if debugging() else sentence_of(error)
-        if sentence is None:
-            raise
-        print(f"error: {sentence}", file=sys.stderr)
-        return 2
-    return 0
+    return cli.status(entry)
 
 
 if __name__ == "__main__":

@@ -4,47 +4,41 @@ python -m experiments.split runs/multitask/20260101-120000-abcdef pose pose.ckpt
 """
 
 import sys
-from argparse import ArgumentParser
-from collections.abc import Sequence
+from functools import partial
 
 import tasks
-from experiments.cli import program
-from experiments.training.start import add_import, import_named
+from experiments import cli
+from experiments.config import ConfigError
+from experiments.training.start import import_named
 from tasks import MultiTask, save_task
 from tasks.task import Task
 
 
-def main(argv: Sequence[str] | None = None) -> Task:
-    """Write the checkpoint.
+def split(run: str, task: str, checkpoint: str, *, import_: tuple[str, ...] = ()) -> Task:
+    """Write the checkpoint of one task.
+
+    Args:
+        run: Run folder or checkpoint of a joint run.
+        task: Name of the task.
+        checkpoint: File to write.
+        import_: Module of your own with a task, codec or data set that the checkpoint names; once for each module.
 
     Raises:
-        ValueError: If the run is no joint run or has no such task.
+        ConfigError: If the run is no joint run.
+        ValueError: If it has no such task.
     """
-    parser = ArgumentParser(prog=program("experiments.split"), description=__doc__.splitlines()[0])
-    parser.add_argument("run", help="Run folder or checkpoint of a joint run.")
-    parser.add_argument("task", help="Name of the task.")
-    parser.add_argument("checkpoint", help="File to write.")
-    add_import(parser)
-    arguments = parser.parse_args(argv)
-    import_named(arguments.modules)
-    joint = tasks.load(arguments.run)
+    import_named(import_)
+    joint = tasks.load(run)
     if not isinstance(joint, MultiTask):
-        raise ValueError(f"{arguments.run} holds a {type(joint).__name__}, which is a single task already.")
-    task = joint.single(arguments.task)
-    save_task(task, arguments.checkpoint)
-    print(f"wrote {arguments.checkpoint}: {type(task).__name__}, evaluate it with its experiment and --checkpoint")
-    return task
+        raise ConfigError(f"{run} holds a {type(joint).__name__}, which is a single task already.")
+    single = joint.single(task)
+    save_task(single, checkpoint)
+    print(f"wrote {checkpoint}: {type(single).__name__}, evaluate it with its experiment and --checkpoint")
+    return single
 
 
-def command() -> int:
-    """`main` with exit status: 0 on success, 2 with one message for a user's mistake."""
-    try:
-        main()
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
+main = partial(cli.call, split)
+command = partial(cli.run, split)
 
 if __name__ == "__main__":
     sys.exit(command())

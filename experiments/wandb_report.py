@@ -6,16 +6,14 @@ python -m experiments.wandb_report hrnet --task segmentation --entity my-team
 Curves, parallel coordinates of the configuration, importance, bars by key point or class, and pictures of the samples.
 """
 
-import argparse
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import wandb
 
-from experiments import run
-from experiments.cli import program
+from experiments import cli
 from experiments.config import ConfigError
 from experiments.training.loggers import why_offline
 
@@ -118,35 +116,35 @@ def build(project: str, entity: str, kind: Kind) -> "wr.Report":
     )
 
 
-def main(argv: Sequence[str] | None = None) -> str:
+def save(
+    project: str, *, entity: str | None = None, task: Literal["pose", "segmentation", "classification"] = "pose"
+) -> str:
     """Make and save the report; its address.
+
+    Args:
+        project: W&B project of the runs; the runner's is hrnet.
+        entity: User or team; else your default one.
+        task: What the runs have learned.
 
     Raises:
         ConfigError: Without a key, a network or wandb-workspaces, or if W&B refuses.
     """
-    parser = argparse.ArgumentParser(prog=program("experiments.wandb_report"), description=__doc__.splitlines()[0])
-    parser.add_argument("project", help="W&B project of the runs; the runner's is hrnet.")
-    parser.add_argument("--entity", help="User or team; else your default one.")
-    parser.add_argument("--task", choices=KINDS, default="pose", help="What the runs have learned (default: pose).")
-    options = parser.parse_args(argv)
-    report = build(options.project, options.entity or "", KINDS[options.task])  # what is missing here is told first
+    report = build(project, entity or "", KINDS[task])  # what is missing here is told first
     if why := why_offline():
         raise ConfigError(
             f"A report is kept by W&B's server, and there is {why}: run `wandb login` where there is one."
         )
     try:
-        report.entity = options.entity or wandb.Api().default_entity
+        report.entity = entity or wandb.Api().default_entity
         report.save()
     except (wandb.Error, ValueError) as error:
-        raise ConfigError(f"W&B did not accept the report on {options.project}: {error}") from error
+        raise ConfigError(f"W&B did not accept the report on {project}: {error}") from error
     print(f"report: {report.url}")
     return report.url
 
 
-def command() -> int:
-    """`main` with exit status: 0 on success, 2 with one message for a user's mistake."""
-    return run.command(main)
-
+main = partial(cli.call, save)
+command = partial(cli.run, save)
 
 if __name__ == "__main__":
     sys.exit(command())

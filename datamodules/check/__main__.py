@@ -1,20 +1,29 @@
-"""`python -m datamodules.check`: which data set, from the YAML files of an experiment, and where the findings go."""
+"""Read a data set and say everything that is wrong with it: by id or file, and what to do.
 
-import argparse
-import json
+python -m datamodules.check pose_custom.yaml mine.yaml
+python -m datamodules.check cls_folder.yaml --data.root photos --images headers --statistics --json findings.json
+
+YAML files and flags are those of experiments.run. Exit status: 0 clean, 1 something was found, 2 misuse.
+"""
+
+import json as json_text
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from jsonargparse import ArgumentError, ArgumentParser
 from rich.console import Console
 
-from datamodules.base import BaseDataModule, DataError
+from datamodules.base import BaseDataModule
 from datamodules.check.doctor import check
 from datamodules.check.findings import Report, show_findings, show_statistics
 from datamodules.text_files import ConfigError
+from experiments import cli
+from experiments.cli.files import write_text
 from experiments.config.constructors import kept_arguments
-from experiments.config.files import Rules, combine, find, flagged, read, split_flags
+from experiments.config.files import Rules, combine, files_and_flags, find, flagged, read, split_flags
 from experiments.config.mistakes import explain
 
 
@@ -35,57 +44,55 @@ def load_data(files: Sequence[str], flags: Sequence[str]) -> BaseDataModule:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--data", type=BaseDataModule, required=True)
     try:
-        config = parser.parse_args([f"--data={json.dumps(merged['data'])}"])
+        config = parser.parse_args([f"--data={json_text.dumps(merged['data'])}"])
     except ArgumentError as error:
         sources = [*((str(path), content) for path, content in contents), *flagged(values)]
         raise ConfigError(explain(str(error), merged, sources, {"data": BaseDataModule})) from error
     return parser.instantiate(config).data
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Check as the command line does; 0 where the data are clean, 1 where something was found."""
-    parser = argparse.ArgumentParser(
-        prog=sys.argv[0] if sys.argv[0] == "hrnet check" else "python -m datamodules.check",
-        usage="%(prog)s EXPERIMENT.yaml [OVERLAY.yaml ...] [options] [--data.key value ...]",
-        description="Read a data set and say everything that is wrong with it. Exit status: 0 clean, 1 not, 2 misuse.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("files", nargs="+", help="YAML files as for experiments.run")
-    parser.add_argument("--images", choices=("none", "headers", "full"), default="full", help="how far to read them")
-    parser.add_argument("--all", action="store_true", help="list every finding, not the first five of a kind")
-    parser.add_argument("--statistics", action="store_true", help="print class balance and sizes too")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write findings and statistics for machines")
-    options, flags = parser.parse_known_args(argv)
-    data = load_data(options.files, flags)
-    report = check(data, options.images)
-    if options.json is not None:  # before anything is shown: what reads that may stop, as `| head` does
-        _write_json(options.json, report)
+def check_files(
+    *words: str,
+    images: Literal["none", "headers", "full"] = "full",
+    all_: bool = False,
+    statistics: bool = False,
+    json: Path | None = None,
+) -> int:
+    """Check as the command line does; 0 where the data are clean, 1 where something was found.
+
+    Args:
+        words: YAML files as for experiments.run, then its flags.
+        images: How far to read them.
+        all_: List every finding, not the first five of a kind.
+        statistics: Print class balance and sizes too.
+        json: Write findings and statistics for machines to this file.
+
+    Raises:
+        ConfigError: For a mistake in the words.
+        DataError: If the DataModule does not take its arguments.
+    """
+    data = load_data(*files_and_flags(words))
+    report = check(data, images)
+    if json is not None:  # before anything is shown: what reads that may stop, as `| head` does
+        _write_json(json, report)
     console = Console(highlight=False)
-    if options.statistics:
+    if statistics:
         show_statistics(report, console)
-    show_findings(report, console, first=None if options.all else 5)
+    show_findings(report, console, first=None if all_ else 5)
     return 0 if report.clean else 1
 
 
 def _write_json(path: Path, report: Report) -> None:
-    partial = path.with_name(path.name + ".part")
     try:
-        partial.write_text(json.dumps(report.to_dict(), indent=1))
-        partial.replace(path)
+        write_text(path, json_text.dumps(report.to_dict(), indent=1))
     except OSError as error:
         raise ConfigError(
             f"--json {path} cannot be written ({error.strerror}): name a file in a folder that is there."
         ) from error
 
 
-def command() -> int:
-    """`main` with exit status 2 and one message for a user's mistake."""
-    try:
-        return main()
-    except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
+main = partial(cli.call, check_files)
+command = partial(cli.run, check_files)
 
 if __name__ == "__main__":
     sys.exit(command())

@@ -2,7 +2,7 @@
 
     python -m experiments.benchmark --table               # parameters and multiply-adds beside the published figures
     python -m experiments.benchmark                       # all benchmarks, some five minutes on two cores
-    python -m experiments.benchmark train data_train --data-root data/coco
+    python -m experiments.benchmark train data_train --data_root data/coco
     python -m experiments.benchmark --quick               # tiny sizes: does it work?
     python -m experiments.benchmark --noise               # rounding errors of a training step's gradients
     python -m experiments.benchmark --device cuda         # networks on a GPU, in every precision; --compile: compiled
@@ -11,13 +11,13 @@ A ratio is the peer's median time divided by ours over rounds in which all take 
 rounds' own ratios. Before anything is timed the variants are seen to agree.
 """
 
-import argparse
-import difflib
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks the network at import otherwise
 
@@ -33,10 +33,12 @@ from experiments.benchmark.networks import inference, joint, segmentation, train
 from experiments.benchmark.noise import HEADERS as NOISE_HEADERS
 from experiments.benchmark.noise import gradient_noise
 from experiments.benchmark.table import markdown_table, rich_table
-from experiments.benchmark.timing import Benchmark, Result, Setting, measure, threads
-from experiments.cli import program
-from experiments.cli.mistakes import sentence_of
-from experiments.training.run_folder import environment, write_json
+from experiments.benchmark.timing import Benchmark, Result, Setting, measure
+from experiments.benchmark.timing import threads as threads_of
+from experiments.cli import call, run
+from experiments.cli.files import write_json
+from experiments.cli.mistakes import Mistake, did_you_mean, nearest
+from experiments.training.run_folder import environment
 
 BENCHMARKS: dict[str, Benchmark] = {
     "inference": Benchmark(
@@ -69,111 +71,119 @@ BENCHMARKS: dict[str, Benchmark] = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> list[Result]:
-    """Run benchmarks as the command line does; for notebooks and tests.
+def benchmark(
+    names: list[str] | None = None,
+    *,
+    list_: bool = False,
+    table: bool = False,
+    noise: bool = False,
+    markdown: bool = False,
+    quick: bool = False,
+    rounds: int | None = None,
+    threads: int = 2,
+    data_root: str = "sample",
+    json: Path | None = None,
+    device: Literal["cpu", "cuda"] = "cpu",
+    compile: bool = False,
+) -> list[Result]:
+    """Measure, and print and store each comparison as soon as it is there.
 
     Args:
-        argv: Names and flags; those of the process when not given.
+        names: Benchmarks to run; all when none is named.
+        list_: Say which benchmarks there are.
+        table: Parameters and multiply-adds of the published networks.
+        noise: Errors of a training step's gradients in float32; takes minutes.
+        markdown: Print the table or the results as Markdown.
+        quick: Tiny sizes, to see that everything works.
+        rounds: Rounds of each benchmark instead of its own number.
+        threads: Threads of the networks; the rest has one.
+        data_root: COCO's folder for the data; `sample` is the embedded data.
+        json: Also write the results to this file.
+        device: What networks run on.
+        compile: On a GPU: torch.compile beside timm's eager network; compiling takes minutes, which are not counted.
 
     Returns:
         One result a variant; none for `--table`, `--noise` and `--list`.
 
     Raises:
-        DataError: If the data are not where `--data-root` says.
+        Mistake: If there is no such benchmark or device.
+        DataError: If the data are not where `--data_root` says.
     """
-    parser = make_parser()
-    options = parser.parse_args(argv)
+    for flag, number in (("--rounds", rounds), ("--threads", threads)):
+        if number is not None and number < 1:
+            raise Mistake(f"{flag}: expected a whole number above zero, got '{number}'.")
     # Rich takes 80 columns where there is no terminal, too few for the tables.
     console = Console() if sys.stdout.isatty() else Console(width=130)
-    if options.list:
-        console.print(*(f"{name:<12} {benchmark.about}" for name, benchmark in BENCHMARKS.items()), sep="\n")
-        return []
-    if options.table:
-        if options.markdown:
-            print(markdown_table())
-        else:
-            console.print(rich_table())
-        return []
-    if options.noise:
-        with threads(options.threads):
-            rows = [(name, *(f"{value:.2g}" for value in errors)) for name, *errors in gradient_noise(options.quick)]
-        title = f"rounding errors, {options.threads} thread{'s' * (options.threads > 1)}"
-        print_table(title, NOISE_HEADERS, rows, options.markdown, console)
-        return []
-    for name in options.names:
+    if list_:
+        console.print(*(f"{name:<12} {one.about}" for name, one in BENCHMARKS.items()), sep="\n")
+    elif table:
+        console.print(rich_table()) if not markdown else print(markdown_table())
+    elif noise:
+        with threads_of(threads):
+            rows = [(name, *(f"{value:.2g}" for value in errors)) for name, *errors in gradient_noise(quick)]
+        print_table(f"rounding errors, {_threads(threads)}", NOISE_HEADERS, rows, markdown, console)
+    else:
+        _check(names or (), device, compile)
+        if json is not None:
+            json.parent.mkdir(parents=True, exist_ok=True)  # before minutes of work that it should hold
+        return _measure(
+            names or list(BENCHMARKS),
+            Setting(quick, data_root, device, compile),
+            rounds,
+            threads,
+            markdown,
+            json,
+            console,
+        )
+    return []
+
+
+def _check(names: Sequence[str], device: str, compiled: bool) -> None:
+    """Refuse a name or a device that is not there, or a benchmark that has nothing to compare on the device."""
+    for name in names:
         if name not in BENCHMARKS:
-            near = difflib.get_close_matches(name, BENCHMARKS, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            parser.error(f"there is no benchmark {name!r}.{hint} Benchmarks: {', '.join(BENCHMARKS)}.")
-    check_device(options, parser)
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)  # before minutes of work that it should hold
-    return run(options, console)
-
-
-def check_device(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Leave with a message where the device is not there, or a named benchmark has nothing to compare on it."""
-    if options.compile and options.device != "cuda":
-        parser.error("--compile goes with --device cuda: add it, or leave --compile out.")
-    if options.device != "cuda":
+            hint = did_you_mean(nearest(name, BENCHMARKS))
+            raise Mistake(f"There is no benchmark {name!r}{hint} Benchmarks: {', '.join(BENCHMARKS)}.")
+    if compiled and device != "cuda":
+        raise Mistake("--compile goes with --device cuda: add it, or leave --compile out.")
+    if device != "cuda":
         return
     if not torch.cuda.is_available():
-        parser.error(f"--device cuda: torch {torch.__version__} sees no GPU here; leave it out to measure on the CPU.")
-    there = [name for name, benchmark in BENCHMARKS.items() if benchmark.on_gpu]
-    for name in options.names:
+        raise Mistake(f"--device cuda: torch {torch.__version__} sees no GPU here; leave it out to measure on the CPU.")
+    there = [name for name, one in BENCHMARKS.items() if one.on_gpu]
+    for name in names:
         if name not in there:
-            parser.error(f"{name} runs on the CPU alone; with --device cuda there are {', '.join(there)}.")
+            raise Mistake(f"{name} runs on the CPU alone; with --device cuda there are {', '.join(there)}.")
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog=program("experiments.benchmark"),
-        description="Parameters, multiply-adds and speed of this code, beside published figures and peers.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="Benchmarks to run; all when none is named.")
-    parser.add_argument("--list", action="store_true", help="Say which benchmarks there are.")
-    parser.add_argument("--table", action="store_true", help="Parameters and multiply-adds of the published networks.")
-    parser.add_argument(
-        "--noise", action="store_true", help="Errors of a training step's gradients in float32; takes minutes."
-    )
-    parser.add_argument("--markdown", action="store_true", help="Print the table or the results as Markdown.")
-    parser.add_argument("--quick", action="store_true", help="Tiny sizes, to see that everything works.")
-    parser.add_argument("--rounds", type=positive, help="Rounds of each benchmark instead of its own number.")
-    parser.add_argument(
-        "--threads", type=positive, default=2, help="Threads of the networks; the rest has one. Default: 2."
-    )
-    parser.add_argument("--data-root", default="sample", help="COCO's folder for the data. Default: the sample data.")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="Also write the results to this file.")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="What networks run on. Default: cpu.")
-    parser.add_argument(
-        "--compile",
-        action="store_true",
-        help="On a GPU: torch.compile beside timm's eager network; compiling takes minutes, which are not counted.",
-    )
-    return parser
-
-
-def run(options: argparse.Namespace, console: Console) -> list[Result]:
-    """Measure the named benchmarks one after the other; print and store each as soon as it is there."""
-    setting = Setting(options.quick, options.data_root, options.device, options.compile)
+def _measure(
+    names: Sequence[str],
+    setting: Setting,
+    rounds: int | None,
+    threads: int,
+    markdown: bool,
+    json: Path | None,
+    console: Console,
+) -> list[Result]:
     results: list[Result] = []
-    for name in options.names or BENCHMARKS:
-        benchmark = BENCHMARKS[name]
-        comparisons = benchmark.comparisons if options.device == "cpu" else benchmark.on_gpu
-        rounds = options.rounds or (2 if setting.quick else benchmark.rounds)
-        with threads(options.threads if benchmark.networks else 1):
+    for name in names:
+        one = BENCHMARKS[name]
+        comparisons = one.comparisons if setting.device == "cpu" else one.on_gpu
+        with threads_of(threads if one.networks else 1):
             for comparison in comparisons(setting) if comparisons else ():
-                found = measure(name, comparison, rounds)
+                found = measure(name, comparison, rounds or (2 if setting.quick else one.rounds))
                 if setting.quick:
                     found = [replace(result, target=None) for result in found]  # tiny sizes say nothing about speed
-                report(found, options.markdown, console)
+                report(found, markdown, console)
                 results += found
-                if options.json is not None:
+                if json is not None:
                     rows = [{**asdict(result), "met": result.met} for result in results]
-                    write_json(options.json, {"quick": options.quick, "environment": environment(), "results": rows})
+                    write_json(json, {"quick": setting.quick, "environment": environment(), "results": rows})
     return results
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' * (count > 1)}"
 
 
 def report(results: Sequence[Result], markdown: bool, console: Console) -> None:
@@ -182,7 +192,7 @@ def report(results: Sequence[Result], markdown: bool, console: Console) -> None:
     on_gpu = first.device != "cpu"
     headers = ("variant", "ratio", "range", "seconds", f"{first.unit}/s", "memory" if on_gpu else "target")
     rows = [(result.variant, *_figures(result, on_gpu)) for result in results]
-    where = first.device if on_gpu else f"{first.threads} thread{'s' * (first.threads > 1)}"
+    where = first.device if on_gpu else _threads(first.threads)
     print_table(f"{first.work} ({first.rounds} rounds, {where})", headers, rows, markdown, console)
     for result in results:
         if result.problem:
@@ -219,25 +229,5 @@ def print_table(
     console.print(table)
 
 
-def positive(text: str) -> int:
-    """A whole number above zero, for argparse.
-
-    Raises:
-        argparse.ArgumentTypeError: If it is none.
-    """
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above zero, got {text!r}")
-    return int(text)
-
-
-def command() -> int:
-    """`main` with exit status: 0 on success, 2 with one message for a user's mistake."""
-    try:
-        main()
-    except Exception as error:
-        sentence = sentence_of(error)
-        if sentence is None:
-            raise
-        print(f"error: {sentence}", file=sys.stderr)
-        return 2
-    return 0
+main = partial(call, benchmark)
+command = partial(run, benchmark)

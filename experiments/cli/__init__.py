@@ -1,5 +1,6 @@
-"""The command line: commands as words (`hrnet run ...`), and a user's mistakes as sentences."""
+"""The command line: commands as words (`hrnet run ...`) and as functions, and a user's mistakes as sentences."""
 
-from experiments.cli.words import COMMANDS, main, program
+from experiments.cli.command import call, program, run, status
+from experiments.cli.words import COMMANDS, main
 
-__all__ = ["COMMANDS", "main", "program"]
+__all__ = ["COMMANDS", "call", "main", "program", "run", "status"]

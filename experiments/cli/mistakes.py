@@ -1,26 +1,58 @@
-"""Which errors are for the user to mend, and the one sentence that says what was found and what to do."""
+"""A user's mistakes: which errors are for the user to mend, and the one sentence that says what to do.
 
+What all commands may raise stands here, so that those that need no torch do not import it.
+"""
+
+import difflib
 import errno
 import os
 import re
+import signal
 import sys
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
-
-import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-from datamodules.base import DataError
-from datamodules.text_files import ConfigError
-from experiments.training.run_folder import RunFolderError
 
 OURS = tuple(f"{Path(__file__).parents[2] / name}/" for name in ("hrnet", "tasks", "datamodules"))
 REFUSALS = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG)
 
 
+class Mistake(Exception):
+    """What was asked for is wrong; the message is one sentence that says what was found and what to do."""
+
+
+class Stopped(Exception):
+    """The work was asked to stop by a signal, and its state is kept.
+
+    Args:
+        number: Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """The known name that was probably meant, if any: a similar one, or one that begins as `name` does."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    stem = name.lower()[: max(4, len(name) - 2)]
+    return near or [other for other in known if len(name) > 3 and other.lower().startswith(stem)][:1]
+
+
+def did_you_mean(near: list[str]) -> str:
+    """The end of a sentence about an unknown name; without a near one a full stop."""
+    return f"; did you mean {near[0]}?" if near else "."
+
+
 def sentence_of(error: BaseException) -> str | None:
     """What a command says of an error; None for a bug, whose traceback is needed."""
+    if isinstance(error, Mistake):
+        return str(error)
+    import torch
+
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError):
         return (
@@ -43,8 +75,13 @@ def is_users_mistake(error: BaseException) -> bool:
 
 def text_of_mistake(error: BaseException) -> str | None:
     """Our own words about bad input, or what the file system refuses; None for anything else."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from datamodules.base import DataError
+    from datamodules.text_files import ConfigError
+
     text = str(error)
-    if isinstance(error, DataError | ConfigError | RunFolderError | MisconfigurationException):
+    if isinstance(error, Mistake | DataError | ConfigError | MisconfigurationException):
         # A worker process wraps its traceback into the message; the last part is what was said.
         return text.rsplit("DataError: ", 1)[-1].strip()
     if isinstance(error, REFUSALS) or (isinstance(error, OSError) and error.errno in FULL):

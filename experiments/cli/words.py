@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from experiments.cli.mistakes import did_you_mean, nearest
+
 
 class Command(NamedTuple):
     """A word and what it starts."""
@@ -60,11 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(module.command() or 0)
 
 
-def program(module: str) -> str:
-    """What a parser calls its program: as it was started, `hrnet compare` or `python -m experiments.compare`."""
-    return sys.argv[0] if sys.argv and sys.argv[0].startswith("hrnet ") else f"python -m {module}"
-
-
 def _page() -> str:
     width = max(map(len, COMMANDS))
     lines = ["usage: hrnet COMMAND ...", "", "HRNet, one backbone for many tasks. Commands:", ""]
@@ -87,10 +84,8 @@ def _version() -> str:
 
 
 def _unknown(name: str) -> str:
-    from difflib import get_close_matches
-
     known = ", ".join(COMMANDS)
     if name.endswith((".yaml", ".yml")):
         return f"{name} is no command; did you mean `hrnet run {name}`? Commands: {known}."
-    near = get_close_matches(name, [*COMMANDS, *ACTIONS], n=1)
-    return f"There is no command {name!r}{f'; did you mean {near[0]}?' if near else '.'} Commands: {known}."
+    near = nearest(name, [*COMMANDS, *ACTIONS])
+    return f"There is no command {name!r}{did_you_mean(near)} Commands: {known}."

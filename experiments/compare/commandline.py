@@ -9,17 +9,18 @@ In a notebook: `compare(["runs/pose_coco"])` shows itself; `.tables` are lists o
 folder, `wandb/offline-run-*`, is a run too. The first run is the one that the others are held against.
 """
 
-import difflib
 import sys
-from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from experiments.cli import program
+from experiments.cli import call, run
+from experiments.cli.files import write_text
+from experiments.cli.mistakes import did_you_mean, nearest
 from experiments.compare.modes import Mode
 from experiments.compare.runs import Run, RunsError, find_runs, read_run
 from experiments.compare.tables import Row, Table, make_tables
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOSSES = ("train/loss", "val/loss")
+ENDINGS = {"html": "html", "csv": "csv", "markdown": "md"}
 
 
 @dataclass(frozen=True)
@@ -117,43 +119,47 @@ def compare(
 def _no_such_metric(metric: str, runs: Sequence[Run]) -> RunsError:
     """What to say when no run has a metric."""
     known = sorted({name for run in runs for name in (*run.best, *run.last)})
-    near = difflib.get_close_matches(metric, known, n=1)
-    question = f"; did you mean {near[0]}?" if near else "."
+    question = did_you_mean(nearest(metric, known))
     return RunsError(visible(f"No run has the metric {metric!r}{question} There are: {', '.join(known) or 'none'}."))
 
 
-def main(argv: Sequence[str] | None = None) -> Comparison:
+def print_comparison(
+    runs: list[str],
+    *,
+    metric: str | None = None,
+    mode: tuple[str, ...] = (),
+    out: Path | None = None,
+    html: Path | None = None,
+    csv: Path | None = None,
+    markdown: Path | None = None,
+    overwrite: bool = False,
+) -> Comparison:
     """Compare as the command line does: print, and write the files asked for.
+
+    Args:
+        runs: Run folders, globs, or folders of runs.
+        metric: To compare by; the one that each run monitors when not given.
+        mode: METRIC=min or METRIC=max: whether less or more is better, where the runs do not say it; once a metric.
+        out: Folder for comparison.html, comparison.csv and comparison.md.
+        html: Page to write.
+        csv: Table to write, a row a run.
+        markdown: Text to write, with all tables.
+        overwrite: Replace files that are there.
 
     Raises:
         RunsError: If there is no such run or metric, or a file is there already.
     """
-    parser = ArgumentParser(prog=program("experiments.compare"), description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", help="Run folders, globs, folders of runs, or W&B's offline-run-* folders.")
-    parser.add_argument("--metric", help="To compare by; the one that each run monitors when not given.")
-    parser.add_argument(
-        "--mode",
-        action="append",
-        default=[],
-        metavar="METRIC=min|max",
-        help="Whether less (min) or more (max) of a metric is better, where the runs do not say it; once a metric.",
-    )
-    parser.add_argument("--out", type=Path, help="Folder for comparison.html, comparison.csv and comparison.md.")
-    for kind in ("html", "csv", "markdown"):
-        parser.add_argument(f"--{kind}", type=Path, metavar="FILE", help="File to write.")
-    parser.add_argument("--overwrite", action="store_true", help="Replace files that are there.")
-    arguments = parser.parse_args(argv)
-    files: dict[str, list[Path]] = {kind: [] for kind in ("html", "csv", "markdown")}
-    for kind, ending in (("html", "html"), ("csv", "csv"), ("markdown", "md")):
-        files[kind] += [path for path in (getattr(arguments, kind),) if path]
-        files[kind] += [arguments.out / f"comparison.{ending}"] if arguments.out else []
-    _check(files, arguments.overwrite)
-    comparison = compare(arguments.runs, arguments.metric, dict(map(_mode, arguments.mode)))
-    for kind, paths in files.items():  # before the tables: what reads these may stop, as `| head` does
-        for path in paths:
-            _write(path, getattr(comparison, f"to_{kind}")())
+    wanted = [("html", html), ("csv", csv), ("markdown", markdown)]
+    if out is not None:
+        wanted += [(kind, out / f"comparison.{ending}") for kind, ending in ENDINGS.items()]
+    files = [(kind, path) for kind, path in wanted if path is not None]
+    for _, path in files:
+        _check(path, overwrite)
+    comparison = compare(runs, metric, dict(map(_mode, mode)))
+    for kind, path in files:  # before the tables: what reads these may stop, as `| head` does
+        _write(path, getattr(comparison, f"to_{kind}")())
     print_tables(comparison.titled, Console(width=None if sys.stdout.isatty() else 180))
-    for path in (path for paths in files.values() for path in paths):
+    for _, path in files:
         print(f"wrote {path}")
     return comparison
 
@@ -165,35 +171,21 @@ def _mode(text: str) -> tuple[str, Mode]:
     return metric, mode
 
 
-def _check(files: dict[str, list[Path]], overwrite: bool) -> None:
-    for path in (path for paths in files.values() for path in paths):
-        if path.is_dir():
-            raise RunsError(f"{path} is a folder; name a file, or the folder by --out.")
-        if path.exists() and not overwrite:
-            raise RunsError(f"{path} is there already; name another file, or replace it with --overwrite.")
+def _check(path: Path, overwrite: bool) -> None:
+    if path.is_dir():
+        raise RunsError(f"{path} is a folder; name a file, or the folder by --out.")
+    if path.exists() and not overwrite:
+        raise RunsError(f"{path} is there already; name another file, or replace it with --overwrite.")
 
 
 def _write(path: Path, text: str) -> None:
-    """Write whole or not at all; raises RunsError where that is not possible."""
-    partial = path.with_name(path.name + ".part")
+    """Write; raises RunsError where that is not possible."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no UTF-8
-        partial.replace(path)
+        write_text(path, text, errors="backslashreplace")  # names of files may be no UTF-8
     except OSError as error:
         raise RunsError(f"{path} cannot be written ({error.strerror}): name another file.") from error
 
 
-def command() -> int:
-    """`main` with exit status: 0 on success, 2 with one message for a user's mistake."""
-    try:
-        main()
-    except RunsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"error: {error.filename} cannot be used: {error.strerror}; name another place.", file=sys.stderr)
-        return 2
-    return 0
+main = partial(call, print_comparison)
+command = partial(run, print_comparison)

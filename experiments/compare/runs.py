@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from experiments.cli.mistakes import Mistake
 from experiments.compare.files import numbers, read_csv, read_mapping, scores
 from experiments.compare.modes import MONITORS, Mode, checkpoint_monitor, is_rate, known_mode, recorded_modes
 from experiments.compare.wandb import is_wandb_run, read_wandb_run
@@ -24,8 +25,8 @@ FILES = ("config.yaml", "metrics.csv", "summary.json")
 RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 
 
-class RunsError(Exception):
-    """A user's mistake in what is to be compared. (`ConfigError` stands behind an import of torch.)"""
+class RunsError(Mistake):
+    """A user's mistake in what is to be compared."""
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@ mapping, and so does a file's table whose keys are numbers (`id_map`). A new `cl
 from the one before keeps the arguments that it takes. `experiments/config/parser.py` checks the result.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from datamodules.text_files import ConfigError, did_you_mean, nearest, parse_yaml, read_yaml
+from datamodules.text_files import ConfigError, parse_yaml, read_yaml
+from experiments.cli.mistakes import did_you_mean, nearest
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SECTIONS = (
@@ -191,6 +192,12 @@ def _is_table(value: dict[Any, Any]) -> bool:
 def _suffixes_off(value: Any) -> Any:
     """A mapping that nothing lies below: there `key+` and `key=` say no more than `key`."""
     return merge({}, value) if isinstance(value, dict) and value else value
+
+
+def files_and_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Words of a command line -> those before the first flag, which name YAML files, and the rest."""
+    flags_at = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+    return list(words[:flags_at]), list(words[flags_at:])
 
 
 def split_flags(flags: list[str]) -> tuple[list[tuple[str, Any]], list[str]]:

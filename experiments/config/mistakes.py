@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from datamodules.text_files import did_you_mean, nearest
+from experiments.cli.mistakes import did_you_mean, nearest
 from experiments.config.constructors import (
     REQUIRED,
     Parameter,

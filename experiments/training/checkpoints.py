@@ -19,22 +19,10 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
+from experiments.cli.files import replacing
+from experiments.cli.mistakes import Stopped
 from experiments.training.resume import Position, restore_counters, store_position, stored_position
 from experiments.training.run_folder import RunFolderError
-
-PART = ".part"
-
-
-class Stopped(Exception):
-    """The training was asked to stop by a signal, and its state is kept.
-
-    Args:
-        number: Of the signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.number = number
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -47,16 +35,13 @@ class WholeFiles(TorchCheckpointIO):
             RunFolderError: If it cannot be written.
         """
         path = Path(path)
-        part = path.with_name(path.name + PART)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
+            with replacing(path) as part, part.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(path)
         except (OSError, RuntimeError) as error:
-            part.unlink(missing_ok=True)
             kept = "; the one before is whole" if path.is_file() else ""
             raise RunFolderError(
                 f"The checkpoint {path} could not be written ({getattr(error, 'strerror', None) or error}){kept}: make "

@@ -14,6 +14,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from experiments.cli.files import replacing
+
 
 class MetricsFile(Logger):
     """Logger that appends to `metrics.csv` in a run folder; of several processes the first one writes.
@@ -73,9 +75,8 @@ class MetricsFile(Logger):
         empty = b"," * len(names)
         padded = [row.rstrip(b"\r\n") + empty + b"\n" for row in rows]
         self.columns = [*self.columns, *names]
-        part = self.path.with_name(self.path.name + ".part")
-        part.write_bytes(b"".join([_line(self.columns).encode(), *padded]))
-        part.replace(self.path)
+        with replacing(self.path) as part:
+            part.write_bytes(b"".join([_line(self.columns).encode(), *padded]))
 
 
 def _line(values: list[Any]) -> str:

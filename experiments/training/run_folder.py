@@ -4,7 +4,6 @@ config.yaml  metrics.csv  summary.json  environment.json  checkpoints/{best,last
 """
 
 import importlib.metadata
-import json
 import os
 import platform
 import resource
@@ -19,10 +18,12 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
+from experiments.cli.mistakes import Mistake
+
 LIBRARIES = ("torch", "torchvision", "lightning", "torchmetrics", "timm", "albumentations", "faster-coco-eval", "wandb")
 
 
-class RunFolderError(Exception):
+class RunFolderError(Mistake):
     """A run folder that cannot be made, read or written; the message says why and what to do."""
 
 
@@ -64,27 +65,6 @@ class RunFolder:
         for folder in self._new:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write whole or not at all."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A mapping that a run wrote; empty where there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def environment() -> dict[str, Any]:

@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 
+from experiments.benchmark import command, report
 from experiments.benchmark import gpu as benchmark_gpu
-from experiments.benchmark import main, report
 from experiments.benchmark.gpu import BF16, FP32, TF32
 from experiments.benchmark.timing import Comparison, Setting, Variant, measure
 
@@ -92,18 +92,15 @@ def test_a_variant_with_a_problem_is_passed_over(monkeypatch, capsys):
 
 def test_devices_that_are_not_there_are_named(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for words, message in (
-        (["--device", "cuda"], "sees no GPU here"),
-        (["--compile"], "--compile goes with --device cuda"),
-    ):
-        with pytest.raises(SystemExit) as left:
-            main(words)
-        assert left.value.code == 2
-        assert message in capsys.readouterr().err
+
+    def said(*words: str) -> str:
+        monkeypatch.setattr("sys.argv", ["benchmark", *words])
+        assert command() == 2
+        return capsys.readouterr().err
+
+    assert "sees no GPU here" in said("--device", "cuda")
+    assert "--compile goes with --device cuda" in said("--compile")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(SystemExit) as left:
-        main(["data_train", "--device", "cuda"])
-    assert left.value.code == 2
-    said = capsys.readouterr().err
+    said = said("data_train", "--device", "cuda")
     assert "data_train runs on the CPU alone" in said
     assert "inference, train, segmentation, joint, decode" in said
