@@ -176,11 +176,12 @@ def match_files(
     """
     found, image_twins = _by_stem(images, IMAGE_ENDINGS, masks)
     labels, mask_twins = _by_stem(masks, MASK_ENDINGS, images)
-    if images.resolve() == masks.resolve():
+    together = images.resolve() == masks.resolve()
+    if together:
         if not mask_suffix:
             raise DataError(
                 f"Images and masks are both in {images}, and nothing tells them apart: set `mask_suffix` to what the "
-                f"masks' names have more, or move the masks. {_advice(list(found), labels)}".strip()
+                f"masks' names have more, or move the masks. {_advice(list(found), labels, '')}".strip()
             )
         ends = len(mask_suffix)
         found = {name: path for name, path in found.items() if name[-ends:] != mask_suffix or name[:-ends] not in found}
@@ -205,14 +206,22 @@ def match_files(
                 "take the names out of the split.",
                 pairs,
                 problems,
-                _advice(missing, labels) if kind == "mask" else "",
+                _advice(missing, labels, "" if together else mask_suffix) if kind == "mask" else "",
             )
     return pairs
 
 
-def _advice(names: Sequence[str], labels: Mapping[str, Path]) -> str:
-    """What the masks of most `names` have more than these, as a sentence; empty if they have nothing in common."""
+def _advice(names: Sequence[str], labels: Mapping[str, Path], mask_suffix: str) -> str:
+    """What the masks of most `names` have more than these, as a sentence; empty if they have nothing in common.
+
+    Args:
+        names: Of the images whose masks were not found.
+        labels: Masks by their names.
+        mask_suffix: What they were looked for with; empty where images and masks are in one folder.
+    """
     some = names[:: max(1, len(names) // 20)]
+    if mask_suffix and 2 * sum(name in labels for name in some) >= len(some):
+        return f"Masks there have the images' names, without {mask_suffix}: leave `mask_suffix` out."
     ends = Counter(label.removeprefix(name) for name in some for label in labels if label.startswith(name))
     suffix, count = max(((end, n) for end, n in ends.items() if end), key=lambda pair: pair[1], default=("", 0))
     if 2 * count < len(some) or not suffix:

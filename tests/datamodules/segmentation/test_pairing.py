@@ -76,6 +76,19 @@ def test_the_suffix_of_masks_is_suggested_and_works(tmp_path: Path, suffix: str)
     assert len(data(tmp_path, mask_suffix=suffix).pairs("train")[0]) == 4
 
 
+@pytest.mark.parametrize("suffix", [".png", "_mask.png", "_L"])
+def test_a_suffix_that_masks_do_not_have_is_to_be_left_out(tmp_path: Path, suffix: str) -> None:
+    write(tmp_path, *(f"{kind}/train/{name}.png" for kind in ("images", "masks") for name in ("a", "b")))
+    with pytest.raises(DataError, match=r"the images' names, without .*: leave `mask_suffix` out"):
+        data(tmp_path, mask_suffix=suffix).pairs("train")
+
+
+def test_a_wrong_suffix_in_a_shared_folder_is_corrected(tmp_path: Path) -> None:
+    write(tmp_path / "train", "x.png", "y.png", "x_mask.png", "y_mask.png")
+    with pytest.raises(DataError, match="by `mask_suffix: _mask`"):
+        data(tmp_path, mask_suffix="_mask.png", **SHARED).pairs("train")
+
+
 def test_nothing_is_suggested_where_names_have_nothing_in_common(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         write(tmp_path, f"images/train/{name}.jpg", f"masks/train/other_{name}.png")
