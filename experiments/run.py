@@ -49,7 +49,7 @@ from experiments.training.preflight import Preflight
 from experiments.training.resume import check_resume, find_resumable
 from experiments.training.run_folder import RunFolder, environment, peak_memory
 from experiments.training.start import begin, check_start, configuration_of, show_weight_reports, to_instantiate
-from hrnet.checkpoint_files import read_file
+from hrnet.checkpoints import read_file
 from tasks.task import Task
 
 ACTIONS = ("fit", "validate", "test", "predict")

@@ -11,7 +11,9 @@ Each `--.--` is a transition: it opens one stream from the coarsest one there is
                                   X            from coarser: 1x1 convolution, batch norm, upsampling
     stream 1 --[BasicBlock x 4]--(+)-->        from finer:   3x3 convolutions of stride 2
 
-Parameter names are those of the published checkpoints. Use: `streams = HRNet("w32")(images)`.
+The file goes from the parts to the whole: convolution with batch norm, the two residual blocks (He et al. 2016), the
+exchange unit, the network. Parameter names are those of the published checkpoints: `0`, `1` inside ConvBN; `conv1`,
+`bn1`, ... inside the blocks. Use: `streams = HRNet("w32")(images)`.
 """
 
 from collections.abc import Iterator
@@ -22,11 +24,68 @@ import torch
 import torch.nn.functional as F
 from lightning import LightningModule
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from hrnet.blocks import BasicBlock, Bottleneck, ConvBN
 from hrnet.variants import VARIANTS, Variant
+from hrnet.weights import start_from
+
+
+class ConvBN(nn.Sequential):
+    """Convolution without bias, batch norm and, if asked for, ReLU: (B, in, H, W) -> (B, out, H/stride, W/stride)."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, relu: bool = True
+    ) -> None:
+        layers = [
+            nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False),
+            nn.BatchNorm2d(out_channels),
+        ]
+        super().__init__(*layers, *([nn.ReLU(inplace=True)] if relu else []))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and an identity shortcut: (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return self.relu(y.add_(x))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions; output has four times `width` channels: (B, in, H, W) -> (B, 4 * width, H, W).
+
+    The shortcut is the identity, or a 1x1 projection when the channels change.
+    """
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int) -> None:
+        super().__init__()
+        out_channels = width * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        same = in_channels == out_channels
+        self.downsample = nn.Identity() if same else ConvBN(in_channels, out_channels, relu=False)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return self.relu(y.add_(self.downsample(x)))
 
 
 class ExchangeUnit(nn.Module):
@@ -140,8 +199,6 @@ class HRNet(LightningModule):
         self._build(VARIANTS[variant], multi_scale_output)
         self._initialise()
         if weights is not None:
-            from hrnet.weights import start_from  # weights.py knows the module tree, so it imports this file
-
             start_from(self, weights, strict=True)
 
     def _build(self, variant: Variant, multi_scale_output: bool) -> None:
@@ -235,7 +292,7 @@ def statistics_kept(module: nn.Module) -> Iterator[None]:
     written with their own values: passing none would save fewer tensors than the first run did, which checkpointing
     refuses.
     """
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    norms = [m for m in module.modules() if isinstance(m, (nn.BatchNorm2d, nn.SyncBatchNorm))]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None

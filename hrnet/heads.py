@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hrnet.blocks import Bottleneck, ConvBN
+from hrnet.backbone import Bottleneck, ConvBN
 from hrnet.representations import HRNetV2, fits_in_cache, mix, mixed_strips
 
 

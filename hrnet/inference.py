@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from hrnet.backbone import ExchangeUnit, HRNet
-from hrnet.blocks import BasicBlock, Bottleneck, ConvBN
+from hrnet.backbone import BasicBlock, Bottleneck, ConvBN, ExchangeUnit, HRNet
 
 
 def for_inference(module: nn.Module) -> nn.Module:

@@ -1,9 +1,16 @@
 """The nine published HRNet variants as rows of data (TPAMI 2020, Section 3 and Table 7; the official repositories).
 
-A variant is one integer, the width C of the first stream, and a few counts; stream i has `C * 2**i` channels.
+A variant is one integer, the width C of the first stream, and a few counts; stream i has `C * 2**i` channels. A new
+width is one row in `VARIANTS`. The network is built from its row (`backbone.py`); a checkpoint's tensors say which row
+they are of: `HRNet(**architecture_of(contents.trunk, name))`, with `contents` from `layouts.take_apart`.
 """
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -36,3 +43,51 @@ VARIANTS: dict[str, Variant] = {
     "w48": Variant(48),
     "w64": Variant(64),
 }
+
+
+def architecture_of(trunk: Mapping[str, Tensor], name: str) -> dict[str, Any]:
+    """`variant`, `in_channels` and `multi_scale_output` of the network that these tensors fill.
+
+    What shapes cannot tell (`upsample`, `align_corners`) follows from the checkpoint's layout or stays as by default.
+
+    Args:
+        trunk: Tensors by our names, `backbone.*`.
+        name: What messages call the checkpoint.
+
+    Raises:
+        ValueError: If it is none of the published variants, or tensors are missing that would tell.
+    """
+    try:
+        found = _shape_of(trunk)
+        in_channels = trunk["backbone.conv1.weight"].shape[1]
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{name} lacks parts of an HRNet ({error}): is the file complete?") from error
+    variant = next((variant for variant, shape in VARIANTS.items() if shape == found), None)
+    if variant is None:
+        raise ValueError(
+            f"{name} holds an HRNet of another shape ({found}) than the published variants {', '.join(VARIANTS)}: add "
+            "a row for it to hrnet.VARIANTS."
+        )
+    last = f"backbone.stage4.{found.units[2] - 1}.fuse_layers.1."
+    return {
+        "variant": variant,
+        "in_channels": in_channels,
+        "multi_scale_output": any(key.startswith(last) for key in trunk),
+    }
+
+
+def _shape_of(trunk: Mapping[str, Tensor]) -> Variant:
+    def count(beginning: str) -> int:
+        """How many parts are numbered after these words."""
+        numbers = {match[1] for key in trunk if (match := re.match(rf"backbone\.{beginning}\.(\d+)\.", key))}
+        if not numbers:
+            raise ValueError(f"it has no {beginning}")
+        return len(numbers)
+
+    return Variant(
+        width=trunk["backbone.transition1.0.0.weight"].shape[0],
+        stage1_blocks=count("layer1"),
+        stage1_width=trunk["backbone.layer1.0.conv1.weight"].shape[0],
+        units=(count("stage2"), count("stage3"), count("stage4")),
+        blocks=count(r"stage2.0.branches.0"),
+    )

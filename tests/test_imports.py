@@ -46,7 +46,7 @@ def test_imports_are_seen_wherever_they_stand() -> None:
     source = """
 import torch, tasks.pose as pose
 def late():
-    from hrnet.blocks import ConvBN
+    from hrnet.backbone import ConvBN
     import importlib
     importlib.import_module("datamodules.base")
 from . import experiments

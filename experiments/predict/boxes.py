@@ -21,7 +21,7 @@ from datamodules.keypoints.coco_table import Id, identifier, read_json
 from datamodules.skeleton import Skeleton
 from experiments.config import ConfigError
 from experiments.predict.media import Photo
-from hrnet.checkpoint_files import read_file
+from hrnet.checkpoints import read_file
 
 PERSON = 1  # in COCO's categories, and so in torchvision's detectors
 

@@ -12,7 +12,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 
 from experiments.config import ConfigError
-from hrnet.checkpoint_files import read_file
+from hrnet.checkpoints import read_file
 
 
 @dataclass(frozen=True)

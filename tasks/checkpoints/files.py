@@ -15,7 +15,15 @@ from lightning.pytorch import __version__ as lightning_version
 from torch import Tensor
 
 from hrnet import weights
-from hrnet.checkpoint_files import COMPILED, checkpoint_of_run, is_timm_name, read_content, read_file, tensors_in
+from hrnet.checkpoints import (
+    COMPILED,
+    checkpoint_of_run,
+    is_timm_name,
+    read_content,
+    read_file,
+    refuse_unusable,
+    tensors_in,
+)
 from tasks.checkpoints.classes import made, merged, names_weights, without_weights
 from tasks.checkpoints.published import Description, describe
 from tasks.task import Task, plain
@@ -176,7 +184,7 @@ def fill(task: Task, found: Checkpoint) -> None:
     if not report.complete:
         raise weights.Unfit(f"{found.name} does not fit the {type(task).__name__}.", report, foreign=False)
     computed_with = {*dict(task.named_parameters()), *(k for k in own if k.endswith(("running_mean", "running_var")))}
-    weights.refuse_unusable({k: found.state[k] for k in computed_with}, found.name)
+    refuse_unusable({k: found.state[k] for k in computed_with}, found.name)
     task.load_state_dict(found.state)
 
 

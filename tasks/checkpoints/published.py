@@ -17,9 +17,9 @@ import numpy as np
 import yaml
 from timm.data import ImageNetInfo
 
-from hrnet.architecture import architecture_of
-from hrnet.checkpoint_files import State
-from hrnet.checkpoint_layouts import Contents, take_apart
+from hrnet.checkpoints import State
+from hrnet.layouts import Contents, take_apart
+from hrnet.variants import architecture_of
 
 NAMES = Path(__file__).parents[2] / "datamodules" / "names"  # files, read as such: tasks import no data
 SIZE = re.compile(r"(?<![0-9a-z])(\d{2,4})x(\d{2,4})(?![0-9x])")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hrnet import ClassificationHead, HRNet, KeypointHead, OCRHead, SegmentationHead
-from hrnet.blocks import BasicBlock, Bottleneck
+from hrnet.backbone import BasicBlock, Bottleneck
 from hrnet.inference import for_inference
 
 TOLERANCE = 1e-4

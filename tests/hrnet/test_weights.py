@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from hrnet import HRNet, HRNetV2p, load_weights
+from hrnet import HRNet, HRNetV2p, for_inference, load_weights
 from tests.golden import image_for, state_for
 from tests.hrnet.published import (
     SMALL,
@@ -147,6 +147,13 @@ def test_tensors_nobody_knows(tmp_path: Path) -> None:
 def test_module_without_backbone() -> None:
     with pytest.raises(ValueError, match=r"task with an HRNet as `backbone`, got Linear"):
         load_weights(nn.Linear(2, 2), "hrnet_w32.ms_in1k")
+
+
+@pytest.mark.parametrize("rewrite", [for_inference, lambda network: torch.compile(network, backend="eager")])
+def test_what_was_made_of_a_network_is_no_network(rewrite: Callable[[HRNet], nn.Module], tmp_path: Path) -> None:
+    torch.save(filled(HRNet(SMALL)), tmp_path / "file.pth")
+    rewritten = rewrite(HRNet(SMALL))
+    unchanged(rewritten, tmp_path / "file.pth", "pass the network itself, not a wrapper of it nor what for_inference")
 
 
 def test_backbone_argument_is_strict_and_advises_what_yaml_can_say(tmp_path: Path) -> None:

@@ -337,7 +337,7 @@ def test_timm_classification(name: str, ratio: float, tmp_path: Path) -> None:
 
 def test_timm_name(monkeypatch: pytest.MonkeyPatch) -> None:
     network = timm.create_model("hrnet_w18_small", num_classes=1000).eval()
-    monkeypatch.setattr("hrnet.checkpoint_files._download", lambda name: network.state_dict())
+    monkeypatch.setattr("hrnet.checkpoints._download", lambda name: network.state_dict())
     task = tasks.load("hrnet_w18_small.ms_in1k")
     images = torch.zeros(1, 3, 64, 64)
     with torch.no_grad():

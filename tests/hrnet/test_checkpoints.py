@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hrnet import VARIANTS, HRNet, load_weights
-from hrnet.checkpoint_files import read_content
+from hrnet.checkpoints import read_content
 from tests.hrnet.published import SMALL, classification, filled, listed, official, pose, same, unchanged
 
 TIMM = {"w18_small_v1": "hrnet_w18_small"} | {v: f"hrnet_{v}" for v in VARIANTS if v != SMALL}

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from hrnet import VARIANTS, HRNet
-from hrnet.architecture import architecture_of
-from hrnet.checkpoint_layouts import take_apart
+from hrnet.layouts import take_apart
+from hrnet.variants import architecture_of
 from tests.hrnet.published import SMALL, State, filled
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from hrnet.checkpoint_files import State
+from hrnet.checkpoints import State
 
 TRUNK = re.compile(r"(conv[12]|bn[12]|layer1|transition[123]|stage[234])\.")
 # Unlike `conv1`, these occur nowhere but at the root of a trunk, so what stands before them is a wrapper's prefix.

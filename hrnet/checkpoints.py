@@ -1,7 +1,7 @@
 """Where weights come from: a file of any kind, a run folder, or timm's download, read into names -> tensors.
 
 Nothing in a file is ever executed. Use: `state = read_checkpoint("pose_hrnet_w32_256x192.pth")`, then
-`checkpoint_layouts.translate` for the names.
+`layouts.translate` for the names.
 """
 
 import pickle
@@ -116,6 +116,40 @@ def tensors_in(content: Any, source: str | Path) -> State:
     raise ValueError(
         f"{source} holds a {type(content).__name__}, expected a state dict (names -> tensors), maybe wrapped."
     )
+
+
+def refuse_unusable(found: State, name: str) -> None:
+    """Raise ValueError for tensors that no network computes with: without values, packed, complex, NaN or infinite.
+
+    Args:
+        found: Parameters and statistics; other buffers may hold infinity for a reason.
+        name: What the message calls the checkpoint.
+    """
+    for n, x in found.items():
+        kind = _kind(x)
+        if kind is not None:
+            raise ValueError(
+                f"{name} holds {n} as a {kind}: give the checkpoint with plain floating-point weights that it was "
+                "made from."
+            )
+    broken = [n for n, x in found.items() if x.is_floating_point() and not torch.isfinite(x.float()).all()]
+    if broken:
+        shown = ", ".join(broken[:3]) + ", ..." * (len(broken) > 3)
+        raise ValueError(
+            f"{name} holds NaN or infinity in {len(broken)} of {len(found)} tensors ({shown}): its training had "
+            "diverged, or the file is damaged; give an earlier checkpoint, or download it again."
+        )
+
+
+def _kind(x: Tensor) -> str | None:
+    """What a tensor is if no weights can be copied out of it."""
+    if x.is_meta:
+        return "tensor without values (on the meta device)"
+    if x.is_quantized or x.dtype in (torch.int8, torch.uint8):
+        return f"quantised tensor ({str(x.dtype).removeprefix('torch.')})"
+    if x.layout is not torch.strided:
+        return f"sparse tensor ({str(x.layout).removeprefix('torch.')})"
+    return f"complex tensor ({str(x.dtype).removeprefix('torch.')})" if x.is_complex() else None
 
 
 def _download(name: str) -> State:
