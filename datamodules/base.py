@@ -27,7 +27,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -35,19 +35,16 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from datamodules.draws import stream
-from datamodules.findings import Count, Fact, Finding, Mode
+from datamodules.findings import Count, DataError, Fact, Finding, Mode, Split
+from datamodules.images.files import PLAIN, Reading
 from datamodules.samplers import EvaluationSampler, TrainingSampler, even_batch_size, world
+from datamodules.skeleton import Skeleton
 from datamodules.workers import available_cores, in_threads, start_worker
 
 # albumentations asks a server for its newest version when it is first imported; training must not depend on that.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
-Split = Literal["train", "val", "test"]
 LISTED = ("boxes", "labels", "masks")
-
-
-class DataError(Exception):
-    """A mistake in the user's data or in what was said about them; the message is a sentence that says what to do."""
 
 
 class BaseDataset(Dataset, ABC):
@@ -139,8 +136,10 @@ class BaseDataModule(LightningDataModule, ABC):
     """Classes that exchange when an image is mirrored, such as left and right arm."""
     num_keypoints: int | None = None
     """Of an instance; a task that learns key points compares it with the model's."""
-    skeleton: Any = None
-    """What the key points are, a `datamodules.Skeleton`; None for data without."""
+    skeleton: Skeleton | None = None
+    """What the key points are."""
+    stated_reading: Reading = PLAIN
+    """How image files become pixels, as far as the user says."""
 
     def __init__(
         self,
@@ -189,6 +188,11 @@ class BaseDataModule(LightningDataModule, ABC):
         A small frozen object of plain arguments. Checkpoints keep it, so that prediction sees what evaluation saw.
         """
         return None
+
+    @property
+    def split_names(self) -> tuple[Split, ...]:
+        """The splits that there are."""
+        return tuple(dict.fromkeys(("train", "val", self.test_split)))
 
     @property
     def parts(self) -> Mapping[str, "BaseDataModule"]:
@@ -254,6 +258,21 @@ class BaseDataModule(LightningDataModule, ABC):
                 "embedded data set."
             )
         return folder
+
+    def existing(self, what: str, *names: str) -> Path:
+        """The first of the folders below root that exists; raises DataError, with the expected tree, if none does.
+
+        Args:
+            what: Said of it in the message, such as image.
+            names: Of the folders, relative to root.
+        """
+        for name in names:
+            if (self.folder / name).is_dir():
+                return self.folder / name
+        raise DataError(
+            f"{type(self).__name__} found no {what} folder {' or '.join(names)} in {self.folder}. Expected there:\n"
+            f"{self.layout}\nThe data come from {self.source}"
+        )
 
     def split(self, name: Split) -> BaseDataset:
         """The data set of a split, built once; `test` is `test_split`."""

@@ -1,6 +1,6 @@
-"""What a data set says of itself: defects, notes, counts. A DataModule yields them, the data doctor gathers them.
+"""What a data set says of itself: defects, notes, counts, and the error that stops a run at the first grave defect.
 
-`images/looking.py` has one more kind, what a look at an image file said.
+A DataModule yields facts, the data doctor gathers them; `images/looking.py` has one more kind, a look at an image file.
 """
 
 from collections import Counter
@@ -8,8 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+Split = Literal["train", "val", "test"]
 Mode = Literal["none", "headers", "full"]
 """How far images are read: not at all (are they there?), the head of each file, or every pixel."""
+
+
+class DataError(Exception):
+    """A mistake in the user's data or in what was said about them; the message is a sentence that says what to do."""
 
 
 class Fact:

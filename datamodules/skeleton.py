@@ -18,10 +18,12 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.base import DataError
-from datamodules.names.labels import NAMES
+from datamodules.findings import DataError
 from datamodules.text_files import ConfigError, read_yaml
 
+NAMES = Path(__file__).parent / "names"
+"""Key points and classes of published data sets: names, limbs or colours, what exchanges in a mirror. Published
+checkpoints mean the same by their outputs, so the tasks read these files too."""
 DEFAULT_SIGMA = 0.05
 
 

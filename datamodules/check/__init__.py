@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from datamodules.check.doctor import check
-from datamodules.check.findings import Report
+from datamodules.check.report import Report
 
 __all__ = ["Report", "check", "command", "main"]
 

@@ -4,25 +4,14 @@ Reads the JSON itself, since `coco_reader.py` stops at the first mistake; each a
 """
 
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datamodules.base import DataError, Split
 from datamodules.check.annotation import Facts, annotation_defects
-from datamodules.check.findings import Report
-from datamodules.check.images import (
-    Seen,
-    find_shared_images,
-    look,
-    note_left_out,
-    note_orientations,
-    relative,
-    size_histogram,
-)
-from datamodules.findings import Mode
+from datamodules.findings import Count, DataError, Fact, Finding, Mode, Split
+from datamodules.images.looking import Seen, files_left_out, look, size_histogram
 from datamodules.images.names import as_stored, is_file_name
 from datamodules.keypoints.coco_annotations import beside_boxes
 from datamodules.keypoints.coco_pose import CocoPose
@@ -32,23 +21,23 @@ from datamodules.skeleton import Skeleton
 from datamodules.workers import in_threads
 
 
-def check_coco_pose(data: CocoPose, report: Report, mode: Mode) -> None:
-    """Write what is wrong with the annotations and images of all splits to `report`."""
-    splits: list[Split] = ["train", "val", *(["test"] if data.test_split == "test" else [])]
+def check_coco_pose(data: CocoPose, mode: Mode) -> list[Fact]:
+    """What is wrong with the annotations and images of all splits."""
     files = {}
-    for split in splits:
-        file = _CocoFile(data.folder / data.annotations[split], split, data.skeleton, report)
+    facts: list[Fact] = []
+    for split in data.split_names:
+        file = _CocoFile(data.folder / data.annotations[split], split, data.skeleton, facts)
         if file.read():
             files[split] = file
     for file in files.values():
         file.check()
-    _compare_categories(files, report)
-    seen = {split: _look_at_images(data, file, mode) for split, file in files.items()}
-    find_shared_images(seen, report, data.folder)
-    note_orientations(seen, data.stated_reading, report, data.folder)
-    note_left_out({split: list({image.path.parent for image in images}) for split, images in seen.items()}, report)
+    _compare_categories(files, facts)
+    for split, file in files.items():
+        seen = _look_at_images(data, file, mode)
+        facts += [*seen, *files_left_out(split, [image.path.parent for image in seen])]
     if data.detections is not None and data.test_split in files:
-        _check_detections(data.folder / data.detections, files[data.test_split], report)
+        _check_detections(data.folder / data.detections, files[data.test_split])
+    return facts
 
 
 class _CocoFile:
@@ -58,16 +47,18 @@ class _CocoFile:
         path: Of the JSON file.
         split: It is of.
         skeleton: Of its key points.
-        report: What is written to.
+        facts: What is written to.
     """
 
-    def __init__(self, path: Path, split: Split, skeleton: Skeleton, report: Report) -> None:
-        self.path, self.split, self.skeleton = path, split, skeleton
-        self.add = partial(report.add, split=split)
-        self.report = report
+    def __init__(self, path: Path, split: Split, skeleton: Skeleton, facts: list[Fact]) -> None:
+        self.path, self.split, self.skeleton, self.facts = path, split, skeleton, facts
         self.images: dict[Id, dict] = {}
         self.categories: dict[Id, dict] = {}
         self.annotations: list[dict] = []
+
+    def add(self, kind: str, item: str, found: str) -> None:
+        """Write down a defect."""
+        self.facts.append(Finding(kind, self.split, item, found))
 
     def read(self) -> bool:
         """Read the file; False, and a finding, if it is no COCO JSON at all."""
@@ -128,12 +119,12 @@ class _CocoFile:
         self._check_images()
         self._check_skeletons()
         self._check_annotations()
-        self.report.saw(self.split, images=len(self.images), annotations=len(self.annotations))
-        sizes = filter(None, map(self.size, self.images))
-        self.report.count("images, longer side in pixels", self.split, size_histogram(sizes))
+        self.facts.append(Count(self.split, None, Counter(annotations=len(self.annotations))))
         boxes = [numbers(annotation.get("bbox"), 4) for annotation in self.annotations]
-        self.report.count("boxes, longer side in pixels", self.split, size_histogram(b[2:] for b in boxes if b))
-        self.report.count("annotations", self.split, self.count_categories())
+        sizes = size_histogram(b[2:] for b in boxes if b)
+        self.facts.append(Count(self.split, "boxes, longer side in pixels", sizes))
+        counts = self.count_categories()
+        self.facts.append(Count(self.split, "annotations", counts, list(counts), "annotation"))
 
     def _check_images(self) -> None:
         names = Counter(name for image in self.images.values() if is_file_name(name := image.get("file_name")))
@@ -197,7 +188,7 @@ class _CocoFile:
         if not persons:
             found = f"none of {len(self.annotations)} annotations has a labelled key point (a file of boxes alone?)"
             self.add("no usable sample", item=self.path.name, found=found)
-        self.report.count("labelled key points", self.split, labelled)
+        self.facts.append(Count(self.split, "labelled key points", labelled))
 
     def _find_misplaced(self, persons: list[Facts]) -> None:
         """Find key points that are no pixels, such as shares of the image, beside boxes that are."""
@@ -220,18 +211,17 @@ class _CocoFile:
         return counts
 
 
-def _compare_categories(files: dict[str, _CocoFile], report: Report) -> None:
-    """Find categories that two splits name differently, or that one of them does not have annotated."""
+def _compare_categories(files: dict[str, _CocoFile], facts: list[Fact]) -> None:
+    """Find categories that two splits name differently."""
     named = {split: {key: c.get("name") for key, c in file.categories.items()} for split, file in files.items()}
     first = next(iter(named), "")
     for split, names in named.items():
         for key in sorted({*names, *named[first]}, key=str):
             if names.get(key) != named[first].get(key):
                 found = f"is {names.get(key)!r}, in {first} {named[first].get(key)!r}"
-                report.add("categories disagree", split, f"category {short(key)} in {files[split].path.name}", found)
-    counts = {split: file.count_categories() for split, file in files.items()}
-    names = dict.fromkeys(name for count in counts.values() for name in count)
-    report.compare_classes(counts, list(names), stated=False, noun="annotation")
+                facts.append(
+                    Finding("categories disagree", split, f"category {short(key)} in {files[split].path.name}", found)
+                )
 
 
 def _look_at_images(data: CocoPose, file: _CocoFile, mode: Mode) -> list[Seen]:
@@ -247,43 +237,37 @@ def _look_at_images(data: CocoPose, file: _CocoFile, mode: Mode) -> list[Seen]:
             file.add("file name spelled otherwise", item=f"image {short(key)} ({name})", found=f"is {stored[name]}")
 
     def look_at(key: Id) -> Seen:
-        return look(folder / stored.get(named[key], named[key]), file.size(key), mode, data.stated_reading)
+        path = folder / stored.get(named[key], named[key])
+        item = f"image {short(key)} ({path})"
+        return look(path, file.size(key), mode, data.stated_reading, split=file.split, item=item)
 
-    seen = in_threads(look_at, keys, f"images of {file.split}")
-    for key, image in zip(keys, seen, strict=True):
-        if image.problem:
-            file.add(
-                image.problem[0],
-                item=f"image {short(key)} ({relative(image.path, data.folder)})",
-                found=image.problem[1],
-            )
-    return seen
+    return in_threads(look_at, keys, f"images of {file.split}")
 
 
-def _check_detections(path: Path, file: _CocoFile, report: Report) -> None:
+def _check_detections(path: Path, file: _CocoFile) -> None:
     """Find what is wrong with a file of a detector's boxes."""
     try:
         content = read_json(path)
     except DataError as error:
-        report.add("unreadable data", file.split, str(path), str(error))
+        file.add("unreadable data", str(path), str(error))
         return
     if not isinstance(content, list):
-        report.add("unreadable data", file.split, str(path), "expected a list of image_id, category_id, bbox, score")
+        file.add("unreadable data", str(path), "expected a list of image_id, category_id, bbox, score")
         return
     for row, entry in enumerate(content):
         item = f"detection {row} of {path.name}"
         if not isinstance(entry, dict):
-            report.add("malformed entry", file.split, item, f"is {short(entry)}, expected an object")
+            file.add("malformed entry", item, f"is {short(entry)}, expected an object")
             continue
         box = numbers(entry.get("bbox"), 4)
         if box is None or number(entry.get("score")) is None:
             found = f"bbox is {_said(entry, 'bbox')}, score {_said(entry, 'score')}, expected 4 numbers and one"
-            report.add("malformed entry", file.split, item, found)
+            file.add("malformed entry", item, found)
         elif min(box[2:]) <= 0:
-            report.add("box without area", file.split, item, f"bbox is {entry['bbox']}")
+            file.add("box without area", item, f"bbox is {entry['bbox']}")
         if not file.has(entry.get("image_id")):
             found = f"image_id {_said(entry, 'image_id')} is not in {file.path.name}"
-            report.add("unknown image", file.split, item, found)
+            file.add("unknown image", item, found)
 
 
 def _said(entry: dict, key: str) -> str:

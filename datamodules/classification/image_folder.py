@@ -4,17 +4,23 @@ data = ImageNet("data/imagenet", image_size=(224, 224), batch_size=64)
 """
 
 import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from datamodules.base import BaseDataModule, DataError, Split
+from datamodules.base import BaseDataModule
 from datamodules.classification.samples import LabelledImages, TrainingView
-from datamodules.images.files import Reading, images_below
+from datamodules.findings import Count, DataError, Fact, Finding, Mode, Split
+from datamodules.images.files import Reading, images_below, is_image
+from datamodules.images.looking import Seen, files_left_out, look
 from datamodules.sample.layouts import sample_image_folder, sample_imagenet
 from datamodules.text_files import ConfigError, read_text
+from datamodules.workers import in_threads
 
 
 class ImageFolder(BaseDataModule):
@@ -61,9 +67,8 @@ class ImageFolder(BaseDataModule):
         if not (0 < crop_ratio <= 1 and 0 <= random_erasing <= 1):
             raise DataError(f"crop_ratio {crop_ratio} must be in (0, 1], random_erasing {random_erasing} in [0, 1].")
         self.crop_ratio, self.rand_augment, self.random_erasing = crop_ratio, rand_augment, random_erasing
-        self.reading = (reading or Reading()).checked()
-        if self.reading.upright is None:
-            self.reading = replace(self.reading, upright=True)
+        reading = (reading or Reading()).checked()
+        self.reading = self.stated_reading = replace(reading, upright=reading.upright is not False)
         self._folders: list[str] | None = None
 
     @classmethod
@@ -75,12 +80,12 @@ class ImageFolder(BaseDataModule):
     def folders(self) -> list[str]:
         """Names of the class folders of `train`, sorted: the position is the class."""
         if self._folders is None:
-            self._folders = subfolders(self.split_folder("train"))
-            if len(self._folders) < 2:
+            found = subfolders(self.split_folder("train"))
+            if len(found) < 2:
                 raise DataError(
-                    f"{self.split_folder('train')} has {len(self._folders)} class folders, expected two or more:\n"
-                    f"{self.layout}"
+                    f"{self.split_folder('train')} has {len(found)} class folders, expected two or more:\n{self.layout}"
                 )
+            self._folders = found
         return self._folders
 
     @property
@@ -95,13 +100,13 @@ class ImageFolder(BaseDataModule):
 
     def dataset(self, split: Split) -> LabelledImages:
         """List the images of `split`; raises DataError for classes without images or unknown to `train`."""
-        folder, known = self.split_folder(split), self.folders
-        unknown = [name for name in subfolders(folder) if name not in set(known)]
+        folder, known, classes = self.split_folder(split), self.folders, self._files(split)
+        unknown = [name for name in classes if name not in set(known)]
         if unknown:
             raise DataError(
                 f"{folder} has the class folders {unknown[:5]}, which `train` lacks: rename or remove them."
             )
-        found = [(label, name, images_below(folder / name)) for label, name in enumerate(known)]
+        found = [(label, name, classes.get(name, [])) for label, name in enumerate(known)]
         empty = [name for _, name, files in found if not files]
         if len(empty) == len(known):
             raise DataError(f"{folder} has no images in class folders such as {known[0]}. Expected:\n{self.layout}")
@@ -121,13 +126,40 @@ class ImageFolder(BaseDataModule):
 
     def split_folder(self, split: str) -> Path:
         """Folder of `split`, which has the class folders; raises DataError if there is none."""
-        for name in (split, f"images/{split}"):
-            if (self.folder / name).is_dir():
-                return self.folder / name
-        raise DataError(
-            f"{type(self).__name__} found no folder {split} in {self.folder}. Expected there:\n{self.layout}\nThe data "
-            f"come from {self.source}"
-        )
+        return self.existing("image", split, f"images/{split}")
+
+    def findings(self, split: Split, images: Mode = "full") -> Iterator[Fact]:
+        """Images that cannot be read or are of two classes or none, and folders that `train` does not have."""
+        try:
+            folder = self.split_folder(split)
+        except DataError as error:
+            yield Finding("unreadable data", split, str(self.folder / split), str(error))
+            return
+        for file in sorted(file for file in folder.iterdir() if is_image(file.name) and file.is_file()):
+            yield Finding("file outside of the class folders", split, str(file), "has no class")
+        classes = self._files(split)
+        try:
+            known = self.folders
+        except DataError as error:  # no `train`, or not as many classes as there should be
+            known = list(classes)
+            if split == "train":
+                yield Finding("refused by the loader", split, str(folder), str(error))
+        for name in classes:
+            if name not in known:
+                yield Finding("unknown class folder", split, str(folder / name), "train has no folder of this name")
+        counts = Counter({name: len(files) for name, files in classes.items()})
+        yield Count(split, "images", counts, known, "image", required=True)
+        paths = [folder / name / file for name, files in classes.items() for file in files]
+        look_at = partial(look, size=None, mode=images, reading=self.reading, split=split)
+        seen = in_threads(look_at, paths, f"images of {split}")
+        yield from seen
+        yield from files_left_out(split, [folder])
+        yield from _of_two_classes(folder, seen)
+
+    def _files(self, split: Split) -> dict[str, list[str]]:
+        """The files of each class folder of a split, relative to it."""
+        folder = self.split_folder(split)
+        return {name: images_below(folder / name) for name in subfolders(folder)}
 
 
 class ImageNet(ImageFolder):
@@ -185,6 +217,19 @@ def _lines(file: Path) -> list[str]:
         return read_text(file).splitlines()
     except ConfigError as error:
         raise DataError(f"The names of the classes cannot be read. {error}") from error
+
+
+def _of_two_classes(folder: Path, seen: Sequence[Seen]) -> Iterator[Finding]:
+    """Decoded images that are in the folders of two classes."""
+    places: dict[str, list[Seen]] = defaultdict(list)
+    for image in seen:
+        if image.is_decoded:
+            places[image.fingerprint].append(image)
+    for first, *others in places.values():
+        for other in others:
+            if other.path.relative_to(folder).parts[0] != first.path.relative_to(folder).parts[0]:
+                found = f"is the same picture as {first.path}"
+                yield Finding("one image, two classes", other.split, str(other.path), found)
 
 
 def subfolders(folder: Path) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.base import DataError, Split
+from datamodules.findings import DataError, Split
 from datamodules.images.files import PIXEL_LIMIT, SIDEWAYS, Header, jpeg_head, read_header
 from datamodules.workers import in_threads
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from datamodules.base import DataError
+from datamodules.findings import DataError
 from datamodules.images.files import (
     PLAIN,
     Header,

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from datamodules.base import Split
-from datamodules.names.labels import class_labels
 from datamodules.sample.layouts import sample_ade20k
-from datamodules.segmentation.data import Pairs, SegmentationData, match_files
+from datamodules.segmentation.data import SegmentationData, class_labels
 from datamodules.segmentation.masks import IGNORED, IndexMasks, lookup
+from datamodules.segmentation.pairs import Pairs, match_files
 from datamodules.segmentation.samples import Evaluation
 
 CLASSES = class_labels("ade20k")
@@ -59,7 +59,7 @@ class ADE20K(SegmentationData):
     def pairs(self, split: Split) -> Pairs:
         """Images, masks and reader of a split."""
         official = {"train": "training", "val": "validation"}[split]
-        images = self._existing("image", f"images/{official}", f"{split}/image")
-        masks = self._existing("mask", f"annotations/{official}", f"{split}/label")
+        images = self.existing("image", f"images/{official}", f"{split}/image")
+        masks = self.existing("mask", f"annotations/{official}", f"{split}/label")
         table = lookup({0: IGNORED, **{label + 1: label for label in range(150)}, 255: IGNORED}, 150)
         return match_files(images, masks, IndexMasks(table, self.class_names, self.stated_reading.pixel_limit))

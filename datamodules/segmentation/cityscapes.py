@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from datamodules.base import DataError, Split
-from datamodules.names.labels import class_labels
 from datamodules.sample.layouts import sample_cityscapes
-from datamodules.segmentation.data import Pairs, SegmentationData, Unpaired
+from datamodules.segmentation.data import SegmentationData, class_labels
 from datamodules.segmentation.masks import IGNORED, IndexMasks, lookup
+from datamodules.segmentation.pairs import Pairs, Unpaired
 
 CLASSES = class_labels("cityscapes")
 # Of each class in *_labelIds.png; all other ids are void.
@@ -62,7 +62,7 @@ class Cityscapes(SegmentationData):
         """Images, masks and reader of a split."""
         images: list[Path] = []
         for folder in self.train_folders if split == "train" else (split,):
-            images += sorted(self._existing("image", f"leftImg8bit/{folder}").glob("*/*_leftImg8bit.png"))
+            images += sorted(self.existing("image", f"leftImg8bit/{folder}").glob("*/*_leftImg8bit.png"))
         if not images:
             raise DataError(f"{self.folder}/leftImg8bit has no */*_leftImg8bit.png for `{split}`:\n{self.layout}")
         labelled: dict[str, list[Path]] = {}

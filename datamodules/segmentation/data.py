@@ -1,29 +1,54 @@
-"""What all segmentation data sets share: scale, crop and evaluation size, loaders, and pairing images with masks.
+"""What all segmentation data sets share: scale, crop and evaluation size, loaders, and what may be wrong with masks.
 
 A data set is a `SegmentationData` that says which files are a split's and what their ids mean (`pairs`).
 """
 
-import os
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from torch.utils.data import DataLoader, DistributedSampler
 
-from datamodules.base import BaseDataModule, BaseDataset, DataError, Split
-from datamodules.images.files import IMAGE_ENDINGS, Reading, images_below
+from datamodules.base import BaseDataModule, BaseDataset
+from datamodules.findings import Count, DataError, Fact, Finding, Mode, Note, Split
+from datamodules.images.files import Reading
+from datamodules.images.looking import Seen, files_left_out, look
 from datamodules.images.orientation import Orientations, Tagged, find_tagged
 from datamodules.photometric import Photometric
-from datamodules.segmentation.masks import mask_size
+from datamodules.segmentation.masks import IGNORED, UnknownLabels, mask_size
+from datamodules.segmentation.pairs import MASK_ENDINGS, Pairs, Unpaired
 from datamodules.segmentation.samples import Evaluation, ImageMasks
-from datamodules.text_files import ConfigError, read_text
+from datamodules.skeleton import NAMES
+from datamodules.workers import in_threads
 
-MASK_ENDINGS = (*IMAGE_ENDINGS, ".mat")
-Pairs = tuple[list[Path], list[Path], Callable[[Path], np.ndarray]]
+
+@dataclass(frozen=True)
+class ClassLabels:
+    """The classes of a published data set, in the order of their labels.
+
+    Args:
+        names: Their names.
+        palette: Their colours, (r, g, b) from 0 to 255.
+        flip_pairs: Those that exchange when the image is mirrored.
+    """
+
+    names: list[str]
+    palette: list[tuple[int, int, int]]
+    flip_pairs: list[tuple[int, int]]
+
+
+def class_labels(name: str) -> ClassLabels:
+    """The classes of `names/<name>.yaml`: cityscapes, ade20k, pascal_context, lip."""
+    content = yaml.safe_load((NAMES / f"{name}.yaml").read_text(encoding="utf-8"))
+    palette, pairs = ([tuple(row) for row in content[key]] for key in ("palette", "flip_pairs"))
+    return ClassLabels(content["names"], palette, pairs)
 
 
 class SegmentationData(BaseDataModule):
@@ -54,6 +79,8 @@ class SegmentationData(BaseDataModule):
     label_flip_pairs: list[tuple[int, int]]
     stretched = False
     """Whether training too begins with stretching the image to `image_size`."""
+    named_by_user = False
+    """Whether the user named the classes, so that one that no mask has is a mistake; official data may be subsets."""
 
     prepared_by = ("image_size", "evaluation", "base_scale", "reading")
 
@@ -126,137 +153,105 @@ class SegmentationData(BaseDataModule):
         alone = isinstance(dataset, ImageMasks) and dataset.sizes_vary
         return super()._loader(dataset, sampler, 1 if alone else batch_size, drop_last=drop_last)
 
-    def _existing(self, what: str, *names: str) -> Path:
-        """The first of the folders below root that exists."""
-        for name in names:
-            if (self.folder / name).is_dir():
-                return self.folder / name
-        raise DataError(
-            f"{type(self).__name__} found no {what} folder {' or '.join(names)} in {self.folder}. Expected there:\n"
-            f"{self.layout}\nThe data come from {self.source}"
-        )
+    def findings(self, split: Split, images: Mode = "full") -> Iterator[Fact]:
+        """Images and masks without a partner, of another size, that cannot be read, and labels that are no class.
+
+        Only `full` looks for labels.
+        """
+        try:
+            pairs, problems, advice = self._complete(split)
+        except DataError as error:
+            yield Finding("unreadable data", split, str(self.folder), str(error))
+            return
+        for kind, path in problems:
+            found = "another file has its name" if kind == "ambiguous name" else "is not there"
+            yield Finding(kind, split, str(path), found)
+        if advice:
+            yield Note(split, advice)
+        for mask in self._lonely_masks(split, pairs):
+            yield Finding("mask without image", split, str(mask), "no image has its name")
+        files, total = list(zip(*pairs[:2], strict=True)), np.zeros(IGNORED + 1, np.int64)
+        look_at = _Look(split, pairs[2], images, self.stated_reading)
+        for seen, defects, counts in in_threads(look_at, files, f"images and masks of {split}"):
+            yield seen
+            yield from defects
+            total += counts
+        yield Count(split, None, Counter(masks=len(files)))
+        yield from files_left_out(split, _uppermost([file.parent for pair in files for file in pair]), MASK_ENDINGS)
+        if images == "full":
+            pixels = Counter(dict(zip(self.class_names, total.tolist(), strict=False)))
+            if total[IGNORED]:
+                pixels["(ignored)"] = int(total[IGNORED])
+            yield Count(split, "pixels", pixels, self.class_names, "pixel", self.named_by_user)
+
+    def _complete(self, split: Split) -> tuple[Pairs, list[tuple[str, Path]], str]:
+        """The pairs of a split that are complete, what is wrong with the other files, and what might help them all."""
+        try:
+            return self.pairs(split), [], ""
+        except Unpaired as error:
+            return error.pairs, error.problems, error.advice
+
+    def _lonely_masks(self, split: Split, pairs: Pairs) -> list[Path]:
+        """Masks that no split has an image for, unless the splits are chosen from the images of a larger folder."""
+        complete = {split: pairs}
+        for other in self.split_names:
+            with suppress(DataError):  # of another split, which says so itself
+                complete.setdefault(other, self._complete(other)[0])
+        used_images, used_masks = ({file for found in complete.values() for file in found[side]} for side in (0, 1))
+        images, masks, _ = pairs
+        if not images or not _files({image.parent for image in images}, "") <= used_images:
+            return []
+        letters = zip(images[0].stem, masks[0].stem, strict=False)
+        tail = masks[0].name[sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], letters)) :]
+        earlier = [complete[other][1] for other in takewhile(split.__ne__, self.split_names) if other in complete]
+        folders = {mask.parent for mask in masks} - {mask.parent for found in earlier for mask in found}
+        return sorted(_files(folders, tail) - used_masks)
 
 
-class Unpaired(DataError):
-    """Files of a split that lack their partner, or have two.
-
-    Args:
-        message: What the user reads.
-        pairs: Those that are complete.
-        problems: The others: `missing image`, `missing mask` or `ambiguous name`, and the file.
-        advice: What would likely complete all of them; empty where nothing is known.
-    """
-
-    def __init__(self, message: str, pairs: Pairs, problems: list[tuple[str, Path]], advice: str = "") -> None:
-        super().__init__(f"{message} {advice}".strip())
-        self.pairs, self.problems, self.advice = pairs, problems, advice
-
-
-def match_files(
-    images: Path,
-    masks: Path,
-    read_labels: Callable[[Path], np.ndarray],
-    stems: Sequence[str] | None = None,
-    *,
-    mask_suffix: str = "",
-) -> Pairs:
-    """Images and the masks of the same name, sorted by name; folders within are searched too.
-
-    Args:
-        images: Folder of the images.
-        masks: Folder of the masks; they may have another ending (PNG, MATLAB's .mat). May be the folder of the images,
-            or lie in it: masks are not images.
-        read_labels: Reader of the masks.
-        stems: Names without ending that belong to the split; None takes all images.
-        mask_suffix: What mask names have more than image names, before the ending.
-
-    Raises:
-        DataError: No images, or masks that nothing tells from images.
-        Unpaired: An image or mask is missing, or two files have one name.
-    """
-    found, image_twins = _by_stem(images, IMAGE_ENDINGS, masks)
-    labels, mask_twins = _by_stem(masks, MASK_ENDINGS, images)
-    together = images.resolve() == masks.resolve()
-    if together:
-        if not mask_suffix:
-            raise DataError(
-                f"Images and masks are both in {images}, and nothing tells them apart: set `mask_suffix` to what the "
-                f"masks' names have more, or move the masks. {_advice(list(found), labels, '')}".strip()
-            )
-        ends = len(mask_suffix)
-        found = {name: path for name, path in found.items() if name[-ends:] != mask_suffix or name[:-ends] not in found}
-        mask_twins = []  # they are those of the images
-    names = sorted(found) if stems is None else list(stems)
-    if not names:
-        raise DataError(f"{images} has no images ({', '.join(IMAGE_ENDINGS)}): correct the folder, or fill it.")
-    complete = [name for name in names if name in found and name + mask_suffix in labels]
-    pairs = [found[name] for name in complete], [labels[name + mask_suffix] for name in complete], read_labels
-    without_image = [name for name in names if name not in found]
-    without_mask = [name for name in names if name + mask_suffix not in labels]
-    problems = [("ambiguous name", path) for twins in (*image_twins, *mask_twins) for path in twins]
-    problems += [("missing image", images / name) for name in without_image]
-    problems += [("missing mask", masks / (name + mask_suffix)) for name in without_mask]
-    for first, second in (*image_twins, *mask_twins):
-        raise Unpaired(f"{first} and {second} have one name: remove or rename one of them.", pairs, problems)
-    for missing, kind, folder in ((without_image, "image", images), (without_mask, "mask", masks)):
-        if missing:
-            shown = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
-            raise Unpaired(
-                f"{folder} lacks the {kind} of {len(missing)} of {len(names)} names ({shown}): put the files there, or "
-                "take the names out of the split.",
-                pairs,
-                problems,
-                _advice(missing, labels, "" if together else mask_suffix) if kind == "mask" else "",
-            )
-    return pairs
-
-
-def _advice(names: Sequence[str], labels: Mapping[str, Path], mask_suffix: str) -> str:
-    """What the masks of most `names` have more than these, as a sentence; empty if they have nothing in common.
+@dataclass(frozen=True)
+class _Look:
+    """Looks at an image and its mask.
 
     Args:
-        names: Of the images whose masks were not found.
-        labels: Masks by their names.
-        mask_suffix: What they were looked for with; empty where images and masks are in one folder.
+        split: Of both.
+        read_labels: Mask file -> classes (H, W) uint8, 255 ignored.
+        mode: How far to read.
+        reading: Of the images.
     """
-    some = names[:: max(1, len(names) // 20)]
-    if mask_suffix and 2 * sum(name in labels for name in some) >= len(some):
-        return f"Masks there have the images' names, without {mask_suffix}: leave `mask_suffix` out."
-    ends = Counter(label.removeprefix(name) for name in some for label in labels if label.startswith(name))
-    suffix, count = max(((end, n) for end, n in ends.items() if end), key=lambda pair: pair[1], default=("", 0))
-    if 2 * count < len(some) or not suffix:
-        return ""
-    example = next(path.name for label, path in labels.items() if label.endswith(suffix))
-    return f"Masks there have names such as {example}: FolderSegmentation finds them by `mask_suffix: {suffix}`."
+
+    split: Split
+    read_labels: Callable[[Path], np.ndarray]
+    mode: Mode
+    reading: Reading
+
+    def __call__(self, files: tuple[Path, Path]) -> tuple[Seen, list[Finding], np.ndarray]:
+        """The image, what is wrong with the mask, and how many pixels each class has (256,)."""
+        (image, mask), defects = files, []
+        seen = look(image, None, self.mode, self.reading, split=self.split)
+        counts, size = np.zeros(IGNORED + 1, np.int64), None
+        try:
+            if self.mode == "full":
+                labels = self.read_labels(mask)
+                counts, size = np.bincount(labels.ravel(), minlength=IGNORED + 1), labels.shape
+            elif self.mode == "headers" and mask.suffix != ".mat":
+                size = mask_size(mask, self.reading.pixel_limit)
+        except UnknownLabels as error:
+            size = mask_size(mask, self.reading.pixel_limit)
+            defects.append(Finding("unknown label", self.split, str(mask), str(error)))
+        except Exception as error:  # whatever a decoder says about a damaged file is a finding; the others are read
+            defects.append(Finding("unreadable mask", self.split, str(mask), str(error) or type(error).__name__))
+        if size is not None and seen.header is not None and not seen.may_be(size, self.reading.upright):
+            found = f"has {size[0]} x {size[1]} pixels (height x width), its image {seen.size[0]} x {seen.size[1]}"
+            defects.append(Finding("mask of another size", self.split, str(mask), found))
+        return replace(seen, annotated=size), defects, counts
 
 
-def read_stems(path: Path) -> list[str]:
-    """Names of a split file in UTF-8, one a line: the first column, without the ending of an image.
-
-    Raises:
-        DataError: The file is absent, empty, or in another encoding.
-    """
-    try:
-        lines = read_text(path).splitlines()
-    except ConfigError as error:
-        raise DataError(f"The names of a split cannot be read. {error}") from error
-    names = [Path(line.split()[0]) for line in lines if line.strip()]
-    if not names:
-        raise DataError(f"The split file {path} is empty: expected the name of an image in every line.")
-    return [(name.with_suffix("") if name.suffix.lower() in IMAGE_ENDINGS else name).as_posix() for name in names]
+def _files(folders: set[Path], tail: str) -> set[Path]:
+    """Images and masks in the folders whose names end with `tail`."""
+    files = (file for folder in folders for file in folder.iterdir() if file.suffix.lower() in MASK_ENDINGS)
+    return {file for file in files if file.name.endswith(tail) and not file.name.startswith(".")}
 
 
-def _by_stem(folder: Path, endings: tuple[str, ...], besides: Path) -> tuple[dict[str, Path], list[tuple[Path, Path]]]:
-    """Files by name without ending, and pairs of files that share one; not those of the folder `besides` in it."""
-    if not folder.is_dir():
-        raise DataError(f"There is no folder {folder}: correct its name, or put the files there.")
-    within = f"{besides.relative_to(folder)}{os.sep}" if folder in besides.parents else None
-    files: dict[str, Path] = {}
-    twins: list[tuple[Path, Path]] = []
-    for name in images_below(folder, endings):
-        if within is None or not name.startswith(within):
-            path = folder / name
-            first = files.setdefault(Path(name).with_suffix("").as_posix(), path)
-            if first != path:
-                twins.append((first, path))
-    return files, twins
+def _uppermost(folders: list[Path]) -> list[Path]:
+    """Those of the folders that are in no other one of them."""
+    return [folder for folder in sorted(set(folders)) if not set(folder.parents) & set(folders)]

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 from datamodules.base import DataError, Split
 from datamodules.sample.layouts import sample_folder_segmentation
-from datamodules.segmentation.data import Pairs, SegmentationData, match_files, read_stems
+from datamodules.segmentation.data import SegmentationData
 from datamodules.segmentation.masks import IGNORED, ColourMasks, IndexMasks, lookup, voc_palette
+from datamodules.segmentation.pairs import Pairs, match_files, read_stems
 
 
 class FolderSegmentation(SegmentationData):
@@ -42,6 +43,7 @@ class FolderSegmentation(SegmentationData):
     images/train/a.jpg ...    images/val/b.jpg ...    (set `images` for other folders)
     masks/train/a.png ...     masks/val/b.png ...     (set `masks` for other folders)"""
     source: ClassVar[str] = "you: images, and PNG masks of the same names."
+    named_by_user = True
 
     def __init__(
         self,
@@ -99,8 +101,8 @@ class FolderSegmentation(SegmentationData):
     def pairs(self, split: Split) -> Pairs:
         """Images, masks and reader of a split."""
         below = "" if self.splits else f"/{split}"
-        images = self._existing("image", self.images.get(split, f"images{below}"))
-        masks = self._existing("mask", self.masks.get(split, f"masks{below}"))
+        images = self.existing("image", self.images.get(split, f"images{below}"))
+        masks = self.existing("mask", self.masks.get(split, f"masks{below}"))
         stems = None
         if self.splits:
             if split not in self.splits:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from datamodules.base import Split
-from datamodules.names.labels import class_labels
 from datamodules.sample.layouts import sample_lip
-from datamodules.segmentation.data import Pairs, SegmentationData, match_files
+from datamodules.segmentation.data import SegmentationData, class_labels
 from datamodules.segmentation.masks import IGNORED, IndexMasks, lookup
+from datamodules.segmentation.pairs import Pairs, match_files
 from datamodules.segmentation.samples import Evaluation
 
 CLASSES = class_labels("lip")
@@ -56,7 +56,7 @@ class LIP(SegmentationData):
 
     def pairs(self, split: Split) -> Pairs:
         """Images, masks and reader of a split."""
-        images = self._existing("image", f"TrainVal_images/{split}_images")
-        masks = self._existing("mask", f"TrainVal_parsing_annotations/{split}_segmentations")
+        images = self.existing("image", f"TrainVal_images/{split}_images")
+        masks = self.existing("mask", f"TrainVal_parsing_annotations/{split}_segmentations")
         table = lookup({**{label: label for label in range(20)}, 255: IGNORED}, 20)
         return match_files(images, masks, IndexMasks(table, self.class_names, self.stated_reading.pixel_limit))

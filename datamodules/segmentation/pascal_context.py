@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from datamodules.base import DataError, Split
-from datamodules.names.labels import class_labels
+from datamodules.base import Split
 from datamodules.sample.layouts import sample_pascal_context
-from datamodules.segmentation.data import Pairs, SegmentationData, match_files, read_stems
+from datamodules.segmentation.data import SegmentationData, class_labels
 from datamodules.segmentation.masks import IGNORED, IndexMasks, lookup
+from datamodules.segmentation.pairs import Pairs, match_files, read_stems
 from datamodules.segmentation.samples import Evaluation
 
 # Of the data set's 459 categories, those of the protocol with 60; sorted, so that the position is the class.
@@ -80,13 +80,8 @@ class PascalContext(SegmentationData):
 
     def pairs(self, split: Split) -> Pairs:
         """Images, masks and reader of a split."""
-        images = self._existing("image", "JPEGImages", "VOCdevkit/VOC2010/JPEGImages")
-        masks = images.parent / self.masks
-        if not masks.is_dir():
-            raise DataError(
-                f"PascalContext found no mask folder {masks}. Expected:\n{self.layout}\nThe data come from "
-                f"{self.source}"
-            )
+        images = self.existing("image", "JPEGImages", "VOCdevkit/VOC2010/JPEGImages")
+        masks = self.existing("mask", str((images.parent / self.masks).relative_to(self.folder)))
         stems = read_stems(images.parent / "ImageSets" / "SegmentationContext" / f"{split}.txt")
         return match_files(
             images, masks, IndexMasks(self.table, self.class_names, self.stated_reading.pixel_limit), stems

@@ -15,7 +15,7 @@ from datamodules import ADE20K, Cityscapes, CocoPose, DataError, FolderSegmentat
 from datamodules.base import BaseDataModule
 from datamodules.check import check, main
 from datamodules.check.__main__ import load_data
-from datamodules.check.findings import ADVICE, show_findings
+from datamodules.check.report import ADVICE, show_findings
 from datamodules.findings import Count, Finding, Note
 from datamodules.sample import layouts, sample_coco
 from datamodules.text_files import ConfigError

@@ -226,7 +226,7 @@ def test_mistakes_in_the_folders_are_named(tmp_path: Path) -> None:
         ImageFolder(root).split("train")
     for name in "ab":
         (tmp_path / "other/train" / name).mkdir(parents=True)
-    with pytest.raises(DataError, match=r"found no folder val in"):
+    with pytest.raises(DataError, match=r"found no image folder val or images/val in"):
         ImageFolder(tmp_path / "other").split("val")
     (tmp_path / "other/val").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "other/val/flat.jpg")

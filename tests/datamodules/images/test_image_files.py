@@ -17,8 +17,8 @@ from PIL import EpsImagePlugin, Image
 
 from datamodules import DataError, FolderSegmentation, ImageFolder, Reading
 from datamodules.check import check
-from datamodules.check.images import look
 from datamodules.images.files import IMAGE_ENDINGS, PIXEL_LIMIT, images_below, left_out, read_header
+from datamodules.images.looking import look
 from datamodules.images.orientation import find_tagged
 from datamodules.images.pixels import read_image
 from datamodules.segmentation.masks import ColourMasks, IndexMasks, lookup, mask_size

@@ -8,7 +8,7 @@ from PIL import Image
 
 from datamodules import DataError, FolderSegmentation, ImageNet
 from datamodules.check import check
-from datamodules.segmentation.data import read_stems
+from datamodules.segmentation.pairs import read_stems
 
 
 def write(root: Path, *names: str) -> None:

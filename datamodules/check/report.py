@@ -1,6 +1,6 @@
 """What the data doctor writes down: findings by kind with what to do about each, counts, and the tables of both.
 
-`check.py` makes one `Report`; `check_coco.py`, `check_masks.py` and `check_folders.py` fill it.
+`doctor.py` makes one `Report` of the facts that a DataModule yields; the command shows it.
 """
 
 from collections import Counter
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from datamodules.findings import Count, Fact, Finding, Note
+from datamodules.images.looking import Seen
 
 ADVICE = {
     "unreadable data": "Correct the file or folder, or the key that names it; the rest of this split was left out.",
@@ -83,52 +84,30 @@ class Report:
         """Write down what a DataModule says of itself."""
         match fact:
             case Finding(kind, split, item, found):
-                self.add(kind, split, item, found)
+                self.findings.append(Finding(kind, self._named(split), self._below(item), self._below(found)))
             case Note(split, text):
-                self.note(split, text)
+                self.notes.append(f"{self._named(split)}: {text}")
+            case Seen(split):
+                self._add(self.looked_at, self._named(split), Counter(images=1))
+                if fact.problem:
+                    self.record(Finding(fact.problem[0], split, fact.item, fact.problem[1]))
             case Count(split, None, counts):
-                self.saw(split, **counts)
+                self._add(self.looked_at, self._named(split), counts)
             case Count(split, table, counts):
-                self.count(table, split, counts)
+                table = f"{self.part}: {table}" if self.part else table
+                self._add(self.statistics.setdefault(table, {}), split, counts)
 
-    def add(self, kind: str, split: str, item: str, found: str) -> None:
-        """Write down a defect; see `Finding`."""
-        if self.root:
-            item, found = item.replace(f"{self.root}/", ""), found.replace(f"{self.root}/", "")
-        self.findings.append(Finding(kind, self.named(split), item, found))
+    @staticmethod
+    def _add(columns: dict[str, Counter], split: str, counts: Counter) -> None:
+        columns.setdefault(split, Counter()).update(counts)
 
-    def note(self, split: str, sentence: str) -> None:
-        """Write down what is no defect."""
-        self.notes.append(f"{self.named(split)}: {sentence}")
-
-    def named(self, split: str) -> str:
+    def _named(self, split: str) -> str:
         """The split with the task it belongs to."""
         return f"{self.part} {split}".strip()
 
-    def saw(self, split: str, **counts: int) -> None:
-        """Count what was looked at, such as images=118287."""
-        self.looked_at.setdefault(self.named(split), Counter()).update(counts)
-
-    def count(self, table: str, split: str, counts: Counter) -> None:
-        """Add to a table of the statistics."""
-        table = f"{self.part}: {table}" if self.part else table
-        self.statistics.setdefault(table, {}).setdefault(split, Counter()).update(counts)
-
-    def hidden_by(self, split: str) -> bool:
-        """Whether the split has findings."""
-        return any(finding.split == self.named(split) for finding in self.findings)
-
-    def compare_classes(self, counts: dict[str, Counter], names: list[str], *, stated: bool, noun: str) -> None:
-        """Find classes that one split has and another lacks, or, where the user `stated` them, that none has."""
-        for name in names:
-            having = [split for split in counts if counts[split][name]]
-            lacking = [split for split in counts if not counts[split][name]]
-            if having and lacking:
-                for split in lacking:
-                    found = f"no {noun}; {having[0]} has {counts[having[0]][name]}"
-                    self.add("class absent from a split", split, f"class {name}", found)
-            elif lacking and stated:
-                self.add("class without samples", ", ".join(lacking), f"class {name}", f"no {noun} in any split")
+    def _below(self, text: str) -> str:
+        """A text with files named relative to the folder of the data."""
+        return text.replace(f"{self.root}/", "") if self.root else text
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: clean, looked_at, findings, advice of the kinds found, statistics."""
