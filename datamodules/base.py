@@ -34,10 +34,9 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
-from datamodules.draws import stream
 from datamodules.findings import Count, DataError, Fact, Finding, Mode, Split
 from datamodules.images.files import PLAIN, Reading
-from datamodules.samplers import EvaluationSampler, TrainingSampler, even_batch_size, world
+from datamodules.samplers import EvaluationSampler, TrainingSampler, even_batch_size, stream, world
 from datamodules.skeleton import Skeleton
 from datamodules.workers import available_cores, in_threads, start_worker
 
@@ -48,7 +47,7 @@ LISTED = ("boxes", "labels", "masks")
 
 
 class BaseDataset(Dataset, ABC):
-    """Map-style data set whose random draws follow from (global seed, epoch, index) alone, see `draws.py`.
+    """Map-style data set whose random draws follow from (global seed, epoch, index) alone, see `samplers.py`.
 
     So neither the number of workers nor what ran before changes a sample, and a resumed run draws what the
     uninterrupted one would have drawn. Subclasses write `__len__` and `sample`.

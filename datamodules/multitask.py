@@ -12,12 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch.utilities import CombinedLoader
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.base import BaseDataModule, BaseDataset, DataError, Split
-from datamodules.draws import global_seed, stream
 from datamodules.findings import Fact, Mode
-from datamodules.samplers import world
+from datamodules.samplers import TrainingSampler, stream, world
 
 Policy = Literal["all", "round_robin", "proportional", "temperature", "ratios"]
 
@@ -176,9 +175,13 @@ class MultiTaskDataModule(BaseDataModule):
         loaders = {}
         for number, (name, part) in enumerate(self.parts.items()):
             dataset = part.split("train")
-            sampler = EndlessSampler(dataset, counts[name] * part.batch_size, *world(), part=number)
-            sampler.start = (start[0], order.taken(name) * part.batch_size)
-            sampler.set_epoch(start[0])
+            sampler = TrainingSampler(
+                dataset,
+                *world(),
+                samples=counts[name] * part.batch_size,
+                start=(start[0], order.taken(name) * part.batch_size),
+                part=number,
+            )
             loaders[name] = part._loader(dataset, sampler, part.batch_size)
         if self.policy == "all":
             return CombinedLoader(loaders, "min_size")
@@ -305,40 +308,3 @@ class OneByOne:
         iterators = {name: iter(loader) for name, loader in self.loaders.items()}
         for name in self.order:
             yield {name: next(iterators[name])}
-
-
-class EndlessSampler(DistributedSampler):
-    """A fixed number of samples an epoch from an endless row of shuffled passes; yields (index, pass).
-
-    As one part of a joint run it yields (index, pass, part), so that no two parts draw the same order or augmentation.
-
-    Args:
-        dataset: What is sampled.
-        samples: Samples an epoch on each process.
-        num_replicas: Number of processes; a pass is padded from its start to a multiple of it.
-        rank: Of this process.
-        part: Number of the part; None for a data set that stands alone.
-    """
-
-    def __init__(
-        self, dataset: Dataset, samples: int, num_replicas: int = 1, rank: int = 0, part: int | None = None
-    ) -> None:
-        super().__init__(dataset, num_replicas, rank, seed=global_seed())
-        self.samples = samples
-        self.part = () if part is None else (part,)
-        self.start = (0, 0)
-        """(epoch, samples of it) that a resumed training has behind it."""
-
-    def __len__(self) -> int:
-        return self.samples
-
-    def __iter__(self) -> Iterator[tuple[int, ...]]:
-        first = self.epoch * self.samples
-        behind = self.start[1] if self.start[0] == self.epoch else 0
-        current, order = -1, np.empty(0, int)
-        for position in range(first + behind, first + self.samples):
-            turn, place = divmod(position, self.num_samples)
-            if turn != current:
-                shuffled = stream("order", turn, *self.part).permutation(len(self.dataset))
-                current, order = turn, np.resize(shuffled, self.total_size)[self.rank :: self.num_replicas]
-            yield int(order[place]), turn, *self.part

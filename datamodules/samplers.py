@@ -1,15 +1,65 @@
-"""Which sample comes when: an order that follows from (seed, epoch), and evaluation that meets every sample once.
+"""Which sample comes when, and what it draws: all of it follows from the seed, so that a resumed run goes on alike.
 
-Both are DistributedSamplers, which Lightning leaves in place; the loaders of `base.py` use them, in one process too.
+Random numbers come from streams, one for each use, and for each sample of each epoch. A stream follows from (the run's
+seed, what it is for, its key) alone, so neither the number of workers nor what ran before changes a draw. Within a
+sample everything draws from the sample's one stream, one after the other: two libraries seeded with one number would
+draw alike, and a mirrored image would tell where it was cut.
+
+    rng = stream("sample", epoch, index)
+    draw_from(rng, albumentations_compose)
+
+Samplers are DistributedSamplers, which Lightning leaves in place; the loaders have them with one process too.
 """
 
+import os
+import random
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch.distributed as dist
 from torch.utils.data import Dataset, DistributedSampler
 
-from datamodules.draws import global_seed, stream
+Use = Literal["sample", "order", "turns"]
+
+
+def global_seed() -> int:
+    """The seed of this run: the one given to `seed_everything`, else 0."""
+    return int(os.environ.get("PL_GLOBAL_SEED") or 0)
+
+
+def stream(use: Use, *key: int) -> np.random.Generator:
+    """The generator of a use and a key; no two share their numbers, keys of unlike lengths included.
+
+    Args:
+        use: `sample` for what a sample draws, `order` for the order of samples, `turns` for that of joint tasks.
+        key: Numbers from zero, such as epoch and index.
+    """
+    # Not default_rng((seed, *key)): numpy pads that with zeros, so that (seed, epoch) and (seed, epoch, 0) are one.
+    words = (get_args(Use).index(use), *key)
+    return np.random.default_rng(np.random.SeedSequence(global_seed(), spawn_key=words))
+
+
+def draw_from(rng: np.random.Generator, compose: Any) -> None:
+    """Let an albumentations composition, and all within it, draw from `rng` until the next call.
+
+    Its own `set_random_seed` gives each transform the same seed, so that all of them draw the same numbers.
+    """
+    compose.set_random_state(rng, random.Random(int(rng.integers(2**63))))
+
+
+@contextmanager
+def global_draws(rng: np.random.Generator) -> Iterator[None]:
+    """Let Python's and numpy's global generators follow from `rng` within the block, and be as before after it."""
+    before = random.getstate(), np.random.get_state()
+    random.seed(int(rng.integers(2**63)))
+    np.random.seed(int(rng.integers(2**32)))
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
 
 
 def world() -> tuple[int, int]:
@@ -20,28 +70,49 @@ def world() -> tuple[int, int]:
 
 
 class TrainingSampler(DistributedSampler):
-    """Shuffles anew every epoch and yields (index, epoch), which seeds the sample's own draws.
+    """Shuffled passes over the samples, an epoch one or so many of their samples; yields (index, pass), which seeds it.
 
     It is a DistributedSampler, so Lightning neither replaces it nor forgets to call `set_epoch`. With several
-    processes the order is padded from its start to a multiple of their number.
+    processes a pass is padded from its start to a multiple of their number.
 
     Args:
         dataset: What is sampled.
         num_replicas: Number of processes.
         rank: Of this process.
+        samples: Samples an epoch on each process, from an endless row of passes; None makes an epoch of one pass.
         start: (epoch, samples of it) that a resumed training has behind it.
+        part: Number of the data set within a joint run, yielded too, so that no two draw the same order or
+            augmentation; None for one that stands alone.
     """
 
-    def __init__(self, dataset: Dataset, num_replicas: int = 1, rank: int = 0, start: tuple[int, int] = (0, 0)) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        num_replicas: int = 1,
+        rank: int = 0,
+        *,
+        samples: int | None = None,
+        start: tuple[int, int] = (0, 0),
+        part: int | None = None,
+    ) -> None:
         super().__init__(dataset, num_replicas, rank, seed=global_seed())
-        self.start = start
+        self.samples = self.num_samples if samples is None else samples
+        self.start, self.part = start, () if part is None else (part,)
         self.set_epoch(start[0])
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = stream("order", self.epoch).permutation(len(self.dataset))
-        skip = self.start[1] if self.start[0] == self.epoch else 0
-        for index in np.resize(order, self.total_size)[self.rank :: self.num_replicas][skip:]:
-            yield int(index), self.epoch
+    def __len__(self) -> int:
+        return self.samples
+
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        first = self.epoch * self.samples
+        behind = self.start[1] if self.start[0] == self.epoch else 0
+        current, order = -1, np.empty(0, int)
+        for position in range(first + behind, first + self.samples):
+            turn, place = divmod(position, self.num_samples)
+            if turn != current:
+                shuffled = stream("order", turn, *self.part).permutation(len(self.dataset))
+                current, order = turn, np.resize(shuffled, self.total_size)[self.rank :: self.num_replicas]
+            yield int(order[place]), turn, *self.part
 
 
 class EvaluationSampler(DistributedSampler):

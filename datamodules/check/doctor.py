@@ -61,9 +61,10 @@ def _facts(data: BaseDataModule, mode: Mode) -> list[Fact]:
         facts.append(Count(split, "images, longer side in pixels", size_histogram(sizes)))
     facts += [*_shared_images(images), *_copies(images), *_orientations(images, data.stated_reading)]
     facts += _absent_classes([fact for fact in facts if isinstance(fact, Count) and fact.classes])
-    explained = {fact.split for fact in facts if isinstance(fact, Finding) or (isinstance(fact, Seen) and fact.problem)}
-    refusals = (data.refusal(split) for split in data.split_names if split not in explained)
-    return [*facts, *filter(None, refusals)]
+    defects = [fact for fact in facts if isinstance(fact, Finding) or (isinstance(fact, Seen) and fact.problem)]
+    explained, said = {fact.split for fact in defects}, {getattr(fact, "found", None) for fact in defects}
+    refusals = [data.refusal(split) for split in data.split_names if split not in explained]
+    return [*facts, *(refusal for refusal in refusals if refusal is not None and refusal.found not in said)]
 
 
 def _shared_images(images: Images) -> Iterator[Finding]:

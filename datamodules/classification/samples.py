@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from datamodules.base import BaseDataset, DataError
-from datamodules.draws import draw_from, global_draws
 from datamodules.images.files import PLAIN, Reading
 from datamodules.images.pixels import read_image
+from datamodules.samplers import draw_from, global_draws
 
 IMAGENET_MEAN = (124, 116, 104)  # what RandAugment fills with
 

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -181,23 +182,36 @@ def sample_coco(root: Path = Path("data/sample/coco"), num_train: int = 600, num
     Raises:
         DataError: `root` exists and was not written by this function.
     """
+
+    def write(fresh: Path) -> None:
+        (fresh / "annotations").mkdir()
+        _write_split(fresh, "train", range(1, num_train + 1))
+        _write_split(fresh, "val", range(_FIRST_VAL_ID, _FIRST_VAL_ID + num_val))
+        (fresh / "parts" / "classes.txt").write_text("\n".join(PART_NAMES) + "\n")
+
+    return written_once(root, f"{VERSION} {num_train} {num_val}\n", write)
+
+
+def written_once(root: Path, stamp: str, write: Callable[[Path], None]) -> Path:
+    """`root`, filled by `write(folder)` when it is absent or of another stamp; whole, or not at all.
+
+    Raises:
+        DataError: `root` exists and was not written by this function.
+    """
     root = Path(root)
-    stamp = f"{VERSION} {num_train} {num_val}\n"
-    if read_stamp(root) == stamp:
+    if _read_stamp(root) == stamp:
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as temporary:
         fresh = Path(temporary) / "fresh"
-        (fresh / "annotations").mkdir(parents=True)
-        _write_split(fresh, "train", range(1, num_train + 1))
-        _write_split(fresh, "val", range(_FIRST_VAL_ID, _FIRST_VAL_ID + num_val))
-        (fresh / "parts" / "classes.txt").write_text("\n".join(PART_NAMES) + "\n")
+        fresh.mkdir()
+        write(fresh)
         (fresh / "VERSION").write_text(stamp)
-        publish(fresh, root, Path(temporary) / "stale")
+        _publish(fresh, root, Path(temporary) / "stale")
     return root
 
 
-def read_stamp(root: Path) -> str | None:
+def _read_stamp(root: Path) -> str | None:
     """Return what an earlier rendering in `root` says of itself, or None without one; refuse a foreign folder."""
     try:
         return (root / "VERSION").read_text()
@@ -210,15 +224,15 @@ def read_stamp(root: Path) -> str | None:
         ) from None
 
 
-def publish(fresh: Path, root: Path, stale: Path) -> None:
+def _publish(fresh: Path, root: Path, stale: Path) -> None:
     """Rename `fresh` to `root`; whoever renders the same at the same time and comes second drops the copy."""
     stamp = (fresh / "VERSION").read_text()
-    if read_stamp(root) == stamp:
+    if _read_stamp(root) == stamp:
         return
     with contextlib.suppress(FileNotFoundError):
         os.rename(root, stale)
     try:
         os.rename(fresh, root)
     except OSError:
-        if read_stamp(root) != stamp:
+        if _read_stamp(root) != stamp:
             raise

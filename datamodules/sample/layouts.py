@@ -5,7 +5,6 @@ sets a body part stands in for one of their classes, so that every id map and ig
 """
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import cv2
 import numpy as np
 
 from datamodules.images.pixels import read_image
-from datamodules.sample.coco import publish, read_stamp, sample_coco
+from datamodules.sample.coco import sample_coco, written_once
 
 VERSION = 4  # a change of the pictures or labels must raise it
 SAMPLE = Path("data/sample")
@@ -91,19 +90,10 @@ def sample_imagenet(root: Path = SAMPLE / "imagenet", coco: Path | None = None) 
 
 
 def _derived(root: Path, coco: Path | None, write: Callable[[Path, Path], None]) -> Path:
-    """`root`, written from the sample pictures when it is absent or of another version; atomic as `sample_coco`."""
-    coco, root = coco or sample_coco(), Path(root)
+    """`root`, written from the sample pictures when it is absent or of another version."""
+    coco = coco or sample_coco()
     stamp = f"{VERSION} of {(coco / 'VERSION').read_text()}"
-    if read_stamp(root) == stamp:
-        return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as temporary:
-        fresh = Path(temporary) / "fresh"
-        fresh.mkdir()
-        write(coco, fresh)
-        (fresh / "VERSION").write_text(stamp)
-        publish(fresh, root, Path(temporary) / "stale")
-    return root
+    return written_once(root, stamp, lambda fresh: write(coco, fresh))
 
 
 def _pictures(

@@ -10,7 +10,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from datamodules.draws import draw_from
+from datamodules.samplers import draw_from
 from datamodules.segmentation.masks import IGNORED
 
 

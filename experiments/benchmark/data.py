@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from datamodules.base import collate
-from datamodules.draws import stream
 from datamodules.keypoints.coco_pose import CocoPose
 from datamodules.keypoints.persons import Persons
+from datamodules.samplers import stream
 from experiments.benchmark.peers import UNIT, Recipe, Record, plain_sample
 from experiments.benchmark.timing import Comparison, Setting, Variant, require
 from hrnet import HRNet

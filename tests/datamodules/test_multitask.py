@@ -10,7 +10,8 @@ from lightning import LightningModule, Trainer
 
 from datamodules import BaseDataModule, DataError, MultiTaskDataModule
 from datamodules.base import BaseDataset
-from datamodules.multitask import EndlessSampler, apportion
+from datamodules.multitask import apportion
+from datamodules.samplers import TrainingSampler
 
 
 class Rows(BaseDataset):
@@ -82,7 +83,7 @@ def test_a_share_of_the_shortest_part_can_be_an_epoch():
 
 
 def test_a_pass_goes_on_across_epochs():
-    sampler = EndlessSampler(Rows(5), samples=4)
+    sampler = TrainingSampler(Rows(5), samples=4)
     drawn = []
     for epoch in range(5):
         sampler.set_epoch(epoch)
@@ -96,7 +97,7 @@ def test_a_pass_goes_on_across_epochs():
 def test_processes_share_a_pass():
     drawn = []
     for rank in range(2):
-        sampler = EndlessSampler(Rows(6), 3, 2, rank)
+        sampler = TrainingSampler(Rows(6), 2, rank, samples=3)
         drawn += [index for index, _ in sampler]
     assert sorted(drawn) == list(range(6))
 

@@ -17,6 +17,7 @@ from datamodules.check import check, main
 from datamodules.check.__main__ import load_data
 from datamodules.check.report import ADVICE, show_findings
 from datamodules.findings import Count, Finding, Note
+from datamodules.images.looking import Seen
 from datamodules.sample import layouts, sample_coco
 from datamodules.text_files import ConfigError
 
@@ -304,6 +305,43 @@ def test_every_part_of_a_joint_run_is_checked(tmp_path: Path, roots: dict[str, P
     )
     (finding,) = findings(data)
     assert (finding.split, finding.item) == ("parts val", "images/val/0.jpg")
+
+
+def test_a_data_set_says_of_one_split_what_is_wrong_with_it(tmp_path: Path, roots: dict[str, Path]) -> None:
+    root = copied(roots["folder"], tmp_path / "root")
+    gone("masks/train/1.png")(root)
+    cut("images/val/0.jpg")(root)
+    data = MultiTaskDataModule({"parts": LAYOUTS["folder"](root)})
+    facts = list(data.findings("train"))
+    assert {fact.split for fact in facts} == {"parts train"}
+    (finding,) = [fact for fact in facts if isinstance(fact, Finding)]
+    assert (finding.kind, finding.item) == ("missing mask", str(root / "masks/train/1"))
+    seen = [fact for fact in data.findings("val") if isinstance(fact, Seen)]
+    assert [(image.path.name, image.problem is None) for image in seen] == [
+        ("0.jpg", False), ("1.jpg", True), ("2.jpg", True),
+    ]  # fmt: skip
+    assert seen[1].annotated == seen[1].size == (24, 32)
+
+
+def test_a_mask_that_two_splits_lack_the_image_of_is_reported_once(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("0", "1", "2"):
+        write(tmp_path / "masks" / f"{name}.png", rng.integers(0, 3, (8, 9), np.uint8))
+    for split, name in (("train", "0"), ("val", "1")):
+        write(tmp_path / "images" / split / f"{name}.png", rng.integers(0, 256, (8, 9, 3), np.uint8))
+    data = FolderSegmentation(
+        tmp_path, class_names=["a", "b", "c"], image_size=(8, 8), masks=dict.fromkeys(("train", "val"), "masks")
+    )
+    assert [(f.kind, f.split, f.item) for f in findings(data)] == [("mask without image", "train", "masks/2.png")]
+
+
+def test_one_class_is_refused_once(tmp_path: Path, roots: dict[str, Path]) -> None:
+    root = copied(roots["classes"], tmp_path / "root")
+    for split in ("train", "val"):
+        shutil.rmtree(root / split / "dog")
+    (finding,) = findings(LAYOUTS["classes"](root))
+    assert (finding.kind, finding.split) == ("refused by the loader", "train")
+    assert "has 1 class folders, expected two or more" in finding.found
 
 
 def test_a_class_that_nobody_has(roots: dict[str, Path]) -> None:

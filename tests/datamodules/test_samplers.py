@@ -18,11 +18,9 @@ from scipy.stats import chi2_contingency
 from datamodules import DataError, FolderSegmentation, ImageFolder, MultiTaskDataModule, PersonAugmentation, Skeleton
 from datamodules.base import BaseDataset
 from datamodules.classification.samples import TrainingView
-from datamodules.draws import stream
 from datamodules.keypoints.persons import Persons
-from datamodules.multitask import EndlessSampler
 from datamodules.photometric import Photometric
-from datamodules.samplers import TrainingSampler
+from datamodules.samplers import TrainingSampler, stream
 from datamodules.segmentation.crop import RandomCrop
 
 COUNT = 1500
@@ -100,7 +98,7 @@ class Drawing(BaseDataset):
 
 @pytest.mark.parametrize("epoch", [0, 1, 7])
 def test_the_order_of_samples_is_not_what_a_sample_draws(epoch: int) -> None:
-    samplers = TrainingSampler(Drawing()), EndlessSampler(Drawing(), 20), EndlessSampler(Drawing(), 20, part=0)
+    samplers = TrainingSampler(Drawing()), TrainingSampler(Drawing(), samples=20), TrainingSampler(Drawing(), part=0)
     for sampler in samplers:
         sampler.set_epoch(epoch)
         keys = list(sampler)
