@@ -24,7 +24,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -119,6 +119,8 @@ class BaseDataModule(LightningDataModule, ABC):
     """The folder tree expected below `root`, shown when it is missing."""
     source: ClassVar[str] = ""
     """Where the data come from, shown when they are missing."""
+    embedded: ClassVar[Callable[[], Path] | None] = None
+    """Renders the embedded sample data in this data set's layout if they are absent, and returns their folder."""
     prepared_by: ClassVar[tuple[str, ...]] = ("image_size",)
     """Arguments that say what the network sees of an evaluated image: checkpoints keep them, for prediction."""
     channels: ClassVar[int] = 3
@@ -241,8 +243,10 @@ class BaseDataModule(LightningDataModule, ABC):
 
     @classmethod
     def sample_root(cls) -> Path:
-        """Render the embedded sample data in this data set's layout if they are absent, and return their folder."""
-        raise DataError(f"{cls.__name__} has no embedded sample data: set `root` to the folder of the data set.")
+        """The folder of the `embedded` data; raises DataError where there are none."""
+        if cls.embedded is None:
+            raise DataError(f"{cls.__name__} has no embedded sample data: set `root` to the folder of the data set.")
+        return cls.embedded()
 
     @property
     def folder(self) -> Path:

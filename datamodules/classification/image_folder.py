@@ -47,6 +47,7 @@ class ImageFolder(BaseDataModule):
     train/<class>/<any name>.jpg ...     (or images/train/<class>)
     val/<class>/<any name>.jpg ...       (or images/val/<class>)"""
     source: ClassVar[str] = "you: images in a folder for each class."
+    embedded = staticmethod(sample_image_folder)
 
     prepared_by = ("image_size", "crop_ratio", "reading")
 
@@ -70,11 +71,6 @@ class ImageFolder(BaseDataModule):
         reading = (reading or Reading()).checked()
         self.reading = self.stated_reading = replace(reading, upright=reading.upright is not False)
         self._folders: list[str] | None = None
-
-    @classmethod
-    def sample_root(cls) -> Path:
-        """Cut the embedded pictures if they are absent, and return their folder."""
-        return sample_image_folder()
 
     @property
     def folders(self) -> list[str]:
@@ -176,15 +172,11 @@ class ImageNet(ImageFolder):
     train/n01440764/n01440764_10026.JPEG ...          (or images/train/...)
     val/n01440764/ILSVRC2012_val_00000293.JPEG ...    (or images/val/..., in synset folders too)"""
     source: ClassVar[str] = "https://image-net.org (ILSVRC 2012: train and val images)."
+    embedded = staticmethod(sample_imagenet)
 
     def __init__(self, root: str | Path, *, num_classes: int = 1000, **kwargs: Any) -> None:
         super().__init__(root, **kwargs)
         self._num_classes = num_classes
-
-    @classmethod
-    def sample_root(cls) -> Path:
-        """Cut the embedded pictures if they are absent, and return their folder."""
-        return sample_imagenet()
 
     @property
     def folders(self) -> list[str]:

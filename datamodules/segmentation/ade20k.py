@@ -9,11 +9,9 @@ from typing import Any, ClassVar
 from datamodules.base import Split
 from datamodules.sample.layouts import sample_ade20k
 from datamodules.segmentation.data import SegmentationData, class_labels
-from datamodules.segmentation.masks import IGNORED, IndexMasks, lookup
+from datamodules.segmentation.masks import IGNORED, lookup
 from datamodules.segmentation.pairs import Pairs, match_files
 from datamodules.segmentation.samples import Evaluation
-
-CLASSES = class_labels("ade20k")
 
 
 class ADE20K(SegmentationData):
@@ -36,9 +34,8 @@ class ADE20K(SegmentationData):
     images/{training,validation}/ADE_train_00000001.jpg ...        (or train/image, val/image)
     annotations/{training,validation}/ADE_train_00000001.png ...   (or train/label, val/label)"""
     source: ClassVar[str] = "http://sceneparsing.csail.mit.edu (ADEChallengeData2016.zip)."
-    class_names: ClassVar[list[str]] = CLASSES.names
-    palette: ClassVar[list[tuple[int, int, int]]] = CLASSES.palette
-    label_flip_pairs: ClassVar[list[tuple[int, int]]] = CLASSES.flip_pairs
+    embedded = staticmethod(sample_ade20k)
+    class_names, palette, label_flip_pairs = class_labels("ade20k")
 
     def __init__(
         self,
@@ -51,15 +48,10 @@ class ADE20K(SegmentationData):
     ) -> None:
         super().__init__(root, image_size=image_size, scale=scale, evaluation=evaluation, **kwargs)
 
-    @classmethod
-    def sample_root(cls) -> Path:
-        """Render the embedded stand-ins if they are absent, and return their folder."""
-        return sample_ade20k()
-
     def pairs(self, split: Split) -> Pairs:
         """Images, masks and reader of a split."""
         official = {"train": "training", "val": "validation"}[split]
         images = self.existing("image", f"images/{official}", f"{split}/image")
         masks = self.existing("mask", f"annotations/{official}", f"{split}/label")
         table = lookup({0: IGNORED, **{label + 1: label for label in range(150)}, 255: IGNORED}, 150)
-        return match_files(images, masks, IndexMasks(table, self.class_names, self.stated_reading.pixel_limit))
+        return match_files(images, masks, self.index_masks(table))

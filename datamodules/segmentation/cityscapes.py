@@ -10,10 +10,9 @@ from typing import Any, ClassVar
 from datamodules.base import DataError, Split
 from datamodules.sample.layouts import sample_cityscapes
 from datamodules.segmentation.data import SegmentationData, class_labels
-from datamodules.segmentation.masks import IGNORED, IndexMasks, lookup
+from datamodules.segmentation.masks import IGNORED, lookup
 from datamodules.segmentation.pairs import Pairs, Unpaired
 
-CLASSES = class_labels("cityscapes")
 # Of each class in *_labelIds.png; all other ids are void.
 IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 NUM_IDS = 34
@@ -37,9 +36,8 @@ class Cityscapes(SegmentationData):
     leftImg8bit/{train,val}/<city>/<city>_000000_000019_leftImg8bit.png
     gtFine/{train,val}/<city>/<city>_000000_000019_gtFine_labelIds.png      (or ..._labelTrainIds.png)"""
     source: ClassVar[str] = "https://www.cityscapes-dataset.com (leftImg8bit_trainvaltest, gtFine_trainvaltest)."
-    class_names: ClassVar[list[str]] = CLASSES.names
-    palette: ClassVar[list[tuple[int, int, int]]] = CLASSES.palette
-    label_flip_pairs: ClassVar[list[tuple[int, int]]] = CLASSES.flip_pairs
+    embedded = staticmethod(sample_cityscapes)
+    class_names, palette, label_flip_pairs = class_labels("cityscapes")
 
     def __init__(
         self,
@@ -52,11 +50,6 @@ class Cityscapes(SegmentationData):
     ) -> None:
         super().__init__(root, image_size=image_size, base_scale=base_scale, **kwargs)
         self.train_folders = tuple(train_folders)
-
-    @classmethod
-    def sample_root(cls) -> Path:
-        """Render the embedded stand-ins if they are absent, and return their folder."""
-        return sample_cityscapes()
 
     def pairs(self, split: Split) -> Pairs:
         """Images, masks and reader of a split."""
@@ -72,7 +65,7 @@ class Cityscapes(SegmentationData):
                 break
         ending = max(labelled, key=lambda ending: len(labelled[ending]))
         table = IDS_TO_CLASSES if ending == _IDS else TRAIN_IDS_TO_CLASSES
-        read_labels = IndexMasks(table, self.class_names, self.stated_reading.pixel_limit)
+        read_labels = self.index_masks(table)
         pairs = labelled[ending], [self._mask(image, ending) for image in labelled[ending]], read_labels
         if len(labelled[ending]) < len(images):
             missing = [self._mask(image, ending) for image in sorted(set(images) - set(labelled[ending]))]

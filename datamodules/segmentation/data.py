@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -22,26 +22,19 @@ from datamodules.images.files import Reading
 from datamodules.images.looking import Seen, files_left_out, look
 from datamodules.images.orientation import Orientations, Tagged, find_tagged
 from datamodules.photometric import Photometric
-from datamodules.segmentation.masks import IGNORED, UnknownLabels, mask_size
+from datamodules.segmentation.masks import IGNORED, IndexMasks, UnknownLabels, mask_size
 from datamodules.segmentation.pairs import MASK_ENDINGS, Pairs, Unpaired
 from datamodules.segmentation.samples import Evaluation, ImageMasks
 from datamodules.skeleton import NAMES
 from datamodules.workers import in_threads
 
 
-@dataclass(frozen=True)
-class ClassLabels:
-    """The classes of a published data set, in the order of their labels.
-
-    Args:
-        names: Their names.
-        palette: Their colours, (r, g, b) from 0 to 255.
-        flip_pairs: Those that exchange when the image is mirrored.
-    """
+class ClassLabels(NamedTuple):
+    """The classes of a published data set, in the order of their labels."""
 
     names: list[str]
-    palette: list[tuple[int, int, int]]
-    flip_pairs: list[tuple[int, int]]
+    palette: list[tuple[int, int, int]]  # r, g, b from 0 to 255
+    flip_pairs: list[tuple[int, int]]  # those that exchange when the image is mirrored
 
 
 def class_labels(name: str) -> ClassLabels:
@@ -117,6 +110,10 @@ class SegmentationData(BaseDataModule):
     def num_classes(self) -> int:
         """How many classes the masks have."""
         return len(self.class_names)
+
+    def index_masks(self, table: np.ndarray) -> IndexMasks:
+        """The reader of masks of one id a pixel, whose classes are in `table`, see `lookup`."""
+        return IndexMasks(table, self.class_names, self.stated_reading.pixel_limit)
 
     @abstractmethod
     def pairs(self, split: Split) -> Pairs:

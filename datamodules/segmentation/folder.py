@@ -43,6 +43,7 @@ class FolderSegmentation(SegmentationData):
     images/train/a.jpg ...    images/val/b.jpg ...    (set `images` for other folders)
     masks/train/a.png ...     masks/val/b.png ...     (set `masks` for other folders)"""
     source: ClassVar[str] = "you: images, and PNG masks of the same names."
+    embedded = staticmethod(sample_folder_segmentation)
     named_by_user = True
 
     def __init__(
@@ -91,12 +92,7 @@ class FolderSegmentation(SegmentationData):
                 )
             ignored = {} if id_map is not None and ignore_label in id_map else {ignore_label: IGNORED}
             table = lookup({**classes, **ignored}, len(class_names), max(256, *classes, ignore_label) + 1)
-            self.read_labels = IndexMasks(table, class_names, self.stated_reading.pixel_limit)
-
-    @classmethod
-    def sample_root(cls) -> Path:
-        """Render the embedded pictures if they are absent, and return their folder."""
-        return sample_folder_segmentation()
+            self.read_labels = self.index_masks(table)
 
     def pairs(self, split: Split) -> Pairs:
         """Images, masks and reader of a split."""

@@ -9,11 +9,9 @@ from typing import Any, ClassVar
 from datamodules.base import Split
 from datamodules.sample.layouts import sample_lip
 from datamodules.segmentation.data import SegmentationData, class_labels
-from datamodules.segmentation.masks import IGNORED, IndexMasks, lookup
+from datamodules.segmentation.masks import IGNORED, lookup
 from datamodules.segmentation.pairs import Pairs, match_files
 from datamodules.segmentation.samples import Evaluation
-
-CLASSES = class_labels("lip")
 
 
 class LIP(SegmentationData):
@@ -33,9 +31,8 @@ class LIP(SegmentationData):
     TrainVal_images/{train_images,val_images}/77_471474.jpg ...
     TrainVal_parsing_annotations/{train_segmentations,val_segmentations}/77_471474.png ..."""
     source: ClassVar[str] = "http://sysu-hcp.net/lip (single person: TrainVal_images, TrainVal_parsing_annotations)."
-    class_names: ClassVar[list[str]] = CLASSES.names
-    palette: ClassVar[list[tuple[int, int, int]]] = CLASSES.palette
-    label_flip_pairs: ClassVar[list[tuple[int, int]]] = CLASSES.flip_pairs
+    embedded = staticmethod(sample_lip)
+    class_names, palette, label_flip_pairs = class_labels("lip")
     stretched = True
 
     def __init__(
@@ -49,14 +46,9 @@ class LIP(SegmentationData):
     ) -> None:
         super().__init__(root, image_size=image_size, scale=scale, evaluation=evaluation, **kwargs)
 
-    @classmethod
-    def sample_root(cls) -> Path:
-        """Render the embedded people if they are absent, and return their folder."""
-        return sample_lip()
-
     def pairs(self, split: Split) -> Pairs:
         """Images, masks and reader of a split."""
         images = self.existing("image", f"TrainVal_images/{split}_images")
         masks = self.existing("mask", f"TrainVal_parsing_annotations/{split}_segmentations")
         table = lookup({**{label: label for label in range(20)}, 255: IGNORED}, 20)
-        return match_files(images, masks, IndexMasks(table, self.class_names, self.stated_reading.pixel_limit))
+        return match_files(images, masks, self.index_masks(table))

@@ -11,7 +11,7 @@ import numpy as np
 from datamodules.base import Split
 from datamodules.sample.layouts import sample_pascal_context
 from datamodules.segmentation.data import SegmentationData, class_labels
-from datamodules.segmentation.masks import IGNORED, IndexMasks, lookup
+from datamodules.segmentation.masks import IGNORED, lookup
 from datamodules.segmentation.pairs import Pairs, match_files, read_stems
 from datamodules.segmentation.samples import Evaluation
 
@@ -54,7 +54,8 @@ class PascalContext(SegmentationData):
         "http://host.robots.ox.ac.uk/pascal/VOC/voc2010 (images) and https://cs.stanford.edu/~roozbeh/pascal-context "
         "(labels of 459 ids)."
     )
-    label_flip_pairs: ClassVar[list[tuple[int, int]]] = CLASSES.flip_pairs
+    embedded = staticmethod(sample_pascal_context)
+    label_flip_pairs = CLASSES.flip_pairs
 
     def __init__(
         self,
@@ -73,19 +74,12 @@ class PascalContext(SegmentationData):
         self.class_names, self.palette = CLASSES.names[first:], CLASSES.palette[first:]
         self.masks, self.table = masks, id_table(num_classes, ids)
 
-    @classmethod
-    def sample_root(cls) -> Path:
-        """Render the embedded stand-ins if they are absent, and return their folder."""
-        return sample_pascal_context()
-
     def pairs(self, split: Split) -> Pairs:
         """Images, masks and reader of a split."""
         images = self.existing("image", "JPEGImages", "VOCdevkit/VOC2010/JPEGImages")
         masks = self.existing("mask", str((images.parent / self.masks).relative_to(self.folder)))
         stems = read_stems(images.parent / "ImageSets" / "SegmentationContext" / f"{split}.txt")
-        return match_files(
-            images, masks, IndexMasks(self.table, self.class_names, self.stated_reading.pixel_limit), stems
-        )
+        return match_files(images, masks, self.index_masks(self.table), stems)
 
 
 def id_table(num_classes: Literal[59, 60], ids: Literal[60, 459]) -> np.ndarray:

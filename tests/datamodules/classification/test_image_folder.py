@@ -263,7 +263,7 @@ def test_sample_imagenet_has_a_thousand_classes_of_which_few_occur(
     tmp_path: Path, coco: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = layouts.sample_imagenet(tmp_path / "imagenet", coco)
-    monkeypatch.setattr("datamodules.classification.image_folder.sample_imagenet", lambda: root)
+    monkeypatch.setattr(ImageNet, "embedded", staticmethod(lambda: root))
     data = ImageNet("sample", image_size=(32, 32), num_workers=0)
     assert data.num_classes == len(data.class_names) == 1000
     assert data.class_names[:7] == ["back of head", "background", "face", "legs", "shoe", "torso", "unused 6"]
