@@ -12,9 +12,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from datamodules import sample
 from datamodules.base import DataError
 from datamodules.sample import VERSION, render_scene, sample_coco
+from datamodules.sample import coco as sample
 from datamodules.sample.canvas import FURNITURE
 from datamodules.sample.people import PART_NAMES
 
