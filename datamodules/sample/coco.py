@@ -17,9 +17,8 @@ import numpy as np
 
 from datamodules.base import DataError
 from datamodules.sample.bodies import Array
-from datamodules.sample.canvas import FURNITURE, Canvas
+from datamodules.sample.canvas import FURNITURE, Canvas, develop, draw_background, draw_obstacle, draw_seat, draw_shadow
 from datamodules.sample.people import PART_NAMES, PART_OF_SURFACE, SURFACES, Person, sample_person
-from datamodules.sample.scenes import develop, draw_background, draw_obstacle, draw_seat, draw_shadow
 from datamodules.skeleton import Skeleton
 
 VERSION = 6  # a change of the pictures or labels must raise it, or folders rendered earlier stay in use
