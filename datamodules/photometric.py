@@ -3,6 +3,7 @@
 Optional and applied to the crop; geometry belongs to `transforms.py`, where the key points follow.
 """
 
+import difflib
 import warnings
 from typing import Any
 
@@ -10,7 +11,6 @@ import numpy as np
 
 from datamodules.base import DataError
 from datamodules.samplers import draw_from
-from datamodules.text_files import did_you_mean, nearest
 
 
 class Photometric:
@@ -63,8 +63,8 @@ def _photometric_transform(entry: dict[str, Any]) -> Any:
     accepted = (ImageOnlyTransform, albumentations.CoarseDropout, albumentations.GridDropout)
     kind = vars(albumentations).get(name) if isinstance(name, str) else None
     if not isinstance(kind, type) or not issubclass(kind, albumentations.BasicTransform):
-        near = nearest(str(name), vars(albumentations))
-        raise DataError(f"albumentations has no transform {name}{did_you_mean(near)}")
+        near = difflib.get_close_matches(str(name), vars(albumentations), n=1)
+        raise DataError(f"albumentations has no transform {name}{f', did you mean {near[0]}?' if near else '.'}")
     if not issubclass(kind, accepted):
         raise DataError(
             f"{name} is a geometric transform and would move pixels away from their key points: rotation, scale and "

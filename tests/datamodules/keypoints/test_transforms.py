@@ -182,7 +182,7 @@ def test_photometric_follows_the_generator_and_keeps_the_format() -> None:
     [
         ({"name": "HorizontalFlip"}, "HorizontalFlip is a geometric"),
         ({"name": "Affine", "p": 0.5}, "geometric"),
-        ({"name": "ColourJitter"}, "no transform ColourJitter; did you mean ColorJitter"),
+        ({"name": "ColourJitter"}, "no transform ColourJitter, did you mean ColorJitter"),
         ({"name": "Compose"}, "no transform Compose"),
         ({"name": "ColorJitter", "brigthness": 0.5}, "brigthness"),
         ({"name": "ColorJitter", "p": "often"}, "does not accept"),
