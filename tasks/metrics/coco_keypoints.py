@@ -1,29 +1,41 @@
 """Average precision of poses after COCO's key point protocol, HRNet's main figure (CVPR 2019, section 4.1).
 
-Validation hands in poses batch by batch; at the end they become final (`coco_poses`) and `coco_evaluation` holds them
-against the annotated persons (`coco_persons`). `PoseTask` owns one `CocoKeypoints`.
+Validation hands in poses batch by batch; at the end they become final (`poses`), and faster-coco-eval holds them
+against the annotated persons, from memory. `PoseTask` owns one `CocoKeypoints`.
 """
 
+import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 from rich.table import Table
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from tasks.metrics.coco_evaluation import MEANINGS, coco_figures
-from tasks.metrics.coco_persons import annotated_persons, image_numbers, person_category
-from tasks.metrics.coco_poses import Poses, final_poses
-from tasks.metrics.keypoint_accuracy import figure, keypoint_accuracy, keypoint_table
 from tasks.metrics.oks import keypoint_similarity
+from tasks.metrics.poses import PCK_SIMILARITY, Poses, final_poses, keypoint_accuracy
 
 POSES_PER_IMAGE = 20  # the protocol looks at no more
+MEANINGS = {
+    "AP": "average precision, mean over OKS thresholds 0.50, 0.55, ..., 0.95",
+    "AP50": "average precision at OKS 0.50",
+    "AP75": "average precision at OKS 0.75",
+    "APM": "AP at medium size, area 32² to 96² pixels",
+    "APL": "AP at large size, area above 96² pixels",
+    "AR": "recall, mean over the OKS thresholds, at most 20 poses an image",
+    "AR50": "recall at OKS 0.50",
+    "AR75": "recall at OKS 0.75",
+    "ARM": "AR at medium size",
+    "ARL": "AR at large size",
+}
 
 
 class CocoKeypoints(Metric):
@@ -45,7 +57,12 @@ class CocoKeypoints(Metric):
 
     Raises:
         ValueError: sigmas, names and annotations disagree on K, an annotation lacks a field, or there is not exactly
-            one category.
+            one category, or batches cannot carry the id of an image.
+
+    Attributes:
+        persons: A dict an annotation whose image is listed: `id`, its place among the annotations, from 1; `image_id`,
+            the image's number; `category_id`; `keypoints`, (3K,) float array x, y, visibility; `num_keypoints`, the
+            labelled ones; `bbox`; `area` in pixels²; `iscrowd`, 0 or 1.
     """
 
     is_differentiable = False
@@ -72,11 +89,16 @@ class CocoKeypoints(Metric):
         self.visible_threshold = visible_threshold
         self.oks_threshold = oks_threshold
         self.seen_images_only = seen_images_only
-        self.image_numbers = image_numbers(ground_truth)
+        self.image_numbers = {image["id"]: _number(image) for image in ground_truth["images"]}
         self.image_ids = {number: image for image, number in self.image_numbers.items()}
         self.renamed_images = {number: image for number, image in self.image_ids.items() if number != image}
-        self.persons = annotated_persons(ground_truth, len(names))
-        self.category_id = person_category(ground_truth, self.persons)
+        # Numbered from 1: the evaluators read id 0 as "not matched", and own data often starts there.
+        self.persons = [
+            {"id": number, "image_id": self.image_numbers[annotation["image_id"]], **_person(annotation, len(names))}
+            for number, annotation in enumerate(ground_truth["annotations"], start=1)
+            if annotation["image_id"] in self.image_numbers
+        ]
+        self.category_id = _only_category(ground_truth, self.persons)
         annotations = ground_truth["annotations"]
         numbers = [annotation.get("number", annotation.get("id")) for annotation in annotations]
         self.areas = {numbers[person["id"] - 1]: person["area"] for person in self.persons}
@@ -127,8 +149,7 @@ class CocoKeypoints(Metric):
             ValueError: the split has no annotations, or a pose belongs to an image that is not in the ground truth.
         """
         self._final = self._collect()
-        persons = self._evaluated_persons(self._final)
-        return coco_figures(persons, self._final.best(POSES_PER_IMAGE), self.category_id, self.sigmas)
+        return self._figures(self._evaluated_persons(self._final), self._final.best(POSES_PER_IMAGE))
 
     def reset(self) -> None:
         """Forget all poses, for the next epoch."""
@@ -169,7 +190,13 @@ class CocoKeypoints(Metric):
         The file appears complete or not at all.
         """
         path = Path(path)
-        self._final_poses().rounded(3).save(path, self.category_id, self.image_ids)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            partial.write_text(json.dumps(self._final_poses().results(self.category_id, self.image_ids, digits=3)))
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
         return path
 
     def numbers_of(self, image_ids: Iterable[Any]) -> list[int]:
@@ -193,12 +220,18 @@ class CocoKeypoints(Metric):
         """The ten figures and what each means."""
         table = Table("metric", "value", "meaning")
         for key, value in self.compute().items():
-            table.add_row(key, figure(value), MEANINGS[key])
+            table.add_row(key, _figure(value), MEANINGS[key])
         return table
 
     def keypoint_table(self) -> Table:
         """`per_keypoint` for reading."""
-        return keypoint_table(self.per_keypoint())
+        threshold = f"PCK: share with a similarity exp(-d² / (2 area (2 sigma)²)) of at least {PCK_SIMILARITY}"
+        columns = ("key point", "labelled", f"PCK at {PCK_SIMILARITY}", "error, px", "error / √area")
+        table = Table(*columns, caption=threshold)
+        for row in self.per_keypoint():
+            numbers = _figure(row["pck"]), _figure(row["error"], 1), _figure(row["normalised_error"])
+            table.add_row(row["name"], str(row["labelled"]), *numbers)
+        return table
 
     def _final_poses(self) -> Poses:
         # torchmetrics keeps the computed figures until the next update; as long as they stand, so do the poses.
@@ -237,9 +270,89 @@ class CocoKeypoints(Metric):
         seen = set(poses.image_id.tolist())
         return [person for person in self.persons if person["image_id"] in seen]
 
+    def _figures(self, persons: list[dict[str, Any]], poses: Poses) -> dict[str, float]:
+        """COCO's figures of at most 20 poses an image."""
+        if not persons:
+            return dict.fromkeys(MEANINGS, math.nan)
+        # Counted anew: the evaluator holds ids as doubles, in which those beyond 2^53 run together.
+        known = np.union1d([person["image_id"] for person in persons], poses.image_id)
+        truth = [{**person, "image_id": int(np.searchsorted(known, person["image_id"]))} for person in persons]
+        # COCO takes the extent of the key points for the area of a pose.
+        area = np.ptp(poses.keypoints, axis=1).prod(axis=1).tolist()
+        columns = np.searchsorted(known, poses.image_id).tolist(), poses.triplets(), poses.scores.tolist(), area
+        found = [
+            {"id": i, "category_id": self.category_id, "image_id": im, "keypoints": points, "score": score, "area": a}
+            for i, (im, points, score, a) in enumerate(zip(*columns, strict=True), start=1)
+        ]
+        both = [_coco(len(known), annotations, self.category_id) for annotations in (truth, found)]
+        evaluator = COCOeval_faster(*both, "keypoints", kpt_oks_sigmas=self.sigmas)
+        evaluator.run()
+        values = zip(MEANINGS, evaluator.stats, strict=True)
+        return {key: math.nan if value == -1 else float(value) for key, value in values}
+
 
 def _of_other_images(count: int, first: Any) -> str:
     return (
         f"{count} images with poses are not in the ground truth, the first has id {first}; "
         "expected poses and ground truth of the same split."
     )
+
+
+def _coco(num_images: int, annotations: Sequence[dict[str, Any]], category_id: int) -> COCO:
+    coco = COCO()
+    images = [{"id": i} for i in range(num_images)]
+    coco.dataset = {"images": images, "annotations": annotations, "categories": [{"id": category_id}]}
+    coco.createIndex()
+    return coco
+
+
+def _number(image: Mapping[str, Any]) -> int:
+    """What batches call an image: its `number` if it has one, else its id."""
+    value = image.get("number", image["id"])
+    if isinstance(value, str) or value != int(value) or not -(2**63) <= value < 2**63:
+        raise ValueError(
+            f"The ground truth has an image of id {value!r}, which batches cannot carry as image_id: give every image "
+            "a `number`, a 64-bit integer, and use these in the batches."
+        )
+    return int(value)
+
+
+def _person(annotation: Mapping[str, Any], num_keypoints: int) -> dict[str, Any]:
+    """What the protocol reads of an annotation, which is neither kept nor changed."""
+    where = f"Annotation {annotation.get('id')} of image {annotation['image_id']}"
+    missing = [key for key in ("category_id", "bbox", "area", "keypoints") if key not in annotation]
+    if missing:
+        raise ValueError(
+            f"{where} has no {', '.join(missing)}, expected a COCO key point annotation: category_id, "
+            "bbox [x, y, width, height], area in pixels² and keypoints [x, y, visibility, ...]."
+        )
+    keypoints = np.array(annotation["keypoints"], dtype=np.float64)
+    if len(keypoints) != 3 * num_keypoints:
+        raise ValueError(
+            f"{where} has {len(keypoints)} numbers in keypoints, expected {3 * num_keypoints}: x, y, visibility of "
+            f"{num_keypoints} key points, as many as there are sigmas and names."
+        )
+    labelled = np.count_nonzero(keypoints[2::3] > 0)
+    return {
+        "category_id": annotation["category_id"],
+        "keypoints": keypoints,
+        "num_keypoints": int(annotation.get("num_keypoints", labelled)),
+        "bbox": list(annotation["bbox"]),
+        "area": float(annotation["area"]),
+        "iscrowd": int(annotation.get("iscrowd", 0)),
+    }
+
+
+def _only_category(ground_truth: Mapping[str, Any], persons: list[dict[str, Any]]) -> int:
+    categories = {category["id"] for category in ground_truth["categories"]}
+    if len(categories) != 1 or not categories.issuperset(person["category_id"] for person in persons):
+        raise ValueError(
+            f"The key point ground truth has {len(categories)} categories or annotations of others, expected one: "
+            "keep the category that has key points, and its annotations only."
+        )
+    return categories.pop()
+
+
+def _figure(value: float, digits: int = 3) -> str:
+    """For a table: `digits` decimals, n/a where the figure is not defined."""
+    return "n/a" if math.isnan(value) else f"{value:.{digits}f}"

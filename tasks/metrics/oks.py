@@ -77,27 +77,6 @@ def oks_nms(
     return order[kept]
 
 
-def soft_oks_nms(
-    keypoints: ArrayLike, scores: ArrayLike, areas: ArrayLike, sigmas: ArrayLike, threshold: float, limit: int = 20
-) -> NDArray[np.int64]:
-    """Soft suppression: instead of being dropped, a pose loses score by exp(-OKS² / threshold) to each better one.
-
-    Arguments as in `oks_nms`; at most `limit` poses stay, COCO counts no more than 20 an image.
-
-    Returns:
-        Indices of the poses that stay, in the order in which they were chosen.
-    """
-    similarity = oks(keypoints, keypoints, areas, areas, sigmas)
-    remaining = np.array(scores, dtype=np.float64)
-    chosen: list[int] = []
-    for _ in range(min(limit, len(remaining))):
-        best = int(np.argmax(remaining))
-        remaining *= np.exp(-np.square(similarity[best]) / threshold)
-        remaining[best] = -np.inf
-        chosen.append(best)
-    return np.array(chosen, dtype=np.int64)
-
-
 def nearest_poses(
     labels: NDArray[np.float64],
     area: NDArray[np.float64],

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.metrics.oks import keypoint_similarity, nearest_poses, oks, oks_nms, soft_oks_nms
+from tasks.metrics.oks import keypoint_similarity, nearest_poses, oks, oks_nms
 
 COCO_SIGMAS = np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89], dtype=np.float64) / 1000
 GOLDEN = Path(__file__).parents[2] / "golden" / "oks_nms.npz"
@@ -73,13 +73,11 @@ def test_oks_nms_equals_the_golden_file(threshold):
     assert kept.tolist() == golden[f"kept_oks_{threshold}"].tolist()
 
 
-def test_oks_and_soft_oks_nms_equal_the_golden_file():
+def test_oks_equals_the_golden_file():
     golden = np.load(GOLDEN)
-    keypoints, scores, areas = golden["keypoints"], golden["scores"], golden["areas"]
+    keypoints, areas = golden["keypoints"], golden["areas"]
     of_first = oks(keypoints[:1], keypoints[1:], areas[:1], areas[1:], COCO_SIGMAS)
     np.testing.assert_allclose(of_first[0], golden["oks_of_0_with_rest"], rtol=0, atol=1e-12)
-    kept = soft_oks_nms(keypoints, scores, areas, COCO_SIGMAS, 0.9)
-    assert kept.tolist() == golden["kept_soft_0.9"].tolist()
 
 
 @settings(deadline=None, max_examples=25)

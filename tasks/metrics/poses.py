@@ -1,21 +1,22 @@
-"""From predicted to final poses: rescored (box score x mean key point score), double ones dropped by OKS.
+"""Poses of a split after the network: which of them count, with what score, and how well each key point is found.
 
-So the paper's evaluation has it (CVPR 2019, section 4.1). `final_poses` gives `Poses`, and these COCO's result dicts.
+The paper's evaluation (CVPR 2019, section 4.1) rescores a pose by box score x mean key point score, and drops double
+ones by OKS. `coco_keypoints` holds what `final_poses` gives against the annotated persons.
 """
 
-import json
-import os
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.metrics.oks import oks_nms
+from tasks.metrics.oks import keypoint_similarity, nearest_poses, oks_nms
+
+PCK_SIMILARITY = 0.5
+"""From which key point similarity on a key point is correct: within 2 sigma √(2 ln 2 area), 2.35 sigma √area."""
 
 
 @dataclass(frozen=True)
@@ -33,50 +34,28 @@ class Poses:
         top = rank < count
         return Poses(self.image_id[top], self.keypoints[top], self.keypoint_scores[top], self.scores[top])
 
-    def rounded(self, digits: int) -> "Poses":
-        """Key points and their scores rounded; the scores of the poses, which rank them, stay."""
-        keypoints, keypoint_scores = self.keypoints.round(digits), self.keypoint_scores.round(digits)
-        return replace(self, keypoints=keypoints, keypoint_scores=keypoint_scores)
-
-    def results(self, category_id: int, image_ids: Mapping[int, Any]) -> list[dict[str, Any]]:
-        """COCO result dicts: image_id, category_id, keypoints (3K numbers x, y, score), score.
-
-        `image_ids` has the id of each image's number; a number that it lacks is its own id.
-        """
-        columns = [image_ids.get(n, n) for n in self.image_id.tolist()], self._triplets().tolist(), self.scores.tolist()
-        return [
-            {"image_id": image_id, "category_id": category_id, "keypoints": keypoints, "score": score}
-            for image_id, keypoints, score in zip(*columns, strict=True)
-        ]
-
-    def detections(self, category_id: int) -> list[dict[str, Any]]:
-        """`results` as the evaluator wants them: key points as an array, a number, and an area.
-
-        COCO takes the extent of the key points for the area.
-        """
-        area = np.ptp(self.keypoints, axis=1).prod(axis=1)
-        columns = self.image_id.tolist(), self._triplets(), self.scores.tolist(), area.tolist()
-        keys = ("image_id", "keypoints", "score", "area")
-        return [
-            {"id": i, "category_id": category_id, **dict(zip(keys, row, strict=True))}
-            for i, row in enumerate(zip(*columns, strict=True), start=1)
-        ]
-
-    def save(self, path: Path, category_id: int, image_ids: Mapping[int, Any]) -> None:
-        """Write `results` as JSON; the file appears complete or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            partial.write_text(json.dumps(self.results(category_id, image_ids)))
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-    def _triplets(self) -> NDArray[np.float64]:
+    def triplets(self) -> NDArray[np.float64]:
         """(N, 3K) x, y, score of each key point in turn, the order of COCO's result files."""
         count, num_keypoints = self.keypoint_scores.shape
         triplets = np.concatenate([self.keypoints, self.keypoint_scores[..., None]], axis=2)
         return triplets.reshape(count, 3 * num_keypoints)
+
+    def results(
+        self, category_id: int, image_ids: Mapping[int, Any], digits: int | None = None
+    ) -> list[dict[str, Any]]:
+        """COCO result dicts: image_id, category_id, keypoints (3K numbers x, y, score), score.
+
+        Args:
+            category_id: Of all of them.
+            image_ids: Number of an image -> its id; a number that is absent is its own id.
+            digits: Decimals of the key points and their scores; the scores of the poses, which rank them, keep all.
+        """
+        triplets = self.triplets() if digits is None else self.triplets().round(digits)
+        columns = [image_ids.get(n, n) for n in self.image_id.tolist()], triplets.tolist(), self.scores.tolist()
+        return [
+            {"image_id": image_id, "category_id": category_id, "keypoints": keypoints, "score": score}
+            for image_id, keypoints, score in zip(*columns, strict=True)
+        ]
 
 
 def final_poses(
@@ -140,3 +119,40 @@ def _finite(columns: list[NDArray[np.float64]], image_id: NDArray[np.int64]) -> 
         for column in columns:
             column[broken] = 0
     return columns
+
+
+def keypoint_accuracy(
+    persons: Sequence[Mapping[str, Any]], poses: Poses, names: Sequence[str], sigmas: NDArray[np.float64]
+) -> list[dict[str, Any]]:
+    """Every person with labelled key points (crowds aside) against the pose of highest OKS in its image.
+
+    Several persons may share a pose. Without a pose in the image all key points of the person count as missed.
+
+    Args:
+        persons: `CocoKeypoints.persons`.
+        poses: N poses of K key points.
+        names: (K,) names of the key points.
+        sigmas: (K,) COCO's spread of each key point.
+
+    Returns:
+        A dict a key point: `name`; `labelled`, number of labelled key points; `pck`, share of them whose similarity
+        exp(-d² / (2 area (2 sigma)²)) is at least 0.5; `error`, mean distance in pixels, and `normalised_error`, mean
+        of distance / sqrt(area), both over persons that have a pose. NaN where nothing is labelled or found.
+    """
+    persons = [p for p in persons if np.any(p["keypoints"][2::3] > 0) and not p["iscrowd"]]
+    labels = np.array([p["keypoints"] for p in persons]).reshape(len(persons), len(names), 3)
+    area = np.array([p["area"] for p in persons])
+    labelled = labels[..., 2] > 0
+    image_id = np.array([p["image_id"] for p in persons])
+    person, pose = nearest_poses(labels, area, image_id, poses.keypoints, poses.image_id, sigmas)
+    squared = np.square(poses.keypoints[pose] - labels[person, :, :2]).sum(axis=-1)
+    hit = keypoint_similarity(squared, area[person], sigmas) >= PCK_SIMILARITY
+    distance = np.sqrt(squared)
+    found = labelled[person]
+    with np.errstate(invalid="ignore"):
+        pck = (hit & found).sum(axis=0) / labelled.sum(axis=0)
+        error = (distance * found).sum(axis=0) / found.sum(axis=0)
+        normalised = (distance * found / np.sqrt(area[person])[:, None]).sum(axis=0) / found.sum(axis=0)
+    keys = ("name", "labelled", "pck", "error", "normalised_error")
+    columns = (labelled.sum(axis=0).tolist(), pck.tolist(), error.tolist(), normalised.tolist())
+    return [dict(zip(keys, row, strict=True)) for row in zip(names, *columns, strict=True)]
