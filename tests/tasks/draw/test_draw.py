@@ -84,7 +84,7 @@ def overlapping(boxes: list[tuple[float, ...]]) -> list[tuple[int, int]]:
 @pytest.fixture
 def pen(monkeypatch) -> Pen:
     written = Pen()
-    monkeypatch.setattr(draw.ImageDraw.ImageDraw, "text", lambda self, *args, **named: written(*args, **named))
+    monkeypatch.setattr(draw.overlays.ImageDraw.ImageDraw, "text", lambda self, *args, **named: written(*args, **named))
     return written
 
 
