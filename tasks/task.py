@@ -229,6 +229,15 @@ class Task(LightningModule):
         return total
 
     @property
+    def parts(self) -> dict[str, "Task"]:
+        """The tasks of a joint run by name; any other has itself, under the empty name."""
+        return {"": self}
+
+    def single(self, name: str) -> "Task":
+        """One of `parts` as a task of its own, which predicts what it predicts here."""
+        return self.parts[name]
+
+    @property
     def modes(self) -> dict[str, str]:
         """ "max" or "min" for each of the names that an evaluation logs, as far as the task says."""
         modes = dict.fromkeys(self.higher_is_better, "max") | dict.fromkeys(self.lower_is_better, "min")

@@ -9,6 +9,7 @@ report = errors("runs/..."); report.tables["errors"]; report.figures["gain"]
 """
 
 import csv
+import io
 from argparse import ArgumentParser as PlainParser
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,9 +25,9 @@ from datamodules.base import BaseDataModule
 from experiments import run as runner
 from experiments.cli import program
 from experiments.config import ConfigError, explain, read
-from experiments.errors.reports import Report, report_of
+from experiments.errors import classification, pose, segmentation  # noqa: F401, each says whose analysis it has
+from experiments.errors.report import Report, report_of
 from experiments.training.start import add_import, import_named
-from tasks import MultiTask
 from tasks.draw import class_table, print_tables
 
 SHOWN = 20  # rows of a table in the terminal; files have all
@@ -61,15 +62,13 @@ def errors(run: str | Path, split: str = "val") -> Report:
     task.split = split
     task.attach(data)
     limit = (content.get("trainer") or {}).get(f"limit_{split}_batches")
-    predictions = folder / "predictions"
-    if not isinstance(task, MultiTask):
-        return report_of(task, data, limit, predictions / f"{split}_keypoints.json")
     whole = Report({}, {})
-    for name in task.tasks:
-        results = predictions / name / f"{split}_keypoints.json"
-        part = report_of(task.single(name), data.tasks[name], limit, results)
-        whole.tables.update({f"{name}/{key}": rows for key, rows in part.tables.items()})
-        whole.figures.update({f"{name}/{key}": figure for key, figure in part.figures.items()})
+    for name in task.parts:
+        part_data = data.tasks[name] if name else data
+        part = report_of(task.single(name), part_data, limit, folder / "predictions" / name)
+        prefix = f"{name}/" if name else ""
+        whole.tables.update({f"{prefix}{key}": rows for key, rows in part.tables.items()})
+        whole.figures.update({f"{prefix}{key}": figure for key, figure in part.figures.items()})
     return whole
 
 
@@ -109,29 +108,26 @@ def write(report: Report, folder: Path, split: str) -> set[Path]:
     Returns:
         The files, each written whole or not at all.
     """
+    files = {f"{name}.csv": _as_csv(rows) for name, rows in report.tables.items()}
+    files |= {f"{name}.png": bytes(encode_png(figure, 3).numpy()) for name, figure in report.figures.items()}
     written = set()
-    for name, rows in report.tables.items():
-        path = _target(folder, split, f"{name}.csv")
+    for name, content in files.items():
+        path = folder / name
+        path = path.with_name(f"{split}_{path.name}")
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".part")
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
-        partial.replace(path)
-        written.add(path)
-    for name, figure in report.figures.items():
-        path = _target(folder, split, f"{name}.png")
-        partial = path.with_name(path.name + ".part")
-        partial.write_bytes(encode_png(figure, compression_level=3).numpy().tobytes())
+        partial.write_bytes(content)
         partial.replace(path)
         written.add(path)
     return written
 
 
-def _target(folder: Path, split: str, name: str) -> Path:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f"{split}_{path.name}")
+def _as_csv(rows: list[dict[str, Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
 
 
 def _shown(report: Report) -> list[Table]:

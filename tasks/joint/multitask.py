@@ -360,6 +360,11 @@ class MultiTask(Task):
 
     # ---- one task alone
 
+    @property
+    def parts(self) -> dict[str, Task]:
+        """The tasks by name."""
+        return dict(self.tasks.items())
+
     def single(self, name: str) -> Task:
         """A copy of one task with a backbone of its own, which predicts what the task predicts here.
 

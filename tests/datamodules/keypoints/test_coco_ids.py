@@ -19,12 +19,12 @@ from datamodules.check import check
 from datamodules.keypoints.coco_reader import read_annotations, read_detections
 from datamodules.sample import sample_coco
 from datamodules.skeleton import Skeleton
+from experiments.errors.pose_errors import PoseErrors
 from experiments.predict.boxes import CocoBoxes
 from experiments.predict.media import Photo
 from hrnet import HRNet
 from tasks import PoseTask
 from tasks.metrics.coco_keypoints import CocoKeypoints
-from tasks.metrics.pose_errors import PoseErrors
 
 Rename = Callable[[int], Any]
 KINDS: dict[str, Rename] = {

@@ -14,7 +14,7 @@ from datamodules.sample import layouts, sample_coco
 from datamodules.segmentation.crop import RandomCrop
 from datamodules.segmentation.masks import IGNORED, IndexMasks, UnknownLabels, lookup, mask_size
 from datamodules.segmentation.pascal_context import id_table
-from experiments.errors.examples import _resized
+from experiments.errors.segmentation import _resized
 from experiments.predict.media import Photo
 from experiments.predict.preparation import Preparation
 from experiments.predict.views import SegmentationView

@@ -6,12 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.errors import examples as error_examples
-from experiments.errors import reports as error_reports
-from experiments.errors.examples import EXAMPLES, TILE, pose_examples, worst_images
-from experiments.errors.reports import predicted, segmentation_report
+from datamodules.base import DataError, collate
+from experiments.errors import pose as error_pose
+from experiments.errors import report as error_report
+from experiments.errors import segmentation as error_segmentation
+from experiments.errors.pose import pose_examples
+from experiments.errors.pose_errors import KINDS
+from experiments.errors.report import EXAMPLES, TILE, Report, predicted, report_of
+from experiments.errors.segmentation import segmentation_report, worst_images
+from hrnet import HRNet
+from tasks import Task
 from tasks.losses import IGNORED
-from tasks.metrics.pose_errors import KINDS
 
 SKELETON = {"names": ["head", "tail"], "limbs": [], "flip_pairs": []}
 
@@ -25,7 +30,7 @@ def drawn(monkeypatch):
         calls.append((crop, places.numpy(), shown.tolist()))
         return crop
 
-    monkeypatch.setattr(error_examples, "draw_pose", draw)
+    monkeypatch.setattr(error_pose, "draw_pose", draw)
     return calls
 
 
@@ -92,11 +97,11 @@ def test_a_crop_holds_truth_and_prediction(drawn):
 def test_examples_are_the_persons_with_the_most_errors_of_a_kind(drawn, monkeypatch):
     captions = []
     monkeypatch.setattr(
-        error_examples,
+        error_pose,
         "draw_gallery",
         lambda tiles, lines, columns: captions.append(lines) or torch.stack(tiles).sum(0),
     )
-    monkeypatch.setattr(error_examples, "grid", lambda rows, captions: torch.stack(rows[0]).sum(0))
+    monkeypatch.setattr(error_pose, "grid", lambda rows, captions: torch.stack(rows[0]).sum(0))
     kinds = [["good", "swap"], ["jitter", "jitter"], ["jitter", "good"], ["swap", "swap"]]
     labels = [[(40 + 5 * i, 60, 2), (80, 60, 2)] for i in range(4)]
     poses = [[(50, 70, 1), (90, 70, 1)]] * 4
@@ -151,7 +156,9 @@ class Masks:
 
 def test_worst_images_are_shown_whole_and_in_order(monkeypatch):
     calls = []
-    monkeypatch.setattr(error_examples, "draw_segmentation", lambda *args: calls.append(args) or torch.zeros(3, 1, 1))
+    monkeypatch.setattr(
+        error_segmentation, "draw_segmentation", lambda *args: calls.append(args) or torch.zeros(3, 1, 1)
+    )
     worst_images(Segmenter(), Masks(), [1, 0])
     ((images, masks, labels, palette, names, side),) = calls
     assert (side, names, len(palette)) == (TILE, ["dark", "bright"], 2)
@@ -168,13 +175,13 @@ def test_worst_images_are_shown_whole_and_in_order(monkeypatch):
 
 def test_the_worst_images_of_a_segmentation_come_first(monkeypatch):
     chosen = []
-    monkeypatch.setattr(error_reports, "for_inference", lambda task: task)
+    monkeypatch.setattr(error_report, "for_inference", lambda task: task)
     monkeypatch.setattr(
-        error_reports, "worst_images", lambda task, data, samples: chosen.extend(samples) or torch.zeros(3, 1, 1)
+        error_segmentation, "worst_images", lambda task, data, samples: chosen.extend(samples) or torch.zeros(3, 1, 1)
     )
     dataset = Masks()
     dataset.name = lambda sample: f"image{sample}.png"
-    batches = [error_examples.collate([dataset[i]]) for i in range(3)]
+    batches = [collate([dataset[i]]) for i in range(3)]
     data = SimpleNamespace(split=lambda split: dataset, val_dataloader=lambda: batches)
     report = segmentation_report(Segmenter(), data, None)
     # IoU of 8 of a half's columns wrong: the narrower the image, the worse.
@@ -191,7 +198,7 @@ def test_the_worst_images_of_a_segmentation_come_first(monkeypatch):
 )
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_as_many_batches_are_predicted_as_lightning_would_take(split, limit, batches, monkeypatch):
-    monkeypatch.setattr(error_reports, "for_inference", lambda task: task)
+    monkeypatch.setattr(error_report, "for_inference", lambda task: task)
     task = Segmenter()
     task.split = split
     loaders = {
@@ -201,3 +208,26 @@ def test_as_many_batches_are_predicted_as_lightning_would_take(split, limit, bat
     data = SimpleNamespace(val_dataloader=lambda: loaders["val"], test_dataloader=lambda: loaders["test"])
     found = [batch["name"] for _, batch in predicted(task, data, limit)]
     assert found == [f"{split}{i}" for i in range(batches)]
+
+
+# ---- tasks of one's own
+
+
+class Toy(Task):
+    """Of nobody's kind."""
+
+
+class Studied(Toy):
+    """The same with an analysis."""
+
+
+@report_of.register
+def studied_report(task: Studied, data: object, limit: object = None, predictions: object = None) -> Report:
+    return Report({"summary": [{"name": "of", "value": data}]}, {})
+
+
+def test_the_analysis_is_that_of_the_tasks_class() -> None:
+    backbone = HRNet("w18_small_v1")
+    assert report_of(Studied(backbone), "its data").tables == {"summary": [{"name": "of", "value": "its data"}]}
+    with pytest.raises(DataError, match=r"no error analysis for Toy: .* none of .*PoseTask.*Studied"):
+        report_of(Toy(backbone), "its data")

@@ -11,11 +11,10 @@ import torch
 
 from datamodules import CocoPose
 from datamodules.base import DataError
-from experiments import errors as command_module
 from experiments.config import ConfigError
+from experiments.errors import commandline as command_module
 from experiments.errors import errors, main
-from experiments.errors import reports as error_reports
-from experiments.errors.reports import Report
+from experiments.errors.report import Report, count, limited
 from experiments.run import main as run
 from tests.conftest import ROOT
 
@@ -223,9 +222,9 @@ def test_a_run_that_only_evaluated_uses_the_checkpoint_it_was_given(make_run, tm
 
 
 @pytest.mark.parametrize(
-    ("limit", "count", "limited"),
+    ("limit", "batches", "few"),
     [(None, 9, False), (1.0, 9, False), (2, 2, True), (2.0, 2, True), (20.0, 9, True), (0.5, 4, True), (1, 1, True)],
 )
-def test_batches_are_limited_as_lightning_limits_them(limit: float | None, count: int, limited: bool) -> None:
-    assert error_reports._count(limit, 9) == count
-    assert error_reports._limited(limit) == limited
+def test_batches_are_limited_as_lightning_limits_them(limit: float | None, batches: int, few: bool) -> None:
+    assert count(limit, 9) == batches
+    assert limited(limit) == few

@@ -18,8 +18,8 @@ from rich.console import Console
 from datamodules import CocoPose, DataError
 from datamodules.check import check, main
 from datamodules.sample import sample_coco
-from experiments.errors import reports as error_reports
-from experiments.errors.reports import pose_report
+from experiments.errors import pose as error_pose
+from experiments.errors.pose import pose_report
 from experiments.predict.boxes import Boxes
 from experiments.predictor import Predictor
 from hrnet import HRNet
@@ -60,16 +60,16 @@ def report_and_titles(data: CocoPose, monkeypatch: pytest.MonkeyPatch, folder: P
     """Tables of an error analysis, and all text that stands in its charts."""
     texts: list[str] = []
     for draw in ("draw_bars", "draw_stacked_bars"):
-        real = getattr(error_reports, draw)
-        monkeypatch.setattr(error_reports, draw, lambda *given, real=real: texts.append(str(given)) or real(*given))
+        real = getattr(error_pose, draw)
+        monkeypatch.setattr(error_pose, draw, lambda *given, real=real: texts.append(str(given)) or real(*given))
     truth = data.ground_truth("val")["annotations"]
     results = [
         {"image_id": a["image_id"], "category_id": 1, "keypoints": a["keypoints"], "score": 0.9}
         for a in truth[::2]
         if a["num_keypoints"]
     ]
-    (folder / "results.json").write_text(json.dumps(results))
-    report = pose_report(attached(data), data, None, folder / "results.json")
+    (folder / "val_keypoints.json").write_text(json.dumps(results))
+    report = pose_report(attached(data), data, None, folder)
     return report.tables, " ".join(texts)
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
+from experiments.errors.segmentation import DISTANCES, SegmentationErrors, boundary_distance
 from tasks.metrics.confusion import SegmentationScores
-from tasks.metrics.segmentation_errors import DISTANCES, SegmentationErrors, boundary_distance
 
 NAMES = ["sky", "road", "car"]
 

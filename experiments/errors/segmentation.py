@@ -5,19 +5,63 @@ errors = SegmentationErrors(num_classes, names); errors.update(labels, mask, ima
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datamodules.base import BaseDataModule, BaseDataset, collate
+from experiments.errors.report import (
+    EXAMPLES,
+    TILE,
+    Report,
+    class_bars,
+    confusion_bars,
+    confusion_pairs,
+    on_device,
+    predicted,
+    report_of,
+)
+from tasks import SegmentationTask
+from tasks.draw import class_colours, draw_segmentation
+from tasks.draw.charts import draw_boundary
 from tasks.losses import IGNORED
-from tasks.metrics.classification_errors import confusion_pairs
 from tasks.metrics.confusion import SegmentationScores, image_confusion, image_iou
 
 DISTANCES = (1, 2, 4, 8, 16, 32)
+
+
+@report_of.register
+def segmentation_report(
+    task: SegmentationTask, data: BaseDataModule, limit: int | float | None = None, predictions: Path | None = None
+) -> Report:
+    """Confusions, errors by distance to a boundary, the worst images."""
+    dataset, names = data.split(task.split), task.metric.names
+    errors = SegmentationErrors(task.num_classes, names)
+    for found, batch in predicted(task, data, limit):
+        errors.update(found["labels"], batch["mask"], batch["image_id"])
+    images = [{"file": dataset.name(row["sample"]), **row} for row in errors.images()]
+    boundary = errors.boundary()
+    tables = {
+        "summary": errors.summary(),
+        "classes": errors.per_class(),
+        "confusions": errors.confusions(),
+        "boundary": boundary,
+        "images": images,
+    }
+    figures = {"boundary": draw_boundary(boundary, "errors near class boundaries")}
+    figures["classes"] = class_bars(tables["classes"], "IoU")
+    if tables["confusions"]:
+        figures["confusions"] = confusion_bars(tables["confusions"])
+    worst = [row["sample"] for row in images if not math.isnan(row["mIoU"])][:EXAMPLES]
+    if worst:
+        figures["worst"] = worst_images(task, dataset, worst)
+    return Report({name: rows for name, rows in tables.items() if rows}, figures)
 
 
 class SegmentationErrors:
@@ -136,3 +180,35 @@ def _image_scores(labels: Tensor, mask: Tensor, num_classes: int) -> dict[str, A
 
 def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else math.nan
+
+
+@torch.inference_mode()
+def worst_images(task: SegmentationTask, dataset: BaseDataset, samples: Sequence[int]) -> Tensor:
+    """Truth, prediction and errors of images of any size, each shrunk into a square; predicted once more."""
+    columns = []
+    for sample in samples:
+        batch = on_device(task.device, collate([dataset[sample]]))
+        labels = task.predict(task.outputs(batch), batch)["labels"]
+        height, width = labels.shape[-2:]  # the mask's; a stretched image gets its own shape back
+        scale = TILE / max(height, width)
+        size = (max(1, round(scale * height)), max(1, round(scale * width)))
+        columns.append([_resized(x, size) for x in (batch["image"], batch["mask"][:, None], labels[:, None])])
+    parts = list(zip(*columns, strict=True))
+    size = [max(mask.shape[axis] for mask in parts[1]) for axis in (-2, -1)]
+    images, masks, labels = (
+        torch.cat([_padded(x, size, fill) for x in part])
+        for part, fill in zip(parts, (0, IGNORED, IGNORED), strict=True)
+    )
+    palette = task.palette or class_colours(task.num_classes)
+    return draw_segmentation(images, masks[:, 0], labels[:, 0], palette, task.metric.names, TILE)
+
+
+def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """(1, C, H, W) image or labels -> (1, C, *size) uint8."""
+    smooth = {"mode": "bilinear", "antialias": True} if x.shape[1] == 3 else {"mode": "nearest"}
+    return F.interpolate(x.cpu().float(), size=size, **smooth).round().to(torch.uint8)
+
+
+def _padded(x: Tensor, size: Sequence[int], fill: int) -> Tensor:
+    """(1, C, h, w) -> (1, C, *size), filled at the bottom and right."""
+    return F.pad(x, (0, size[1] - x.shape[-1], 0, size[0] - x.shape[-2]), value=fill)

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments.errors.pose_errors import ERRORS, KINDS, PoseErrors, average_precision
 from tasks.metrics.coco_keypoints import CocoKeypoints
-from tasks.metrics.pose_errors import ERRORS, KINDS, PoseErrors, average_precision
 
 SKELETON = {
     "names": ["nose", "left_hand", "right_hand", "left_foot", "right_foot"],

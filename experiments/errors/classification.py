@@ -6,13 +6,67 @@ errors = ClassificationErrors(num_classes, names); errors.update(probabilities, 
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassCalibrationError
 
+from datamodules.base import BaseDataModule
+from experiments.errors.report import (
+    BARS,
+    EXAMPLES,
+    Report,
+    class_bars,
+    confusion_bars,
+    confusion_pairs,
+    predicted,
+    report_of,
+)
+from tasks import ClassificationTask
+from tasks.draw import draw_confusion
+from tasks.draw.charts import draw_gallery, draw_reliability
+
 BINS = 15  # as in the paper
+
+
+@report_of.register
+def classification_report(
+    task: ClassificationTask, data: BaseDataModule, limit: int | float | None = None, predictions: Path | None = None
+) -> Report:
+    """Confusions, classes, the most confident mistakes, calibration."""
+    dataset = data.split(task.split)
+    errors = ClassificationErrors(task.num_classes, task.class_names)
+    for found, batch in predicted(task, data, limit):
+        errors.update(found["probabilities"], batch["label"], batch["image_id"])
+    mistakes = [{"file": dataset.name(row["sample"]), **row} for row in errors.mistakes()]
+    summary = errors.summary()
+    tables = {
+        "summary": summary,
+        "classes": errors.per_class(),
+        "confusions": errors.confusions(),
+        "mistakes": mistakes,
+        "calibration": errors.calibration(),
+    }
+    figures = {"calibration": draw_reliability(tables["calibration"], summary[-1]["value"])}
+    figures["classes"] = class_bars(tables["classes"], "accuracy")
+    if task.num_classes <= BARS:
+        figures["confusion_matrix"] = draw_confusion(errors.matrix, errors.names)
+    if mistakes:
+        figures["confusions"] = confusion_bars(tables["confusions"])
+        worst = mistakes[: 2 * EXAMPLES]
+        images = [torch.from_numpy(dataset[row["sample"]]["image"]).permute(2, 0, 1) for row in worst]
+        captions = [
+            (
+                f"{row['prediction']} {row['confidence']:.2f}",
+                f"is {row['truth']} {row['truth_probability']:.2f}",
+                Path(row["file"]).name,
+            )
+            for row in worst
+        ]
+        figures["mistakes"] = draw_gallery(images, captions)
+    return Report({name: rows for name, rows in tables.items() if rows}, figures)
 
 
 class ClassificationErrors:
@@ -119,32 +173,3 @@ class ClassificationErrors:
             key: torch.zeros(0) if key in ("confidence", "truth") else torch.zeros(0).long() for key in self._columns
         }
         return {key: torch.cat([empty[key], *parts]) for key, parts in self._columns.items()}
-
-
-def confusion_pairs(matrix: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Which classes are taken for which.
-
-    Args:
-        matrix: (K, K) int, counts of true class (row) and predicted class (column).
-        names: (K,) names of the classes.
-
-    Returns:
-        A dict a pair that occurs, most frequent first: `truth`, `prediction`, `count`, `share` of the true class and
-        `share_of_errors`.
-    """
-    wrong = matrix.clone()
-    wrong.fill_diagonal_(0)
-    errors, sizes = int(wrong.sum()), matrix.sum(1).tolist()
-    pairs = wrong.nonzero()
-    counts = wrong[pairs[:, 0], pairs[:, 1]]
-    order = counts.argsort(descending=True, stable=True)
-    return [
-        {
-            "truth": names[truth],
-            "prediction": names[guess],
-            "count": count,
-            "share": count / sizes[truth],
-            "share_of_errors": count / errors,
-        }
-        for (truth, guess), count in zip(pairs[order].tolist(), counts[order].tolist(), strict=True)
-    ]

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from tasks.metrics.classification_errors import BINS, ClassificationErrors, confusion_pairs
+from experiments.errors.classification import BINS, ClassificationErrors
+from experiments.errors.report import confusion_pairs
 
 NAMES = ["ant", "bee", "cat", "dog"]
 
