@@ -73,8 +73,16 @@ class BaseDataset(Dataset, ABC):
 def plain(value: Any) -> Any:
     """Dataclasses and tuples as dicts and lists, which checkpoints and JSON can hold."""
     if is_dataclass(value):
-        return {name: plain(part) for name, part in asdict(value).items()}
+        return plain(asdict(value))
+    if isinstance(value, dict):
+        return {name: plain(part) for name, part in value.items()}
     return list(value) if isinstance(value, tuple) else value
+
+
+def class_path(cls: type) -> str:
+    """The name of a class of this package, the whole path to any other."""
+    ours = cls.__module__.partition(".")[0] == __name__.partition(".")[0]
+    return cls.__name__ if ours else f"{cls.__module__}.{cls.__qualname__}"
 
 
 class First(BaseDataset):
@@ -121,8 +129,6 @@ class BaseDataModule(LightningDataModule, ABC):
     """Where the data come from, shown when they are missing."""
     embedded: ClassVar[Callable[[], Path] | None] = None
     """Renders the embedded sample data in this data set's layout if they are absent, and returns their folder."""
-    prepared_by: ClassVar[tuple[str, ...]] = ("image_size",)
-    """Arguments that say what the network sees of an evaluated image: checkpoints keep them, for prediction."""
     channels: ClassVar[int] = 3
     """Of the images that reach the network: every file is read as RGB, grey ones too."""
     test_split: Split = "val"
@@ -298,9 +304,13 @@ class BaseDataModule(LightningDataModule, ABC):
             self.split(name)
 
     def preparation(self) -> dict[str, Any]:
-        """The arguments that `prepared_by` names, as plain data."""
-        values = {name: getattr(self, name) for name in self.prepared_by}
-        return {name: plain(value) for name, value in values.items()}
+        """The preparer as plain data {class_path, init_args}, which checkpoints keep for prediction.
+
+        Without one, the size of the images.
+        """
+        if self.preparer is None:
+            return {"image_size": list(self.image_size)}
+        return {"class_path": class_path(type(self.preparer)), "init_args": plain(self.preparer)}
 
     def preview(self, count: int) -> dict[str, Any]:
         """A batch of so many training samples, or all there are, spread evenly over the data set."""

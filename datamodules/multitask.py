@@ -159,7 +159,7 @@ class MultiTaskDataModule(BaseDataModule):
         return apportion(shares, int(self.epoch_length or sum(own.values())))
 
     def preparation(self) -> dict[str, Any]:
-        """{task: the arguments of its part}."""
+        """{task: the preparer of its part, as plain data}."""
         return {name: part.preparation() for name, part in self.tasks.items()}
 
     def preview(self, count: int) -> dict[str, Any]:

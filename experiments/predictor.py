@@ -21,13 +21,12 @@ import tasks
 from datamodules.base import DataError
 from datamodules.images.files import Reading
 from experiments.config import ConfigError
+from experiments.predict import classification, pose, segmentation  # noqa: F401, each says whose view it has
+from experiments.predict.base import Finish, JointResult, Result, Sample, View, preparer_of, view_of
 from experiments.predict.boxes import BoxSource, CocoBoxes, whole_image
 from experiments.predict.media import Failure, Photo, pixels_of, read_photo
-from experiments.predict.preparation import Preparation, preparation_of
-from experiments.predict.results import JointResult, Result
-from experiments.predict.views import ClassificationView, Finish, PoseView, Sample, SegmentationView, View
 from hrnet import for_inference
-from tasks import ClassificationTask, MultiTask, PoseTask, SegmentationTask, Task
+from tasks import Task
 
 MAX_PIXELS = 2**22
 WAITING_PIXELS = 2**26  # of photos that wait for their batch to fill; 200 MB
@@ -52,7 +51,7 @@ class Predictor:
     Raises:
         ConfigError: If the size is not known, there is no prediction for such a task, or the tasks of a joint run were
             trained on images that were read in different ways.
-        ValueError: If the source is no checkpoint of a task.
+        ValueError: If the source is no checkpoint of a task, or what prepared its images is not imported.
     """
 
     def __init__(
@@ -72,13 +71,13 @@ class Predictor:
             raise ConfigError(f"{given} must be at least 1.")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.batch_size, self.max_pixels, self.boxes = batch_size, max_pixels, boxes
-        task = source if isinstance(source, Task) else tasks.load(source)
+        task = tasks.load(source) if isinstance(source, str | Path) else source
         self.parts: dict[str, _Part] = {}
-        singles = _singles(task)
-        preparations = {name: preparation_of(single, image_size) for name, single in singles.items()}
-        self.reading = _reading([p.reading for p in preparations.values()], upright, pixel_limit)
+        singles = {name: task.single(name) for name in task.parts}
+        preparers = {name: preparer_of(single, image_size) for name, single in singles.items()}
+        self.reading = _reading([preparer.reading for preparer in preparers.values()], upright, pixel_limit)
         for name, single in singles.items():
-            view = _view(single, preparations[name], boxes, max_pixels)
+            view = view_of(single)(single, preparers[name], boxes=boxes, max_pixels=max_pixels)
             self.parts[name] = _Part(for_inference(single).to(self.device), view, batch_size, max_pixels)
 
     def __call__(self, pictures: Picture | list[Picture]) -> Result | list[Result]:
@@ -191,20 +190,6 @@ class _Part:
 
 def _finished(entry: _Waiting) -> Result | Failure:
     return entry.failure or entry.finish(entry.predictions)
-
-
-def _singles(task: Task) -> dict[str, Task]:
-    return {name: task.single(name) for name in task.tasks} if isinstance(task, MultiTask) else {"": task}
-
-
-def _view(task: Task, preparation: Preparation, boxes: BoxSource, max_pixels: int) -> View:
-    if isinstance(task, PoseTask):
-        return PoseView(task, preparation, boxes)
-    if isinstance(task, SegmentationTask):
-        return SegmentationView(task, preparation, max_pixels)
-    if isinstance(task, ClassificationTask):
-        return ClassificationView(task, preparation)
-    raise ConfigError(f"There is no prediction on pictures for {type(task).__name__} yet: pose, segmentation, classes.")
 
 
 def _reading(trained: list[Reading], upright: bool | None, pixel_limit: int | None) -> Reading:

@@ -3,7 +3,7 @@
 from jsonargparse import set_parsing_settings
 
 from tasks.checkpoints import find_checkpoint, load, restore, save_task
-from tasks.checkpoints.classes import import_module, subclasses
+from tasks.checkpoints.classes import class_named, import_module, subclasses
 from tasks.classification import ClassificationTask
 from tasks.heatmaps import Codec, DarkCodec, MSRACodec, UDPCodec
 from tasks.joint.multitask import MultiTask
@@ -23,6 +23,7 @@ __all__ = [
     "SegmentationTask",
     "Task",
     "UDPCodec",
+    "class_named",
     "find_checkpoint",
     "import_module",
     "load",

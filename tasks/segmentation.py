@@ -309,15 +309,14 @@ def _chosen_test(name: str | None) -> PublishedTest | None:
 
 def _check_evaluation(test: PublishedTest, datamodule: LightningDataModule) -> None:
     """Refuse data that prepare images in another way than the test begins with."""
-    found = getattr(datamodule, "preparation", dict)()
-    if "evaluation" not in found:  # a DataModule of the user's own
+    found = getattr(datamodule, "preparer", None)
+    if not hasattr(found, "evaluation"):  # a DataModule of the user's own
         return
-    side = round(found["base_scale"] * max(found["image_size"]))
-    if found["evaluation"] != test.evaluation or (test.evaluation != "original" and side != test.long_side):
+    if found.evaluation != test.evaluation or (test.evaluation != "original" and found.base_size != test.long_side):
         side_there = "" if test.evaluation == "original" else f" with base_scale {test.long_side} / image_size's longer"
         raise ValueError(
             f"The published test needs data.init_args.evaluation: {test.evaluation}{side_there}; the data have "
-            f"{found['evaluation']} with base_scale {found['base_scale']:.4g} and image_size {found['image_size']}."
+            f"{found.evaluation} with base_scale {found.base_scale:.4g} and image_size {list(found.image_size)}."
         )
 
 

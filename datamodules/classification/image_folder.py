@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from datamodules.base import BaseDataModule
-from datamodules.classification.samples import LabelledImages, TrainingView
+from datamodules.classification.samples import CentreCrop, LabelledImages, TrainingView
 from datamodules.findings import Count, DataError, Fact, Finding, Mode, Split
 from datamodules.images.files import Reading, images_below, is_image
 from datamodules.images.looking import Seen, files_left_out, look
@@ -48,8 +48,6 @@ class ImageFolder(BaseDataModule):
     val/<class>/<any name>.jpg ...       (or images/val/<class>)"""
     source: ClassVar[str] = "you: images in a folder for each class."
     embedded = staticmethod(sample_image_folder)
-
-    prepared_by = ("image_size", "crop_ratio", "reading")
 
     def __init__(
         self,
@@ -94,6 +92,11 @@ class ImageFolder(BaseDataModule):
         """How many classes there are."""
         return len(self.class_names)
 
+    @property
+    def preparer(self) -> CentreCrop:
+        """The crop of an evaluated image."""
+        return CentreCrop(self.image_size, self.reading, self.crop_ratio)
+
     def dataset(self, split: Split) -> LabelledImages:
         """List the images of `split`; raises DataError for classes without images or unknown to `train`."""
         folder, known, classes = self.split_folder(split), self.folders, self._files(split)
@@ -117,8 +120,7 @@ class ImageFolder(BaseDataModule):
         view = None
         if split == "train" and not self.overfit:
             view = TrainingView(self.image_size, self.rand_augment, self.random_erasing)
-        sizes = {"image_size": self.image_size, "crop_ratio": self.crop_ratio}
-        return LabelledImages(folder, files, labels, view=view, reading=self.reading, **sizes)
+        return LabelledImages(folder, files, labels, preparer=self.preparer, view=view, reading=self.reading)
 
     def split_folder(self, split: str) -> Path:
         """Folder of `split`, which has the class folders; raises DataError if there is none."""

@@ -4,6 +4,7 @@ A DataModule such as `image_folder.py` fills it with file names.
 """
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from datamodules.base import BaseDataset, DataError
 from datamodules.images.files import PLAIN, Reading
 from datamodules.images.pixels import read_image
+from datamodules.images.preparer import Preparer
 from datamodules.samplers import draw_from, global_draws
 
 IMAGENET_MEAN = (124, 116, 104)  # what RandAugment fills with
@@ -56,6 +58,28 @@ class TrainingView:
         return image
 
 
+@dataclass(frozen=True)
+class CentreCrop(Preparer):
+    """Resize with anti-aliasing so that `image_size` is a share of the tighter side, and cut the middle.
+
+    For square sizes it is the published evaluation, torchvision's Resize(int(size / ratio)) and CenterCrop(size): the
+    longer side is truncated to whole pixels, and half a pixel of offset goes to the even number.
+
+    Args:
+        crop_ratio: The share.
+    """
+
+    crop_ratio: float = 0.875
+
+    def __call__(self, image: np.ndarray, *box: np.ndarray) -> dict[str, Any]:
+        """{"image": (height, width, 3) uint8}."""
+        height, width = resized_shape(image.shape[:2], self.image_size, self.crop_ratio)
+        # Pillow's bilinear filter widens when it shrinks, as in the published evaluation; OpenCV's would alias.
+        image = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+        top, left = round((height - self.image_size[0]) / 2), round((width - self.image_size[1]) / 2)
+        return {"image": image[top : top + self.image_size[0], left : left + self.image_size[1]]}
+
+
 class LabelledImages(BaseDataset):
     """N images of C classes.
 
@@ -63,9 +87,8 @@ class LabelledImages(BaseDataset):
         folder: Folder that has a folder for each class.
         files: (N,) file names below it, as bytes.
         labels: (N,) classes.
-        image_size: (height, width) of the images, pixels.
-        crop_ratio: Share of the resized image that the evaluated centre crop covers.
-        view: Augmentation; None takes the centre crop.
+        preparer: What evaluated images go through.
+        view: Augmentation; None evaluates.
         reading: Of the image files.
     """
 
@@ -75,13 +98,12 @@ class LabelledImages(BaseDataset):
         files: np.ndarray,
         labels: np.ndarray,
         *,
-        image_size: tuple[int, int],
-        crop_ratio: float,
+        preparer: Preparer,
         view: TrainingView | None,
         reading: Reading = PLAIN,
     ) -> None:
         self.folder, self.files, self.labels = str(folder), files, labels
-        self.image_size, self.crop_ratio, self.view, self.reading = image_size, crop_ratio, view, reading
+        self.preparer, self.view, self.reading = preparer, view, reading
 
     def __len__(self) -> int:
         return len(self.files)
@@ -89,27 +111,12 @@ class LabelledImages(BaseDataset):
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """One image and its class, in the keys of the batch table."""
         image = read_image(os.path.join(self.folder, os.fsdecode(self.files[index])), None, self.reading)
-        image = centre_crop(image, self.image_size, self.crop_ratio) if self.view is None else self.view(image, rng)
+        image = self.preparer(image)["image"] if self.view is None else self.view(image, rng)
         return {"image": np.ascontiguousarray(image), "image_id": index, "label": self.labels[index]}
 
     def name(self, index: int) -> str:
         """The image's file, below the folder of the classes."""
         return os.fsdecode(self.files[index])
-
-
-def centre_crop(image: np.ndarray, size: tuple[int, int], ratio: float) -> np.ndarray:
-    """Resize with anti-aliasing so that `size` (height, width) is `ratio` of the tighter side, and cut the middle.
-
-    For square sizes it is the published evaluation, torchvision's Resize(int(size / ratio)) and CenterCrop(size): the
-    longer side is truncated to whole pixels, and half a pixel of offset goes to the even number.
-
-    Image (H, W, 3) uint8 -> (height, width, 3) uint8.
-    """
-    height, width = resized_shape(image.shape[:2], size, ratio)
-    # Pillow's bilinear filter widens when it shrinks, as in the published evaluation; OpenCV's would alias.
-    image = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-    top, left = round((height - size[0]) / 2), round((width - size[1]) / 2)
-    return image[top : top + size[0], left : left + size[1]]
 
 
 def resized_shape(shape: tuple[int, int], size: tuple[int, int], ratio: float) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from datamodules.images.names import as_stored
 from datamodules.images.orientation import Orientations, Tagged, find_tagged
 from datamodules.keypoints.coco_annotations import CocoAnnotations
 from datamodules.keypoints.coco_reader import read_annotations, read_detections
-from datamodules.keypoints.crop import Crop, PersonAugmentation, box_to_center_scale
+from datamodules.keypoints.crop import Crop, PersonAugmentation, PersonCrop
 from datamodules.keypoints.persons import Persons
 from datamodules.photometric import Photometric
 from datamodules.sample import sample_coco
@@ -57,8 +57,6 @@ class CocoPose(BaseDataModule):
     train2017/000000000009.jpg ...      (or images/train2017)
     val2017/000000000139.jpg ...        (or images/val2017)"""
     source: ClassVar[str] = "https://cocodataset.org/#download (2017 Train, Val and Train/Val annotations)."
-
-    prepared_by = ("image_size", "crop", "box_padding", "reading")
 
     def __init__(
         self,
@@ -107,6 +105,11 @@ class CocoPose(BaseDataModule):
         """How image files are read, with what the annotated sizes say of their orientation."""
         return replace(self.stated_reading, upright=self.orientations.upright)
 
+    @property
+    def preparer(self) -> PersonCrop:
+        """The crop of an evaluated box."""
+        return PersonCrop(self.image_size, self.reading, self.crop, self.box_padding)
+
     def dataset(self, split: Split) -> Persons:
         """Read and check the annotations of `split`; raises DataError where they or the images are not as expected.
 
@@ -126,7 +129,8 @@ class CocoPose(BaseDataModule):
             images, instance_ids, boxes, scores = found.images, found.rows, found.boxes, found.scores
             keypoints = np.zeros((len(boxes), self.num_keypoints, 2))
             visible = np.zeros((len(boxes), self.num_keypoints))
-        centers, sizes = box_to_center_scale(boxes, self.image_size[1] / self.image_size[0], self.box_padding)
+        preparer = self.preparer
+        centers, sizes = preparer.padded(boxes)
         return Persons(
             self.image_folder(split),
             image_ids=annotations.image_ids,
@@ -140,8 +144,7 @@ class CocoPose(BaseDataModule):
             visible=visible,
             scores=scores,
             skeleton=self.skeleton,
-            image_size=self.image_size,
-            convention=self.crop,
+            preparer=preparer,
             augmentation=self.augmentation if training and not self.overfit else None,
             photometric=self.photometric if training and not self.overfit else None,
             reading=self.stated_reading,

@@ -5,12 +5,14 @@ albumentations' mirroring does not swap left and right key points, hence this fi
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 
 from datamodules.base import DataError
+from datamodules.images.preparer import Preparer
 
 Crop = Literal["size", "unit"]
 
@@ -86,6 +88,35 @@ def apply_affine(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 def warp(image: np.ndarray, matrix: np.ndarray, output: tuple[int, int]) -> np.ndarray:
     """(H, W, 3) the crop of size `output` under `matrix`, bilinear, black outside of the image."""
     return cv2.warpAffine(image, matrix, (output[1], output[0]), flags=cv2.INTER_LINEAR)
+
+
+@dataclass(frozen=True)
+class PersonCrop(Preparer):
+    """The crop around a person's box, brought to `image_size`; points come back by `to_image`.
+
+    Args:
+        crop: "size" is the classic crop, "unit" that of UDP, see `crop_matrix`.
+        box_padding: Factor on the box's sides.
+    """
+
+    crop: Crop = "size"
+    box_padding: float = 1.25
+
+    def __call__(self, image: np.ndarray, *box: np.ndarray) -> dict[str, Any]:
+        """{"image": (height, width, 3) uint8, "to_image": (2, 3) float32, input pixels -> image pixels}."""
+        return self.cut(image, self.matrix(*self.padded(*box)))
+
+    def padded(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Centres (..., 2) and sizes (..., 2) of the crops of boxes (..., 4), see `box_to_center_scale`."""
+        return box_to_center_scale(boxes, self.image_size[1] / self.image_size[0], self.box_padding)
+
+    def matrix(self, center: np.ndarray, size: np.ndarray, rotation: float = 0.0, flip: bool = False) -> np.ndarray:
+        """(2, 3) image pixels -> input pixels, see `crop_matrix`."""
+        return crop_matrix(center, size, rotation, self.image_size, flip, self.crop)
+
+    def cut(self, image: np.ndarray, matrix: np.ndarray) -> dict[str, Any]:
+        """The crop under a matrix, in training one that was drawn; see `__call__`."""
+        return {"image": warp(image, matrix, self.image_size), "to_image": invert_affine(matrix).astype(np.float32)}
 
 
 class PersonAugmentation:

@@ -15,7 +15,7 @@ from datamodules.base import BaseDataset, DataError
 from datamodules.images.files import PLAIN, Reading
 from datamodules.images.names import listing
 from datamodules.images.pixels import read_image
-from datamodules.keypoints.crop import Crop, PersonAugmentation, apply_affine, crop_matrix, invert_affine, warp
+from datamodules.keypoints.crop import PersonAugmentation, PersonCrop, apply_affine
 from datamodules.photometric import Photometric
 from datamodules.skeleton import Skeleton
 
@@ -36,8 +36,7 @@ class Persons(BaseDataset):
         visible: (N, K) 0, 1, 2.
         scores: (N,) scores of the boxes.
         skeleton: Of the K key points.
-        image_size: (height, width) of the crop.
-        convention: Of the crop, see `crop_matrix`.
+        preparer: What crops a padded box.
         augmentation: None crops the padded box itself.
         photometric: Applied to the crop.
         reading: Of the image files.
@@ -59,8 +58,7 @@ class Persons(BaseDataset):
         visible: np.ndarray,
         scores: np.ndarray,
         skeleton: Skeleton,
-        image_size: tuple[int, int],
-        convention: Crop,
+        preparer: PersonCrop,
         augmentation: PersonAugmentation | None = None,
         photometric: Photometric | None = None,
         reading: Reading = PLAIN,
@@ -72,8 +70,7 @@ class Persons(BaseDataset):
         self.instance_ids, self.scores = instance_ids, scores.astype(np.float32)
         self.keypoints, self.visible = keypoints.astype(np.float32), visible.astype(np.int8)
         self.permutation, self.upper_body = np.array(skeleton.flip_permutation), skeleton.upper_body
-        self.image_size, self.convention = image_size, convention
-        self.augmentation, self.photometric = augmentation, photometric
+        self.preparer, self.augmentation, self.photometric = preparer, augmentation, photometric
         self._options: dict[str, Reading] = {} if reading == PLAIN else {"reading": reading}
         self._upright = {"reading": replace(reading, upright=True)}
         self._turned = frozenset(turned)
@@ -90,19 +87,18 @@ class Persons(BaseDataset):
         area, rotation, flip = np.float32(size[0] * size[1]), 0.0, False
         if self.augmentation is not None:
             center, size, rotation, flip = self.augmentation(center, size, keypoints, visible, self.upper_body, rng)
-        matrix = crop_matrix(center, size, rotation, self.image_size, flip, self.convention)
-        crop = warp(image, matrix, self.image_size)
+        matrix = self.preparer.matrix(center, size, rotation, flip)
+        crop = self.preparer.cut(image, matrix)
         if self.photometric is not None:
-            crop = self.photometric(crop, rng)
+            crop["image"] = self.photometric(crop["image"], rng)
         if flip:
             keypoints, visible = keypoints[self.permutation], visible[self.permutation]
         return {
-            "image": crop,
+            **crop,
             "image_id": self.image_ids[self.images[index]],
             "instance_id": self.instance_ids[index],
             "keypoints": (apply_affine(matrix, keypoints) * (visible > 0)[:, None]).astype(np.float32),
             "visible": visible,
-            "to_image": invert_affine(matrix).astype(np.float32),
             "area": area,
             "score": self.scores[index],
         }

@@ -24,7 +24,7 @@ from datamodules.images.orientation import Orientations, Tagged, find_tagged
 from datamodules.photometric import Photometric
 from datamodules.segmentation.masks import IGNORED, IndexMasks, UnknownLabels, mask_size
 from datamodules.segmentation.pairs import MASK_ENDINGS, Pairs, Unpaired
-from datamodules.segmentation.samples import Evaluation, ImageMasks
+from datamodules.segmentation.samples import Evaluation, EvaluationSize, ImageMasks
 from datamodules.skeleton import NAMES
 from datamodules.workers import in_threads
 
@@ -75,8 +75,6 @@ class SegmentationData(BaseDataModule):
     named_by_user = False
     """Whether the user named the classes, so that one that no mask has is a mistake; official data may be subsets."""
 
-    prepared_by = ("image_size", "evaluation", "base_scale", "reading")
-
     def __init__(
         self,
         root: str | Path,
@@ -107,6 +105,11 @@ class SegmentationData(BaseDataModule):
         return replace(self.stated_reading, upright=self.orientations.upright)
 
     @property
+    def preparer(self) -> EvaluationSize:
+        """The size of an evaluated image."""
+        return EvaluationSize(self.image_size, self.reading, self.evaluation, self.base_scale)
+
+    @property
     def num_classes(self) -> int:
         """How many classes the masks have."""
         return len(self.class_names)
@@ -124,12 +127,11 @@ class SegmentationData(BaseDataModule):
         from datamodules.segmentation.crop import RandomCrop  # albumentations takes half a second to import
 
         images, masks, read_labels = self.pairs(split)
-        base_size = max(1, round(self.base_scale * max(self.image_size)))
-        options = {"image_size": self.image_size, "base_size": base_size, "evaluation": self.evaluation}
+        options: dict[str, Any] = {"preparer": self.preparer}
         if split == "train":
             options["augmentation"] = RandomCrop(
                 self.image_size,
-                base_size,
+                max(1, round(self.base_scale * max(self.image_size))),
                 self.scale,
                 stretch=self.stretched,
                 flip_pairs=self.label_flip_pairs,

@@ -4,7 +4,7 @@ A DataModule derived from `SegmentationData` fills it with files; albumentations
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +14,7 @@ import numpy as np
 from datamodules.base import BaseDataset, DataError
 from datamodules.images.files import PLAIN, Reading, read_header
 from datamodules.images.pixels import read_image
+from datamodules.images.preparer import Preparer
 from datamodules.photometric import Photometric
 from datamodules.segmentation.masks import mask_size
 
@@ -23,6 +24,42 @@ if TYPE_CHECKING:
 Evaluation = Literal["original", "long", "short", "stretch"]
 
 
+@dataclass(frozen=True)
+class EvaluationSize(Preparer):
+    """The image at the size at which it is evaluated; labels come back to its own by resizing.
+
+    Args:
+        evaluation: `original`; `long` or `short` side brought to `base_size`; or `stretch` to `image_size`.
+        base_scale: `base_size` in lengths of the longer side of `image_size`.
+    """
+
+    evaluation: Evaluation = "original"
+    base_scale: float = 1.0
+
+    @property
+    def base_size(self) -> int:
+        """Pixels of the side that `long` and `short` bring images to."""
+        return max(1, round(self.base_scale * max(self.image_size)))
+
+    def __call__(self, image: np.ndarray, *box: np.ndarray) -> dict[str, Any]:
+        """{"image": (height, width, 3) uint8}."""
+        size = self.size_of(image.shape[:2])
+        same = image.shape[:2] == size
+        return {"image": image if same else cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)}
+
+    def size_of(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """(height, width) at which an image of that shape is evaluated."""
+        height, width = shape
+        if self.evaluation == "original":
+            return height, width
+        if self.evaluation == "stretch":
+            return self.image_size
+        side = (max if self.evaluation == "long" else min)(height, width)
+        # Halves are rounded up, as in the published code.
+        height, width = (max(1, (2 * self.base_size * other + side) // (2 * side)) for other in (height, width))
+        return height, width
+
+
 class ImageMasks(BaseDataset):
     """N images and masks of a split.
 
@@ -30,9 +67,7 @@ class ImageMasks(BaseDataset):
         images: N files.
         masks: Their N mask files.
         read_labels: Mask file -> classes (H, W) uint8, 255 ignored.
-        image_size: (height, width) that `stretch` brings images to, pixels.
-        base_size: Length of the side that `long` and `short` bring images to, pixels.
-        evaluation: Size of the images that are evaluated, whose masks keep theirs; see `SegmentationData`.
+        preparer: Brings evaluated images to their size; their masks keep theirs.
         augmentation: None evaluates.
         photometric: Applied to the training crop.
         reading: Of the image files.
@@ -45,9 +80,7 @@ class ImageMasks(BaseDataset):
         masks: Sequence[Path],
         *,
         read_labels: Callable[[Path], np.ndarray],
-        image_size: tuple[int, int],
-        base_size: int,
-        evaluation: Evaluation,
+        preparer: Preparer,
         augmentation: "RandomCrop | None" = None,
         photometric: Photometric | None = None,
         reading: Reading = PLAIN,
@@ -56,7 +89,7 @@ class ImageMasks(BaseDataset):
         # Arrays of names, since worker processes would copy a list of strings page by page.
         self.images, self.masks = np.array([str(p) for p in images]), np.array([str(p) for p in masks])
         self.read_labels, self.augmentation, self.photometric = read_labels, augmentation, photometric
-        self.image_size, self.base_size, self.evaluation = image_size, base_size, evaluation
+        self.preparer = preparer
         self._stored, self._upright = replace(reading, upright=False), replace(reading, upright=True)
         self._turned = frozenset(turned)
         self.sizes_vary = augmentation is None and len(self._sizes()) > 1
@@ -72,7 +105,7 @@ class ImageMasks(BaseDataset):
         if image.shape[:2] != mask.shape:
             self._refuse(index, image.shape[:2], mask.shape)
         if self.augmentation is None:
-            image = resized_for_evaluation(image, self.evaluation, self.image_size, self.base_size)
+            image = self.preparer(image)["image"]
         else:
             image, mask = self.augmentation(image, mask, rng)
             if self.photometric is not None:
@@ -99,19 +132,3 @@ class ImageMasks(BaseDataset):
             f"The mask {self.masks[index]} has {mask[0]} x {mask[1]} pixels (height x width), its image "
             f"{self.images[index]} has {image[0]} x {image[1]}: make them agree, without interpolating class ids."
         )
-
-
-def resized_for_evaluation(
-    image: np.ndarray, evaluation: Evaluation, image_size: tuple[int, int], base_size: int
-) -> np.ndarray:
-    """The image (H, W, 3) at the size at which it is evaluated; the arguments are those of `ImageMasks`."""
-    height, width = image.shape[:2]
-    if evaluation == "stretch":
-        size = image_size
-    elif evaluation == "original":
-        size = height, width
-    else:
-        side = (max if evaluation == "long" else min)(height, width)
-        # Halves are rounded up, as in the published code.
-        size = tuple(max(1, (2 * base_size * other + side) // (2 * side)) for other in (height, width))
-    return image if size == (height, width) else cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)

@@ -35,21 +35,15 @@ from experiments.cli import program
 from experiments.cli.mistakes import sentence_of
 from experiments.config import ConfigError, split_flags
 from experiments.config.files import combine
+from experiments.predict.base import JointResult, Result, view_of
 from experiments.predict.boxes import BoxSource, CocoBoxes, TorchvisionDetector, whole_image
 from experiments.predict.files import SAVES, PredictionFiles, refuse_existing
 from experiments.predict.media import Failure, Source, find_sources, fixed_part, read_photos, unread
-from experiments.predict.results import ClassificationResult, JointResult, PoseResult, Result, SegmentationResult
+from experiments.predict.pose import skeleton_of
 from experiments.predict.video import video_info
-from experiments.predict.views import skeleton_of
 from experiments.predictor import MAX_PIXELS, Predictor
 from experiments.training.start import add_import, import_named, show_weight_reports
-from tasks import ClassificationTask, MultiTask, PoseTask, SegmentationTask, Task
-
-RESULTS: dict[type[Task], type[Result]] = {
-    PoseTask: PoseResult,
-    SegmentationTask: SegmentationResult,
-    ClassificationTask: ClassificationResult,
-}
+from tasks import Task
 
 
 def main(argv: Sequence[str] | None = None) -> list[Failure]:
@@ -176,11 +170,10 @@ def _device(name: str) -> torch.device:
 
 def _saves(task: Task, wanted: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
     """What to write for each task of a joint run, for a single task under the empty name."""
-    singles = dict(task.tasks.items()) if isinstance(task, MultiTask) else {"": task}
+    results = {name: view_of(part).result for name, part in task.parts.items()}
     saves: dict[str, tuple[str, ...]] = {}
-    for name, single in singles.items():
-        kind = next((kind for cls, kind in RESULTS.items() if isinstance(single, cls)), Result)
-        saves[name] = kind.saves_by_default if wanted is None else tuple(s for s in wanted if s in kind.saves)
+    for name, result in results.items():
+        saves[name] = result.saves_by_default if wanted is None else tuple(s for s in wanted if s in result.saves)
     for kind in wanted or ():
         if not any(kind in chosen for chosen in saves.values()):
             raise ConfigError(f"--save {kind}: a {type(task).__name__} gives no {kind}; leave it out.")
@@ -196,8 +189,7 @@ def _default_folder(run: str, first: str) -> Path:
 
 
 def _box_source(task: Task, options: Namespace, device: torch.device) -> BoxSource:
-    singles = list(task.tasks.values()) if isinstance(task, MultiTask) else [task]
-    pose = next((single for single in singles if isinstance(single, PoseTask)), None)
+    pose = next((part for part in task.parts.values() if view_of(part).looks_into_boxes), None)
     asked = [
         f"--{key}" for key in ("boxes", "detector", "annotations", "box_threshold") if getattr(options, key) is not None
     ]

@@ -20,8 +20,8 @@ from PIL import Image
 
 from datamodules.base import DataError
 from experiments.config import ConfigError
+from experiments.predict.base import Result
 from experiments.predict.media import Photo, Source
-from experiments.predict.results import Result
 from experiments.predict.video import VideoWriter, video_info
 
 MAX_JPEG = 65_000  # pixels of a side: 65,500, less a legend

@@ -45,11 +45,6 @@ def video_info(path: Path) -> VideoInfo:
         return VideoInfo(container.streams.video[0].frames or None, _rate(container))
 
 
-def read_frames(path: Path) -> Iterator[np.ndarray]:
-    """The images of `read_video`."""
-    return (frame.image for frame in read_video(path))
-
-
 def read_video(path: Path) -> Iterator[Frame]:
     """The frames, turned as a player shows them; times rise from frame to frame.
 

@@ -91,9 +91,9 @@ def begin(action: str, task: Task, data: BaseDataModule, config: Namespace) -> N
         ValueError: If a file is damaged or does not fit.
     """
     if config.checkpoint:
-        before, now = tasks.restore(task, config.checkpoint), data.preparation()
+        before, now = _arguments(tasks.restore(task, config.checkpoint)), _arguments(data.preparation())
         # The crop of a segmentation training is none of its evaluation.
-        keys = ("crop", "evaluation", *(() if "evaluation" in now else ("image_size",)))
+        keys = ("preparer", "crop", "evaluation", *(() if "evaluation" in now else ("image_size",)))
         for key in keys:
             if key in before and key in now and before[key] != now[key]:
                 logging.getLogger("hrnet").warning(
@@ -109,6 +109,13 @@ def begin(action: str, task: Task, data: BaseDataModule, config: Namespace) -> N
                 f"({', '.join(left[:3])}{', ...' * (len(left) > 3)}), so the evaluation would say nothing: give a "
                 "checkpoint of the whole task that fits it, or --random_weights true to go on regardless."
             )
+
+
+def _arguments(preparation: dict[str, Any]) -> dict[str, Any]:
+    """Class and arguments of a preparer as one level; the arguments alone where that is all that a checkpoint has."""
+    if "class_path" not in preparation:
+        return preparation
+    return {"preparer": preparation["class_path"], **preparation["init_args"]}
 
 
 def show_weight_reports() -> None:

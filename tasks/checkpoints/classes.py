@@ -6,7 +6,7 @@ imported only if the user has named its module, or the run folder whose config.y
 
 import importlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,43 +45,56 @@ def _below(cls: type) -> Iterator[type]:
         yield from _below(child)
 
 
-def _class_named(name: str, checkpoint: str, run: Path | None) -> type:
-    """The task or codec that a checkpoint names.
+def class_named(name: str, checkpoint: str, run: Path | None = None, *, bases: Sequence[type] = (Task, Codec)) -> type:
+    """The task or codec that a checkpoint names, or what else is below `bases`.
 
     Raises:
         ValueError: If it is not imported: a stranger's file must not choose what runs.
     """
-    cls = _imported(name)
+    cls = _imported(name, bases)
     if cls is None and run is not None:
-        for module in sorted(_modules_of_run(run)):
+        for module in sorted(_modules_of_run(run, "model")):
             import_module(module)
-        cls = _imported(name)
+        cls = _imported(name, bases)
     if cls is None:
-        module = name.rpartition(".")[0]
+        module, kinds = name.rpartition(".")[0], " or ".join(base.__name__.lower() for base in bases)
         raise ValueError(
-            f"{checkpoint} needs the class {name!r}, which is no imported task or codec. If you trust its module, "
+            f"{checkpoint} needs the class {name!r}, which is no imported {kinds}. If you trust its module, "
             f"import it before loading (--import {module or 'MODULE'}), or name the run folder instead of the file."
         )
     return cls
 
 
-def _imported(name: str) -> type | None:
+def import_of_data(preparation: Any, run: Path) -> None:
+    """Import the modules that a run folder names for its data, where the class that prepares images is of such a one.
+
+    Args:
+        preparation: Of the checkpoint, as DataModules say it of themselves.
+        run: The run folder that the user named.
+    """
+    foreign = {path.rpartition(".")[0] for path in _class_paths(preparation) if "." in path}
+    if foreign - set(sys.modules):
+        for module in sorted(_modules_of_run(run, "data")):
+            import_module(module)
+
+
+def _imported(name: str, bases: Sequence[type]) -> type | None:
     """By its whole path, else by its name alone, ours first: a class may have moved since."""
-    known = [cls for base in (Task, Codec) for cls in _below(base) if cls is not base]
+    known = [cls for base in bases for cls in _below(base) if cls is not base]
     named = [cls for cls in known if cls.__name__ == name.rpartition(".")[2]]
     exact = [cls for cls in named if f"{cls.__module__}.{cls.__qualname__}" == name]
     ours = [cls for cls in named if is_ours(cls)] if "." not in name else []
     return next(reversed(exact or ours or named), None)  # of a class that a notebook defined twice, the second
 
 
-def _modules_of_run(run: Path) -> set[str]:
-    """Modules of the classes that the configuration of a run names for its model."""
+def _modules_of_run(run: Path, section: str) -> set[str]:
+    """Modules of the classes that the configuration of a run names for its model or data."""
     file = run / "config.yaml"
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is not valid YAML: {error}") from error
-    paths = _class_paths(content.get("model")) if isinstance(content, dict) else []
+    paths = _class_paths(content.get(section)) if isinstance(content, dict) else []
     return {path.rpartition(".")[0] for path in paths if "." in path}
 
 
@@ -107,7 +120,7 @@ def made(value: Any, checkpoint: str, run: Path | None) -> Any:
         ValueError: If a class is not imported.
     """
     if isinstance(value, dict) and "class_path" in value:
-        cls = _class_named(str(value["class_path"]), checkpoint, run)
+        cls = class_named(str(value["class_path"]), checkpoint, run)
         arguments = {key: made(item, checkpoint, run) for key, item in value.get("init_args", {}).items()}
         return partial(cls, **arguments) if issubclass(cls, Task) else cls(**arguments)
     if isinstance(value, dict):

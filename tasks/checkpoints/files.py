@@ -24,7 +24,7 @@ from hrnet.checkpoints import (
     refuse_unusable,
     tensors_in,
 )
-from tasks.checkpoints.classes import made, merged, names_weights, without_weights
+from tasks.checkpoints.classes import import_of_data, made, merged, names_weights, without_weights
 from tasks.checkpoints.published import Description, describe
 from tasks.task import Task, plain
 
@@ -97,6 +97,8 @@ def load(source: str | Path, arguments: Mapping[str, Any] | None = None) -> Task
         ) from error
     fill(task, found)
     task.preparation = dict(found.description.preparation)
+    if found.run is not None:
+        import_of_data(task.preparation, found.run)
     if not found.own:
         logger.info("%s", found.description.note)
     return task.eval()

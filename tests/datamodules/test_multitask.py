@@ -1,6 +1,7 @@
 """Joint loader: whose turn it is, how long an epoch is, that no sample is lost, and that a resumed run goes on."""
 
 from collections import Counter
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from lightning import LightningModule, Trainer
 
 from datamodules import BaseDataModule, DataError, MultiTaskDataModule
 from datamodules.base import BaseDataset
+from datamodules.images.preparer import Preparer
 from datamodules.multitask import apportion
 from datamodules.samplers import TrainingSampler
 
@@ -26,12 +28,22 @@ class Rows(BaseDataset):
         return {"image": image, "image_id": index}
 
 
-class Toy(BaseDataModule):
-    prepared_by = ("image_size", "batch_size")
+@dataclass(frozen=True)
+class Prepared(Preparer):
+    name: str = ""
 
+    def __call__(self, image: np.ndarray, *box: np.ndarray) -> dict:
+        return {"image": image}
+
+
+class Toy(BaseDataModule):
     def __init__(self, count: int, batch_size: int = 2, val: int | None = None, num_workers: int = 0) -> None:
         super().__init__(".", image_size=(4, 4), batch_size=batch_size, num_workers=num_workers)
         self.count, self.val = count, val or count
+
+    @property
+    def preparer(self) -> Prepared:
+        return Prepared(self.image_size, name=f"of {self.batch_size}")
 
     def dataset(self, split: str) -> Rows:
         return Rows(self.count if split == "train" else self.val)
@@ -256,7 +268,9 @@ def test_a_preview_is_of_every_task_with_its_own_images():
 
 def test_images_are_prepared_as_the_part_that_a_task_takes_them_from():
     data = MultiTaskDataModule({"a": Toy(9), "b": Toy(30, 5), "c": "b"}, num_workers=0)
-    assert {name: found["batch_size"] for name, found in data.preparation().items()} == {"a": 2, "b": 5, "c": 5}
+    names = {name: found["init_args"]["name"] for name, found in data.preparation().items()}
+    assert names == {"a": "of 2", "b": "of 5", "c": "of 5"}
+    assert data.preparation()["a"]["class_path"] == f"{__name__}.Prepared"
 
 
 def test_prediction_is_of_the_test_split_one_part_after_the_other():

@@ -18,6 +18,7 @@ from scipy.stats import chi2_contingency
 from datamodules import DataError, FolderSegmentation, ImageFolder, MultiTaskDataModule, PersonAugmentation, Skeleton
 from datamodules.base import BaseDataset
 from datamodules.classification.samples import TrainingView
+from datamodules.keypoints.crop import PersonCrop
 from datamodules.keypoints.persons import Persons
 from datamodules.photometric import Photometric
 from datamodules.samplers import TrainingSampler, stream
@@ -233,8 +234,7 @@ def test_draws_of_a_persons_crop_are_independent(tmp_path: Path) -> None:
         visible=np.full((1, 17), 2),
         scores=np.ones(1),
         skeleton=Skeleton.load("coco"),
-        image_size=(64, 48),
-        convention="size",
+        preparer=PersonCrop((64, 48)),
         augmentation=PersonAugmentation(rotation_probability=1.0, half_body_probability=0.5),
         photometric=Photometric([{"name": "InvertImg", "p": 0.5}]),
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules import ADE20K, PascalContext
-from datamodules.segmentation.samples import resized_for_evaluation
+from datamodules.segmentation.samples import EvaluationSize
 from hrnet import HRNet
 from tasks.segmentation import SegmentationTask
 from tasks.sliding import PUBLISHED_TESTS, PublishedTest
@@ -173,7 +173,8 @@ def test_an_image_of_the_data_set_gets_the_published_labels(name: str) -> None:
     data = module("nowhere", **options)
     data.class_names, data.palette = data.class_names[:CLASSES], data.palette[:CLASSES]  # the others take time only
     original = cv2.resize(np.random.default_rng(1).integers(0, 256, (9, 12, 3), np.uint8), (187, 141))
-    image = resized_for_evaluation(original, data.evaluation, data.image_size, 520)
+    image = data.preparer(original)["image"]
+    assert data.evaluation == "original" or data.preparer.base_size == 520
     scales = [0.75, 1.25]
     backbone = HRNet("w18_small_v1", upsample="bilinear", align_corners=name == "ade20k")
     options = {"published_test": name, "flip_test": True, "scales": scales, "window": (64, 64)}
@@ -192,7 +193,7 @@ def test_an_image_of_the_data_set_gets_the_published_labels(name: str) -> None:
 
 def test_scale_one_of_ade20k_is_smaller_than_the_size_in_training() -> None:
     image = np.full((512, 683, 3), 255, np.uint8)
-    image = resized_for_evaluation(image, "short", (520, 520), 520)
+    image = EvaluationSize((520, 520), evaluation="short")(image)["image"]
     assert image.shape[:2] == (520, 694)
     seen = []
 

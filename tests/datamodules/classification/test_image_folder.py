@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.functional import _compute_resized_output_size
 
 from datamodules import DataError, ImageFolder, ImageNet
-from datamodules.classification.samples import TrainingView, centre_crop, resized_shape
+from datamodules.classification.samples import CentreCrop, TrainingView, resized_shape
 from datamodules.sample import layouts, sample_coco
 
 
@@ -44,7 +44,9 @@ def test_the_evaluated_view_is_the_published_one(crop: int, ratio: float, resize
     for size in [*sizes, *rng.integers(60, 700, (25, 2)).tolist()]:
         image = rng.integers(0, 256, (*size, 3), np.uint8)
         expected = np.asarray(published(Image.fromarray(image)))
-        np.testing.assert_array_equal(centre_crop(image, (crop, crop), ratio), expected, err_msg=str(size))
+        np.testing.assert_array_equal(
+            CentreCrop((crop, crop), crop_ratio=ratio)(image)["image"], expected, err_msg=str(size)
+        )
 
 
 def test_sizes_before_the_crop_are_torchvisions() -> None:
@@ -71,7 +73,7 @@ def test_a_crop_of_any_shape_fits_and_covers_its_share(
 
 def test_the_view_of_a_tall_crop_covers_it() -> None:
     rows, columns = np.mgrid[:200, :100].astype(np.uint8)
-    view = centre_crop(np.stack([rows, columns, rows], axis=-1), (128, 96), 0.875)
+    view = CentreCrop((128, 96))(np.stack([rows, columns, rows], axis=-1))["image"]
     assert view.shape == (128, 96, 3)
     # The width, the tighter side, is scaled to 96 / 0.875 = 110 pixels, so that 7/8 of it are seen.
     assert abs(int(view[64, 0, 1]) - 6) <= 1

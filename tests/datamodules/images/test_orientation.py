@@ -166,7 +166,7 @@ def test_one_rule_decides_for_all_splits(tmp_path: Path, train: list, val: list,
     data = pose_data(tmp_path / "again", {"train": train, "val": val}, augmentation=QUIET)
     assert all(hits(data, "train"))
     data.setup("fit")
-    assert data.preparation()["reading"]["upright"] is upright
+    assert data.preparation()["init_args"]["reading"]["upright"] is upright
 
 
 @pytest.mark.parametrize("key", [True, False])
@@ -177,7 +177,7 @@ def test_a_key_overrides_the_rule(tmp_path: Path, key: bool) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert hits(data, "train") == hits(data, "val") == [True] * 4
-    assert data.preparation()["reading"]["upright"] is key
+    assert data.preparation()["init_args"]["reading"]["upright"] is key
     assert not [finding for finding in check(data).findings if "orientation" in finding.kind]
     other = "stored" if key else "shown"
     wrong = pose_data(tmp_path / "wrong", {"train": [("wide", 6, other)], "val": entries}, reading=Reading(upright=key))
@@ -262,7 +262,7 @@ def test_masks_decide_as_annotations_do(tmp_path: Path, train: list, val: list, 
     data = mask_data(tmp_path, {"train": train, "val": val})
     assert agree(data, "train")
     assert agree(data, "val")
-    assert data.preparation()["reading"]["upright"] is upright
+    assert data.preparation()["init_args"]["reading"]["upright"] is upright
     kinds = {finding.kind for finding in check(data, "headers").findings}
     assert not kinds & {"mask of another size", "image of another size"}
 
@@ -290,7 +290,7 @@ def test_classified_images_are_turned_unless_the_key_says_no(tmp_path: Path, cls
     data = cls(tmp_path, image_size=(160, 160), crop_ratio=1.0, reading=Reading(upright=key), num_workers=0, **options)
     expected = stored if key is False else np.rot90(stored, -1)
     np.testing.assert_array_equal(data.split("val")[0]["image"], expected)
-    assert data.preparation()["reading"]["upright"] is (key is not False)
+    assert data.preparation()["init_args"]["reading"]["upright"] is (key is not False)
     task = ClassificationTask(HRNet("w18_small_v1"), num_classes=2, class_names=["x", "y"])
     task.preparation = data.preparation()
     predictor = Predictor(task)

@@ -16,10 +16,10 @@ import torch
 
 from datamodules import CocoPose, DataError, PersonAugmentation
 from datamodules.sample import sample_coco
+from experiments.predict.base import preparer_of
 from experiments.predict.boxes import Boxes, CocoBoxes
 from experiments.predict.media import read_photo
-from experiments.predict.preparation import preparation_of
-from experiments.predict.views import PoseView
+from experiments.predict.pose import PoseView
 from experiments.predictor import Predictor
 from hrnet import HRNet
 from tasks import PoseTask
@@ -183,10 +183,11 @@ def test_prediction_cuts_what_the_data_set_cuts(root: Path, padding: float, crop
     task = PoseTask(HRNet("w18_small_v1", multi_scale_output=False, upsample="bilinear")).eval()
     task.attach(data)
     task.preparation = data.preparation()  # as a run does at its start
-    preparation = preparation_of(task)
-    assert (preparation.box_padding, preparation.crop, preparation.image_size) == (padding, crop, SIZE)
+    preparer = preparer_of(task)
+    assert (preparer.box_padding, preparer.crop, preparer.image_size) == (padding, crop, SIZE)
+    assert preparer == data.preparer
     path = root / data.annotations["val"]
-    view = PoseView(task, preparation, CocoBoxes(path, data.skeleton))
+    view = PoseView(task, preparer, boxes=CocoBoxes(path, data.skeleton))
     dataset = data.split("val")
     samples = [dataset[i] for i in range(len(dataset))]
     images = json.loads(path.read_text())["images"]

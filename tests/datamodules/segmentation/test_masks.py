@@ -14,10 +14,10 @@ from datamodules.sample import layouts, sample_coco
 from datamodules.segmentation.crop import RandomCrop
 from datamodules.segmentation.masks import IGNORED, IndexMasks, UnknownLabels, lookup, mask_size
 from datamodules.segmentation.pascal_context import id_table
+from datamodules.segmentation.samples import EvaluationSize
 from experiments.errors.segmentation import _resized
 from experiments.predict.media import Photo
-from experiments.predict.preparation import Preparation
-from experiments.predict.views import SegmentationView
+from experiments.predict.segmentation import SegmentationView
 from hrnet import HRNet
 from tasks import SegmentationTask
 from tasks.draw import draw_segmentation
@@ -152,7 +152,7 @@ def test_training_crops_have_the_classes_of_the_mask_alone(stretch: bool, draw: 
 
 def test_enlarged_predictions_have_the_classes_of_the_prediction_alone() -> None:
     task = SegmentationTask(HRNet("w18_small_v1", upsample="bilinear"), num_classes=11)
-    view = SegmentationView(task, Preparation((48, 64), evaluation="stretch"), max_pixels=64 * 64)
+    view = SegmentationView(task, EvaluationSize((48, 64), evaluation="stretch"), max_pixels=64 * 64)
     samples, finish = view.prepare(Photo(np.zeros((90, 130, 3), np.uint8)))
     predictions = [np.resize(EDGES, sample["image"].shape[:2]) for sample in samples]
     result = finish(predictions)

@@ -20,7 +20,7 @@ from datamodules.segmentation.crop import RandomCrop
 from datamodules.segmentation.data import SegmentationData
 from datamodules.segmentation.masks import ColourMasks, voc_palette
 from datamodules.segmentation.pascal_context import IDS, id_table
-from datamodules.segmentation.samples import resized_for_evaluation
+from datamodules.segmentation.samples import EvaluationSize
 
 NAMES = ["a", "b", "c"]
 
@@ -171,7 +171,8 @@ def test_evaluated_images_have_the_chosen_size_and_masks_their_own(
 def test_evaluated_sizes_round_halves_up_as_the_published_code(height: int, width: int, base: int) -> None:
     image = np.zeros((height, width, 3), np.uint8)
     for evaluation, side in (("long", max(height, width)), ("short", min(height, width))):
-        found = resized_for_evaluation(image, evaluation, (7, 7), base).shape[:2]
+        preparer = EvaluationSize((7, base), evaluation=evaluation, base_scale=base / max(7, base))
+        found = preparer(image)["image"].shape[:2]
         assert found == tuple(max(1, math.floor(Fraction(base * n, side) + Fraction(1, 2))) for n in (height, width))
 
 

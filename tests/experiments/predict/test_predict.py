@@ -17,16 +17,18 @@ from PIL import Image
 import tasks
 from datamodules import CocoPose, FolderSegmentation, ImageFolder
 from datamodules.base import DataError
-from datamodules.segmentation.samples import ImageMasks
+from datamodules.keypoints.crop import PersonCrop
+from datamodules.segmentation.samples import EvaluationSize, ImageMasks
 from experiments import predict, predictor
 from experiments.config import ConfigError
-from experiments.predict import media, results
+from experiments.predict import classification, commandline, media
+from experiments.predict.base import JointResult, preparer_of
 from experiments.predict.boxes import Boxes, CocoBoxes, TorchvisionDetector, box_array
+from experiments.predict.classification import ClassificationResult
 from experiments.predict.files import PredictionFiles, refuse_existing
 from experiments.predict.media import Photo, Source, find_sources, read_photo, read_photos
-from experiments.predict.preparation import Preparation, preparation_of
-from experiments.predict.results import ClassificationResult, JointResult, PoseResult, SegmentationResult
-from experiments.predict.views import spans
+from experiments.predict.pose import PoseResult
+from experiments.predict.segmentation import SegmentationResult, spans
 from experiments.predictor import Predictor
 from experiments.run import main as run
 from hrnet import HRNet
@@ -168,7 +170,7 @@ def test_folding_changes_hardly_any_pose(pose_run, monkeypatch):
 
 
 def test_segmentation_is_that_of_validation(segmentation_run, tmp_path):
-    config = preparation_of(tasks.load(segmentation_run))
+    config = preparer_of(tasks.load(segmentation_run))
     assert (config.evaluation, config.base_scale, config.image_size) == ("long", 2.0, (128, 96))
     data = FolderSegmentation(
         "sample", class_names=list("abcdefgh"), image_size=(128, 96), batch_size=1, num_workers=0, base_scale=2.0,
@@ -207,8 +209,8 @@ def test_classes_are_those_of_validation(tmp_path):
 
 def test_preparation_comes_with_the_checkpoint(joint_run):
     joint = tasks.load(joint_run)
-    assert preparation_of(joint.single("parts")) == Preparation(image_size=(128, 96), evaluation="stretch")
-    assert preparation_of(joint.single("pose"), (32, 96)) == Preparation(image_size=(32, 96))
+    assert preparer_of(joint.single("parts")) == EvaluationSize((128, 96), evaluation="stretch")
+    assert preparer_of(joint.single("pose"), (32, 96)) == PersonCrop((32, 96))
 
 
 def test_joint_run_predicts_every_part_as_alone(joint_run, tmp_path):
@@ -452,7 +454,7 @@ def test_a_photo_that_stands_upright_is_not_copied(tmp_path, monkeypatch):
 
 
 def test_a_large_photo_is_shrunk_before_its_classes_are_written_below(monkeypatch):
-    monkeypatch.setattr(results, "draw_labels", lambda images, captions, side: images[0])
+    monkeypatch.setattr(classification, "draw_labels", lambda images, captions, side: images[0])
     photo = Photo(np.full((300, 2000, 3), 7, np.uint8))
     result = ClassificationResult(photo=photo, labels=np.array([0]), probabilities=np.array([1.0]), names=["a"])
     picture = np.array(result.plot())
@@ -500,7 +502,7 @@ def test_interruption_keeps_what_was_written(tmp_path, monkeypatch, capsys):
             files.write(result)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(predict, "main", interrupted)
+    monkeypatch.setattr(commandline, "main", interrupted)
     assert predict.command() == 130
     assert "stopped" in capsys.readouterr().err
     assert json.loads((tmp_path / "predictions.json.part").read_text())[0]["scores"] == [0.5]

@@ -19,9 +19,10 @@ from datamodules import DataError, Skeleton
 from experiments import predict
 from experiments.config import ConfigError
 from experiments.predict.boxes import Boxes
+from experiments.predict.classification import ClassificationResult
 from experiments.predict.files import PredictionFiles
 from experiments.predict.media import Failure, Photo
-from experiments.predict.results import ClassificationResult, SegmentationResult
+from experiments.predict.segmentation import SegmentationResult
 from experiments.predictor import Predictor
 from hrnet import HRNet
 from tasks import ClassificationTask, PoseTask, SegmentationTask

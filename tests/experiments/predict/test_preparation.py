@@ -1,5 +1,9 @@
 """What the network sees of a picture at prediction is, pixel for pixel, what it sees of it in evaluation."""
 
+import importlib
+import re
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +13,15 @@ import torch
 from lightning import Trainer
 from PIL import Image
 
+import tasks
 from datamodules import FolderSegmentation, ImageFolder
+from datamodules.classification.samples import CentreCrop
+from datamodules.keypoints.crop import PersonCrop
+from experiments.config import ConfigError
+from experiments.predict.base import Result, View, preparer_of, view_of
 from experiments.predictor import Predictor
 from hrnet import HRNet
-from tasks import ClassificationTask, SegmentationTask, Task
+from tasks import ClassificationTask, PoseTask, SegmentationTask, Task, UDPCodec
 
 SIZES = ((40, 60), (61, 37))
 
@@ -90,3 +99,129 @@ def test_classified_pictures(
     plain = ImageFolder(pictures / "classes", image_size=size, num_workers=0)
     differs = (plain.split("val")[0]["image"] != data.split("val")[0]["image"]).any()
     assert differs == (crop_ratio != 0.875)
+
+
+# ---- ways of one's own
+
+NEGATIVES = """
+from dataclasses import dataclass
+
+import cv2
+import datamodules
+import numpy as np
+from datamodules.images.preparer import Preparer
+
+
+@dataclass(frozen=True)
+class Negative(Preparer):
+    white: tuple[int, int, int] = (255, 255, 255)
+
+    def __call__(self, image, *box):
+        small = cv2.resize(image, self.image_size[::-1])
+        return {"image": np.clip(np.array(self.white) - small, 0, 255).astype(np.uint8)}
+
+
+class Negatives(datamodules.ImageFolder):
+    @property
+    def preparer(self):
+        return Negative(self.image_size, self.reading, white=(255, 250, 255))
+"""
+
+
+@pytest.fixture
+def negatives(tmp_path: Path, monkeypatch) -> str:
+    """Name of a module of a user with a data set that prepares images in its own way."""
+    name = f"negatives_{abs(hash(str(tmp_path))) % 10**8}"
+    (tmp_path / f"{name}.py").write_text(NEGATIVES)
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def test_a_data_set_prepares_pictures_in_its_own_way(pictures: Path, tmp_path: Path, monkeypatch, negatives) -> None:
+    module = importlib.import_module(negatives)
+    data = module.Negatives(pictures / "classes", image_size=(32, 64), num_workers=0, batch_size=2)
+    task = ClassificationTask(HRNet("w18_small_v1"), 2)
+    paths = [pictures / "classes" / "val" / "ab"[i] / f"{i}.png" for i in range(2)]
+    assert assert_seen_alike(task, data, paths, tmp_path, monkeypatch) == [(32, 64), (32, 64)]
+    stored = tasks.load(tmp_path / "task.ckpt")
+    assert preparer_of(stored) == data.preparer == module.Negative((32, 64), data.reading, (255, 250, 255))
+    assert preparer_of(stored, (64, 32)).image_size == (64, 32)
+
+
+def test_no_checkpoint_chooses_what_is_imported_and_a_run_folder_does(
+    pictures: Path, tmp_path: Path, negatives
+) -> None:
+    (tmp_path / f"{negatives}.py").write_text(NEGATIVES.replace("Negative", "Inverse"))
+    task = ClassificationTask(HRNet("w18_small_v1"), 2, class_names=["a", "b"])
+    task.preparation = {"class_path": f"{negatives}.Inverse", "init_args": {"image_size": [32, 32], "reading": {}}}
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    tasks.save_task(task, run / "checkpoints" / "best.ckpt")
+    with pytest.raises(ValueError, match=re.escape(f"(--import {negatives})")):
+        Predictor(run / "checkpoints" / "best.ckpt")
+    assert negatives not in sys.modules
+    (run / "config.yaml").write_text(f"data: {{class_path: {negatives}.Inverses, init_args: {{root: gone}}}}\n")
+    picture = pictures / "classes" / "val" / "a" / "0.png"
+    assert len(Predictor(run)(picture).probabilities) == 2
+
+
+def test_what_is_not_known_is_assumed_from_the_task() -> None:
+    pose = PoseTask(HRNet("w18_small_v1", multi_scale_output=False), codec=UDPCodec())
+    assert preparer_of(pose, (64, 48)) == PersonCrop((64, 48), crop="unit")
+    # As checkpoints had it before they named classes.
+    pose.preparation = {"image_size": [64, 48], "crop": "size", "box_padding": 1.5}
+    assert preparer_of(pose) == PersonCrop((64, 48), crop="size", box_padding=1.5)
+    assert preparer_of(SegmentationTask(HRNet("w18_small_v1"), 2)).evaluation == "original"
+    with pytest.raises(ConfigError, match="image_size"):
+        preparer_of(ClassificationTask(HRNet("w18_small_v1"), 2))
+
+
+class Brightness(Task):
+    """How bright an image is."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((1, 2, 3))
+
+    def predict(self, outputs: torch.Tensor, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        return {"brightness": batch["image"].float().mean((1, 2, 3))}
+
+
+class SeenBrightness(Brightness):
+    """The same with a view."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BrightnessResult(Result):
+    brightness: float
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [self.where() | {"brightness": self.brightness}]
+
+
+class BrightnessView(View):
+    result, usual = BrightnessResult, CentreCrop
+
+    def __init__(self, task: Task, preparer: Any, **options: Any) -> None:
+        self.preparer = preparer
+
+    def prepare(self, photo: Any) -> tuple[list, Any]:
+        return [self.preparer(photo.image)], lambda found: BrightnessResult(photo=photo, brightness=found[0])
+
+    def split(self, predictions: dict[str, torch.Tensor]) -> list[float]:
+        return predictions["brightness"].tolist()
+
+
+@view_of.register
+def _(task: SeenBrightness) -> type[View]:
+    return BrightnessView
+
+
+def test_a_task_of_ones_own_predicts_by_a_view_of_its_own() -> None:
+    picture = np.full((40, 60, 3), 77, np.uint8)
+    result = Predictor(SeenBrightness(HRNet("w18_small_v1")), image_size=(32, 32))(picture)
+    assert result.rows() == [{"image": "image", "brightness": 77}]
+
+
+def test_a_task_without_a_view_says_so() -> None:
+    with pytest.raises(ConfigError, match=r"no prediction on pictures for Brightness: .* none of .*PoseTask"):
+        Predictor(Brightness(HRNet("w18_small_v1")), image_size=(32, 32))

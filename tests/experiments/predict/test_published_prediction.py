@@ -20,7 +20,7 @@ from datamodules import Skeleton
 from experiments import compare, predict
 from experiments.config import ConfigError
 from experiments.errors import errors
-from experiments.predict.preparation import preparation_of
+from experiments.predict.base import preparer_of
 from experiments.predictor import Predictor
 from experiments.run import main as run
 from hrnet import HRNet
@@ -164,7 +164,7 @@ def test_data_that_prepare_images_in_their_own_way():
     task = ClassificationTask(HRNet(**SMALL), 3)
     task.preparation = {"image_size": [64, 64], "fisheye": True}
     with pytest.raises(ConfigError, match="fisheye"):
-        preparation_of(task)
+        preparer_of(task)
 
 
 # ---- classes outside the repository

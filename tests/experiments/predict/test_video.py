@@ -14,10 +14,10 @@ import torch
 import tasks
 from datamodules.base import DataError
 from experiments import predict
+from experiments.predict.classification import ClassificationResult
 from experiments.predict.files import PredictionFiles
 from experiments.predict.media import Failure, Photo, find_sources, read_photos
-from experiments.predict.results import ClassificationResult
-from experiments.predict.video import VideoWriter, read_frames, read_video, video_info
+from experiments.predict.video import VideoWriter, read_video, video_info
 from hrnet import HRNet
 from tasks import ClassificationTask, SegmentationTask
 
@@ -65,7 +65,6 @@ def test_uneven_times_are_read_as_written(ending, codec, tmp_path):
     frames = list(read_video(record(tmp_path / f"clip.{ending}", UNEVEN, codec)))
     assert [frame.time for frame in frames] == pytest.approx(UNEVEN, abs=1e-6)
     np.testing.assert_allclose([frame.image.mean() for frame in frames], 12 * np.arange(len(UNEVEN)), atol=6)
-    assert [image.mean() for image in read_frames(tmp_path / f"clip.{ending}")] == [f.image.mean() for f in frames]
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mkv"])
@@ -100,7 +99,7 @@ def test_a_video_is_turned_as_a_player_shows_it(matrix, corner, tmp_path):
     at = content.index(b"tkhd") + 4 + 40
     head = struct.pack(">9i", a, b, 0, c, d, 0, tx, ty, 1 << 30)
     (tmp_path / "turned.mp4").write_bytes(content[:at] + head + content[at + 36 :])
-    (frame,) = read_frames(tmp_path / "turned.mp4")
+    ((frame, _),) = read_video(tmp_path / "turned.mp4")
     assert frame.shape == ((64, 96, 3) if matrix[0] else (96, 64, 3))
     rows, columns = (frame[..., 0] > 127).nonzero()
     height, width = frame.shape[:2]
@@ -168,7 +167,7 @@ def test_an_incomplete_video_has_no_name(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert [path.name for path in tmp_path.iterdir()] == ["clip.part.mp4"]
-    assert len(list(read_frames(tmp_path / "clip.part.mp4"))) == 1
+    assert len(list(read_video(tmp_path / "clip.part.mp4"))) == 1
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +186,7 @@ def test_overlay_and_tables_have_the_times_of_the_video(checkpoint, tmp_path):
     overlay = tmp_path / "out" / "overlays" / "clip.mp4"
     assert stamps(overlay) == pytest.approx(UNEVEN, abs=1e-5)
     assert 5.4 < seconds(overlay) < 6
-    assert next(read_frames(overlay)).shape[0] >= 64 + 20  # the legend below
+    assert next(read_video(overlay)).image.shape[0] >= 64 + 20  # the legend below
     with (tmp_path / "out" / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0])[:3] == ["image", "frame", "time"]

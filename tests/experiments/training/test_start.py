@@ -133,6 +133,19 @@ def test_images_that_are_prepared_otherwise_are_said(pose_file, caplog):
             assert word in caplog.text
 
 
+def test_a_preparer_of_another_class_is_said(tmp_path, caplog):
+    data = CocoPose("sample", image_size=(128, 96), box_padding=1.4)
+    trained = PoseTask(HRNet(**SMALL, multi_scale_output=False))
+    action, config = checked("validate", "pose_coco.yaml", "sample.yaml", "--checkpoint", str(tmp_path / "a.ckpt"))
+    for name, words in (("PersonCrop", ""), ("elsewhere.Fisheye", "preparer elsewhere.Fisheye, and the data have ")):
+        caplog.clear()
+        trained.preparation = {**data.preparation(), "class_path": name}
+        save_task(trained, tmp_path / "a.ckpt")
+        begin(action, PoseTask(HRNet(**SMALL, multi_scale_output=False)), data, config)
+        assert len(caplog.messages) == 1 + bool(words)
+        assert words in caplog.text
+
+
 # ---- what is refused
 
 

@@ -233,7 +233,8 @@ def test_the_number_of_classes_tells_the_data_set(count, data, align_corners, tm
     assert [tuple(colour) for colour in task.palette] == data.palette
     assert [tuple(pair) for pair in task.label_flip_pairs] == data.label_flip_pairs
     assert task.backbone.align_corners == align_corners
-    assert {"base_scale": 1.0} | task.preparation == {k: v for k, v in data.preparation().items() if k != "reading"}
+    of_the_data = data.preparation()["init_args"]
+    assert {"base_scale": 1.0} | task.preparation == {k: v for k, v in of_the_data.items() if k != "reading"}
 
 
 BLOCK = "decode_head.1.object_context_block"
