@@ -177,8 +177,9 @@ class BaseDataModule(LightningDataModule, ABC):
         """Build the data set of `split`; raises DataError where the files are not as they should be."""
 
     def ground_truth(self, split: Split) -> dict[str, list]:
-        """COCO's ground truth of a split as a dict (images, annotations, categories), for metrics that need more of it
-        than batches hold: crowds, and instances without key points. `test` is `test_split`.
+        """COCO's ground truth of a split as a dict (images, annotations, categories); `test` is `test_split`.
+
+        Metrics take it where they need more than batches hold: crowds, and instances without key points.
 
         Raises:
             DataError: If the data set has none.

@@ -18,7 +18,7 @@ exchange unit, the network. Parameter names are those of the published checkpoin
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Literal
+from typing import Literal, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,8 @@ from torch.utils.checkpoint import checkpoint
 
 from hrnet.variants import VARIANTS, Variant
 from hrnet.weights import start_from
+
+Maps = TypeVar("Maps", Tensor, list[Tensor])
 
 
 class ConvBN(nn.Sequential):
@@ -55,6 +57,7 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Keeps the shape."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         return self.relu(y.add_(x))
@@ -82,6 +85,7 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, 4 * width, H, W)."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
@@ -96,7 +100,7 @@ class ExchangeUnit(nn.Module):
         blocks: Basic blocks a stream.
         outputs: How many streams are computed, finest first: all of them, or 1 where nothing reads the others.
         mode: Interpolation towards finer streams. With "nearest" the input sizes must halve exactly.
-        align_corners: Of the bilinear interpolation.
+        align_corners: How bilinear interpolation places its samples, see `HRNet`.
     """
 
     def __init__(self, channels: list[int], blocks: int, outputs: int, mode: str, align_corners: bool) -> None:
@@ -129,7 +133,7 @@ class ExchangeUnit(nn.Module):
 
     def _exchange(self, target: int, streams: list[Tensor]) -> Tensor:
         # Sums go into the newest map: it is this unit's own, while a stream is still read by the other targets.
-        paths = self.fuse_layers[target]
+        paths = cast(nn.ModuleList, self.fuse_layers[target])
         total = streams[target]
         for source in range(target):
             total = paths[source](streams[source]).add_(total)
@@ -157,12 +161,14 @@ class HRNet(LightningModule):
 
     Args:
         variant: One of `hrnet.VARIANTS`: w18_small_v1, w18_small_v2, w18, w30, w32, w40, w44, w48, w64.
-        in_channels: Channels of the image.
+        in_channels: How many channels the images have: 3 for colour, 1 for grey or thermal pictures. Published filters
+            are adapted to other numbers than 3.
         multi_scale_output: Give all four streams; if false only the finest (pose), and the exchanges that would
             compute the others in the last unit neither exist nor run.
         upsample: Interpolation in the exchange units: "nearest" (published pose, classification, detection) or
             "bilinear" (published segmentation, landmarks), which also accepts sizes that are no multiple of 32.
-        align_corners: Of the bilinear interpolation; some published segmentation checkpoints need True.
+        align_corners: Whether bilinear interpolation maps corner pixels onto corner pixels. Some published segmentation
+            checkpoints were trained so and need it; new trainings need not.
         gradient_checkpointing: Recompute stage 1 and each exchange unit in the backward pass: less memory, about
             a third more time.
         weights: What to start from, of which all must fit: a run folder, a checkpoint, or a timm name such as
@@ -256,13 +262,13 @@ class HRNet(LightningModule):
             (self.transition3, self.stage4),
         ):
             opened = transition[-1](streams[-1])
-            kept = [layer(x) for layer, x in zip(transition, streams, strict=False)]
+            kept = [layer(stream) for layer, stream in zip(transition, streams, strict=False)]
             streams = [*kept, opened]
             for unit in stage:
                 streams = self._run(unit, streams)
         return streams
 
-    def _run(self, part: nn.Module, x: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+    def _run(self, part: nn.Module, x: Maps) -> Maps:
         if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
             return part(x)
         if torch.compiler.is_compiling():  # a compiled graph writes its buffers once, however often it recomputes

@@ -28,7 +28,7 @@ WRAPPERS = ("state_dict_ema", "state_dict", "model_state_dict", "best_state_dict
 COMPILED = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # Files keep scores as NumPy scalars, facts about data sets as arrays: plain data, named otherwise under NumPy 1 and 2.
 _SCALAR, _ARRAY = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
-NUMPY_DATA = [
+NUMPY_DATA: list[Any] = [
     *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     *((_ARRAY, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
     np.ndarray,

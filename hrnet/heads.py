@@ -4,6 +4,8 @@ Parameter names below each head are those of the official repositories, so publi
 Use: `logits = SegmentationHead(backbone.channels, num_classes=19)(backbone(images))`.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +21,8 @@ class KeypointHead(nn.Conv2d):
         in_channels: Channels of the finest stream, `HRNet.channels[0]`.
         num_keypoints: Heatmaps, one a key point.
     """
+
+    bias: nn.Parameter
 
     def __init__(self, in_channels: int, num_keypoints: int) -> None:
         super().__init__(in_channels, num_keypoints, 1)
@@ -37,7 +41,7 @@ class SegmentationHead(nn.Sequential):
     Args:
         channels: Channels of the streams, `HRNet.channels`.
         num_classes: Channels of the output.
-        align_corners: Of the bilinear upsampling of the streams; the same as the backbone's.
+        align_corners: How the streams are upsampled, see `HRNet`; say the same as for the backbone.
     """
 
     def __init__(self, channels: list[int], num_classes: int, *, align_corners: bool = False) -> None:
@@ -49,11 +53,12 @@ class SegmentationHead(nn.Sequential):
 
     def forward(self, streams: list[Tensor]) -> Tensor:
         """List of (B, C_i, H/2^(i+2), W/2^(i+2)) -> raw scores (B, num_classes, H/4, W/4)."""
+        conv = cast(nn.Conv2d, self[0])
         whole = self.training or torch.compiler.is_compiling()  # batch statistics; a compiler fuses by itself
         cached = streams[0].device.type in ("cpu", "meta")  # on meta tensors a CPU's work is counted
-        if whole or not cached or fits_in_cache(self[0], streams[0]):
-            return self._classify(mix(self[0], streams, self.align_corners))
-        strips = mixed_strips(self[0], streams, self.align_corners)
+        if whole or not cached or fits_in_cache(conv, streams[0]):
+            return self._classify(mix(conv, streams, self.align_corners))
+        strips = mixed_strips(conv, streams, self.align_corners)
         return torch.cat([self._classify(strip) for strip in strips], dim=2)
 
     def _classify(self, mixed: Tensor) -> Tensor:
@@ -72,7 +77,7 @@ class OCRHead(nn.Module):
         mid_channels: Channels of the pixel features.
         key_channels: Channels of queries, keys and values. For small variants 256 and 128 do.
         dropout: Probability to drop a channel before the last convolution.
-        align_corners: Of the bilinear upsampling of the streams; the same as the backbone's.
+        align_corners: How the streams are upsampled, see `HRNet`; say the same as for the backbone.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ Use: `fast = for_inference(task_or_hrnet)`, then `with torch.inference_mode(): f
 from collections.abc import Callable
 from copy import deepcopy
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hrnet.backbone import BasicBlock, Bottleneck, ConvBN, ExchangeUnit, HRNet
+
+# The library's own operators are private to torch: where a version has others, the plain operations serve.
+OPERATORS = ("_reorder_convolution_weight", "_convolution_pointwise", "_convolution_pointwise_")
+HAS_OPERATORS = all(hasattr(torch.ops.mkldnn, name) for name in OPERATORS)
 
 
 def for_inference(module: nn.Module) -> nn.Module:
@@ -41,9 +45,11 @@ def for_inference(module: nn.Module) -> nn.Module:
 def _rewrite_backbone(hrnet: HRNet) -> None:
     for name, child in list(hrnet.named_children()):
         setattr(hrnet, name, _fused(child))
-    hrnet.conv1 = FusedConv(fuse_conv_bn_eval(hrnet.conv1, hrnet.bn1), relu=True)
-    hrnet.conv2 = FusedConv(fuse_conv_bn_eval(hrnet.conv2, hrnet.bn2), relu=True)
-    hrnet.bn1 = hrnet.bn2 = hrnet.relu = nn.Identity()
+    for conv, norm in (("conv1", "bn1"), ("conv2", "bn2")):
+        folded = fuse_conv_bn_eval(getattr(hrnet, conv), getattr(hrnet, norm))
+        setattr(hrnet, conv, FusedConv(folded, relu=True))
+    for idle in ("bn1", "bn2", "relu"):
+        setattr(hrnet, idle, nn.Identity())
 
 
 def _rewrite_head(part: nn.Module) -> None:
@@ -54,8 +60,9 @@ def _rewrite_head(part: nn.Module) -> None:
         for first, second in list(pairwise(part._modules)):
             conv, layer = part._modules[first], part._modules[second]
             owner, name = (layer, "0") if isinstance(layer, nn.Sequential) else (part, second)
-            if isinstance(conv, nn.Conv2d) and isinstance(owner._modules[name], _BatchNorm):
-                setattr(part, first, fuse_conv_bn_eval(conv, owner._modules[name]))
+            norm = owner._modules.get(name)
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm):
+                setattr(part, first, fuse_conv_bn_eval(conv, norm))
                 setattr(owner, name, nn.Identity())
 
 
@@ -73,7 +80,7 @@ def _fused(part: nn.Module, overwrite: bool = True) -> nn.Module:
 
 
 def _folded(layer: ConvBN) -> nn.Conv2d:
-    return fuse_conv_bn_eval(layer[0], layer[1])
+    return fuse_conv_bn_eval(cast(nn.Conv2d, layer[0]), cast(nn.BatchNorm2d, layer[1]))
 
 
 class FusedConv(nn.Module):
@@ -91,7 +98,7 @@ class FusedConv(nn.Module):
     def __init__(self, conv: nn.Conv2d, relu: bool) -> None:
         super().__init__()
         self.weight, self.bias = conv.weight, conv.bias
-        self.stride, self.padding = list(conv.stride), list(conv.padding)
+        self.stride, self.padding = list(conv.stride), [int(size) for size in conv.padding]
         self.relu = relu
         self._packed: Tensor | None = None
 
@@ -121,7 +128,8 @@ class FusedConv(nn.Module):
 
 def _has_onednn(x: Tensor) -> bool:
     onednn = torch.backends.mkldnn
-    return x.device.type == "cpu" and x.dtype == torch.float32 and onednn.is_available() and onednn.enabled
+    usable = onednn.is_available() and onednn.enabled and HAS_OPERATORS
+    return bool(x.device.type == "cpu" and x.dtype == torch.float32 and usable)
 
 
 class FusedBlock(nn.Module):
@@ -135,12 +143,13 @@ class FusedBlock(nn.Module):
     def __init__(self, block: BasicBlock | Bottleneck, overwrite: bool) -> None:
         super().__init__()
         names = ("1", "2", "3") if isinstance(block, Bottleneck) else ("1", "2")
-        pairs = [(block.get_submodule(f"conv{i}"), block.get_submodule(f"bn{i}")) for i in names]
+        pairs = [(getattr(block, f"conv{i}"), getattr(block, f"bn{i}")) for i in names]
         self.convs = nn.ModuleList(FusedConv(fuse_conv_bn_eval(conv, norm), relu=True) for conv, norm in pairs)
         self.shortcut = _fused(block.downsample) if isinstance(block, Bottleneck) else nn.Identity()
         self.overwrite = overwrite
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W), which may be overwritten -> (B, out, H, W)."""
         *before, last = self.convs
         y, add = x, self.shortcut(x)
         for conv in before:
@@ -160,11 +169,12 @@ class RegroupedExchangeUnit(nn.Module):
 
     def __init__(self, unit: ExchangeUnit) -> None:
         super().__init__()
-        paths, outputs = unit.fuse_layers, len(unit.fuse_layers)
+        outputs = len(unit.fuse_layers)
+        paths: list[Any] = list(unit.fuse_layers)
         rising = [[_folded(paths[t][s]) for t in range(min(s, outputs))] for s in range(1, len(unit.branches))]
         sinking = [[paths[t][s] for t in range(s + 1, outputs)] for s in range(outputs - 1)]
         first = [[_folded(path[0]) for path in group] for group in sinking]
-        self.branches = _fused(unit.branches)
+        self.branches = cast(nn.ModuleList, _fused(unit.branches))
         self.outputs, self.mode, self.align_corners = outputs, unit.mode, unit.align_corners
         self.rise = nn.ModuleList(_merged(convs) for convs in rising)
         self.sink = nn.ModuleList(_merged(convs) for convs in first)
@@ -189,8 +199,8 @@ class RegroupedExchangeUnit(nn.Module):
         for source, (merged, widths, paths) in enumerate(zip(sunk, self.sink_widths, self.sink_on, strict=True)):
             nearest, *further = merged.split(widths, dim=1)
             totals[source + 1].add_(nearest)
-            for target, (part, path) in enumerate(zip(further, paths, strict=True), source + 2):
-                *before, last = path
+            for target, (part, path) in enumerate(zip(further, cast(nn.ModuleList, paths), strict=True), source + 2):
+                *before, last = cast(nn.Sequential, path)
                 x = F.relu(part)
                 for conv in before:
                     x = conv(x)
@@ -216,5 +226,5 @@ def _merged(convs: list[nn.Conv2d]) -> FusedConv:
     """One convolution whose outputs are those of `convs`, concatenated; they must differ in output channels only."""
     merged = deepcopy(convs[0])
     merged.weight = nn.Parameter(torch.cat([conv.weight for conv in convs]), requires_grad=False)
-    merged.bias = nn.Parameter(torch.cat([conv.bias for conv in convs]), requires_grad=False)
+    merged.bias = nn.Parameter(torch.cat([conv.bias for conv in convs if conv.bias is not None]), requires_grad=False)
     return FusedConv(merged, relu=False)

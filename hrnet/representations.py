@@ -6,6 +6,7 @@ V2p: V2 reduced to 256 channels and average-pooled into a pyramid (detection)
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ class HRNetV1(nn.Module):
     """Streams -> the finest one, (B, C, H/4, W/4)."""
 
     def forward(self, streams: list[Tensor]) -> Tensor:
+        """List of streams, finest first -> the first."""
         return streams[0]
 
 
@@ -26,7 +28,8 @@ class HRNetV2(nn.Module):
     """Streams -> all of them upsampled bilinearly to the finest and concatenated, (B, 15C, H/4, W/4).
 
     Args:
-        align_corners: Of the bilinear interpolation.
+        align_corners: Whether upsampling maps the corner pixels of a stream onto those of the finest, as some published
+            segmentation networks do, instead of onto the corners of the image.
     """
 
     def __init__(self, align_corners: bool = False) -> None:
@@ -34,6 +37,7 @@ class HRNetV2(nn.Module):
         self.align_corners = align_corners
 
     def forward(self, streams: list[Tensor]) -> Tensor:
+        """List of (B, C_i, H/2^(i+2), W/2^(i+2)) -> (B, sum of C_i, H/4, W/4)."""
         size = streams[0].shape[-2:]
         coarser = [F.interpolate(x, size=size, mode="bilinear", align_corners=self.align_corners) for x in streams[1:]]
         return torch.cat([streams[0], *coarser], dim=1)
@@ -63,7 +67,7 @@ class HRNetV2p(nn.Module):
 
     def forward(self, streams: list[Tensor]) -> OrderedDict[str, Tensor]:
         """List of (B, C_i, H/2^(i+2), W/2^(i+2)) -> {"0": (B, out, H/4, W/4), "1": (B, out, H/8, W/8), ...}."""
-        mixed = mix(self.reduction_conv[0], streams, align_corners=False)
+        mixed = mix(cast(nn.Conv2d, self.reduction_conv[0]), streams, align_corners=False)
         pooled = [mixed] + [F.avg_pool2d(mixed, 2**i, ceil_mode=True) for i in range(1, len(self.fpn_conv))]
         return OrderedDict((str(i), conv(x)) for i, (conv, x) in enumerate(zip(self.fpn_conv, pooled, strict=True)))
 

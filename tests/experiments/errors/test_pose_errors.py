@@ -1,5 +1,4 @@
-"""Every kind of error is recognised on hand-made persons, agrees with a plain loop, and costs the AP that correcting
-it by hand brings."""
+"""Every kind of error is found on hand-made persons, agrees with a plain loop, and costs the AP that mending brings."""
 
 import copy
 import math

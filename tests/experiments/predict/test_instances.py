@@ -1,6 +1,4 @@
-"""What is said of bees: no message, table, figure or file of a key-point data set calls them persons, and PCK says how
-near a point has to be.
-"""
+"""Of bees no message, table, figure or file says that they are persons, and PCK says how near a point has to be."""
 
 import io
 import json
