@@ -166,7 +166,7 @@ def test_load_says_what_it_expected(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"checkpoints/best\.ckpt"):
         tasks.load(tmp_path)
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
-    with pytest.raises(ValueError, match="holds no HRNet.*no tensors at all"):
+    with pytest.raises(ValueError, match=r"holds no HRNet.*no tensors at all"):
         tasks.load(tmp_path / "foreign.ckpt")
     for content in (b'{"a": 1}', b"step,loss\n1,2\n", b"", bytes(range(256))):
         (tmp_path / "none.ckpt").write_bytes(content)
