@@ -1,10 +1,12 @@
-"""What is learned: each task is a backbone, a head and four methods (`tasks/task.py`). `load` brings one back."""
+"""What is learned. Each task is a backbone, a head, a metric and a few methods (`task.py`); `load` brings one back."""
 
 from jsonargparse import set_parsing_settings
 
 from tasks.checkpoints import find_checkpoint, load, restore, save_task
 from tasks.checkpoints.classes import class_named, import_module, subclasses
 from tasks.classification import ClassificationTask
+from tasks.draw.pictures import Pictures
+from tasks.draw.tables import Samples, Tables
 from tasks.heatmaps import Codec, DarkCodec, MSRACodec, UDPCodec
 from tasks.joint.multitask import MultiTask
 from tasks.optim import EMA
@@ -19,8 +21,11 @@ __all__ = [
     "DarkCodec",
     "MSRACodec",
     "MultiTask",
+    "Pictures",
     "PoseTask",
+    "Samples",
     "SegmentationTask",
+    "Tables",
     "Task",
     "UDPCodec",
     "class_named",

@@ -3,7 +3,6 @@
 task = ClassificationTask(HRNet("w18"), num_classes=1000)
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,11 +10,47 @@ import torch.nn.functional as F
 from lightning import LightningDataModule
 from timm.data import Mixup
 from torch import Tensor
+from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from hrnet import ClassificationHead, HRNet
-from tasks.draw import class_table, draw_caption, draw_confusion, draw_labels, print_tables
+from tasks.draw import draw_caption, draw_confusion, draw_labels
+from tasks.draw.pictures import Drawn
+from tasks.draw.tables import Row
 from tasks.task import Batch, Losses, Task
+
+
+class ClassificationScores(MetricCollection):
+    """top1, top5 and the mean of the per-class accuracies, in [0, 1], of probabilities (B, K) and labels (B,).
+
+    Args:
+        num_classes: K.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        top5 = {"top_k": min(5, num_classes)}
+        super().__init__(
+            {
+                "top1": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
+                "top5": MulticlassAccuracy(num_classes, average="micro", validate_args=False, **top5),
+                "counts": MulticlassConfusionMatrix(num_classes, validate_args=False),
+            },
+            compute_groups=False,
+        )
+
+    def compute(self) -> dict[str, Any]:
+        """The three; nan for the mean where no class has an image."""
+        found = {name: self[name].compute() for name in ("top1", "top5")}
+        return found | {"mean_class_accuracy": class_accuracy(self.confusion()).nanmean()}
+
+    def confusion(self) -> Tensor:
+        """(K, K) int64 images of true class (row) and predicted class (column), of all processes."""
+        return self["counts"].compute().cpu()
+
+
+def class_accuracy(confusion: Tensor) -> Tensor:
+    """Share of each class's images that is found, (K,) float64; nan for a class without images."""
+    return confusion.double().diag() / confusion.sum(1)
 
 
 class ClassificationTask(Task):
@@ -66,13 +101,16 @@ class ClassificationTask(Task):
             self.mixer = Mixup(
                 mixup, cutmix, prob=mix_probability, label_smoothing=label_smoothing, num_classes=num_classes
             )
-        self.top1 = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-        self.top5 = MulticlassAccuracy(num_classes, average="micro", top_k=min(5, num_classes), validate_args=False)
-        self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
+        self.metric = ClassificationScores(num_classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) -> logits (B, num_classes)."""
-        return self.head(self.backbone(images))
+    def from_streams(self, streams: list[Tensor], size: tuple[int, int]) -> Tensor:
+        """Streams -> logits (B, num_classes)."""
+        return self.head(streams)
+
+    def training_losses(self, batch: Batch) -> Losses:
+        """Of mixed images."""
+        images, batch = self.mix(self.normalize(batch["image"]), batch)
+        return self.losses(self(images), batch)
 
     def mix(self, images: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
         """Mixup or CutMix; `target` then has the share of each class, (B, num_classes)."""
@@ -99,22 +137,7 @@ class ClassificationTask(Task):
 
     def update(self, predictions: dict[str, Tensor], batch: Batch) -> None:
         """Count hits and confusions."""
-        for metric in (self.top1, self.top5, self.confusion):
-            metric.update(predictions["probabilities"], batch["label"])
-
-    def compute(self) -> dict[str, float]:
-        """top1, top5 and the mean of the per-class accuracies, in [0, 1]."""
-        per_class = self._per_class()
-        return {
-            "top1": self.top1.compute().item(),
-            "top5": self.top5.compute().item(),
-            "mean_class_accuracy": per_class.nanmean().item(),
-        }
-
-    def reset(self) -> None:
-        """Forget the counts."""
-        for metric in (self.top1, self.top5, self.confusion):
-            metric.reset()
+        self.metric.update(predictions["probabilities"], batch["label"])
 
     def attach(self, datamodule: LightningDataModule) -> None:
         """Compare the number of classes and take their names, if none were given."""
@@ -148,28 +171,18 @@ class ClassificationTask(Task):
                 f"{self._names()[int(batch['label'][0])]}: are the other classes' folders empty?"
             )
 
-    def report(self, folder: Path) -> None:
-        """Print the accuracy of each class that has images."""
-        print_tables(class_table([row for row in self.tables()["classes"] if row["images"]]))
-
-    def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """Images and accuracy of each class, and how many of them were taken for which."""
-        names, counts, accuracy = self._names(), self.confusion.compute().cpu(), self._per_class()
-        images = counts.sum(1).tolist()
-        classes = [
-            {"name": n, "images": i, "accuracy": a} for n, i, a in zip(names, images, accuracy.tolist(), strict=True)
-        ]
+    def tables(self) -> dict[str, list[Row] | Tensor]:
+        """Images and accuracy of each class, and how many of them were taken for which, as numbers and as a picture."""
+        names, counts = self._names(), self.metric.confusion()
+        images, accuracy = counts.sum(1).tolist(), class_accuracy(counts).tolist()
+        classes = [{"name": n, "images": i, "accuracy": a} for n, i, a in zip(names, images, accuracy, strict=True)]
         confusion = [
             {"truth": name} | dict(zip(names, row, strict=True))
             for name, row in zip(names, counts.tolist(), strict=True)
         ]
-        return {"classes": classes, "confusion": confusion}
+        return {"classes": classes, "confusion_matrix": confusion, "confusion": draw_confusion(counts, names)}
 
-    def figures(self) -> dict[str, Tensor]:
-        """The confusion matrix."""
-        return {"confusion": draw_confusion(self.confusion.compute().cpu(), self._names())}
-
-    def draw(self, outputs: Tensor, predictions: dict[str, Tensor], batch: Batch, count: int) -> dict[str, Tensor]:
+    def draw(self, outputs: Tensor, predictions: dict[str, Tensor], batch: Batch, count: int) -> Drawn:
         """Images with the true class and the most likely ones."""
         names = self._names()
         captions = []
@@ -182,10 +195,6 @@ class ClassificationTask(Task):
         picture = draw_labels(batch["image"][:count].cpu(), captions)
         caption = draw_caption("the true class; below it the likeliest with their probabilities", picture.shape[-1])
         return {"classes (truth, five best)": torch.cat([caption, picture], dim=1)}
-
-    def _per_class(self) -> Tensor:
-        counts = self.confusion.compute().cpu().double()
-        return counts.diag() / counts.sum(1)  # nan for a class without images
 
     def _names(self) -> list[str]:
         return self.class_names or [str(i) for i in range(self.num_classes)]

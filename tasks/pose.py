@@ -3,7 +3,6 @@
 task = PoseTask(HRNet("w32", multi_scale_output=False), num_keypoints=17)
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,11 +11,12 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from hrnet import HRNet, HRNetV1, KeypointHead
-from tasks.draw import draw_heatmaps, draw_keypoint_names, draw_pose, grid, print_tables
+from tasks.draw import draw_heatmaps, draw_keypoint_names, draw_pose, grid
+from tasks.draw.pictures import Box, Drawn, Layers, Panel
+from tasks.draw.tables import Row
 from tasks.heatmaps import Codec, MSRACodec
 from tasks.losses import KeypointMSE
 from tasks.metrics.coco_keypoints import CocoKeypoints
-from tasks.pictures import Box, Layers
 from tasks.task import Batch, Losses, Task
 
 SEEN = 0.2  # score of a key point from which on it is drawn
@@ -72,11 +72,10 @@ class PoseTask(Task):
         self.representation = HRNetV1()
         self.head = KeypointHead(self.backbone.channels[0], num_keypoints)
         self.loss = KeypointMSE(ohkm=ohkm)
-        self.metric: CocoKeypoints | None = None
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) -> heatmaps (B, K, H/4, W/4)."""
-        return self.head(self.representation(self.backbone(images)))
+    def from_streams(self, streams: list[Tensor], size: tuple[int, int]) -> Tensor:
+        """Streams -> heatmaps (B, K, H/4, W/4)."""
+        return self.head(self.representation(streams))
 
     def losses(self, outputs: Tensor, batch: Batch) -> Losses:
         """Heatmaps -> {"heatmap": weighted mean squared error against the codec's targets}."""
@@ -109,13 +108,8 @@ class PoseTask(Task):
 
     def compute(self) -> dict[str, float]:
         """AP, AP50, AP75, APM, APL and the same of AR, in [0, 1]."""
-        metric = self._require_metric()
-        metric.seen_images_only = self.partial
-        return metric.compute()
-
-    def reset(self) -> None:
-        """Forget the detections."""
-        self._require_metric().reset()
+        self._require_metric().seen_images_only = self.partial
+        return super().compute()
 
     def attach(self, datamodule: LightningDataModule) -> None:
         """Take the skeleton and the ground truth of the evaluated split.
@@ -172,17 +166,11 @@ class PoseTask(Task):
                 f"one pixel of the heatmap: {self.codec} does not suit crops of {tuple(batch['image'].shape[-2:])}."
             )
 
-    def report(self, folder: Path) -> None:
-        """Print AP and per-key-point tables; write the detections as a COCO results file."""
-        metric = self._require_metric()
-        print_tables(metric.table(), metric.keypoint_table())
-        metric.save(folder / f"{self.split}_keypoints.json")
-
-    def tables(self) -> dict[str, list[dict[str, Any]]]:
+    def tables(self) -> dict[str, list[Row] | Tensor]:
         """How well each key point is found."""
         return {"keypoints": self._require_metric().per_keypoint()}
 
-    def draw(self, outputs: Tensor, predictions: dict[str, Tensor], batch: Batch, count: int) -> dict[str, Tensor]:
+    def draw(self, outputs: Tensor, predictions: dict[str, Tensor], batch: Batch, count: int) -> Drawn:
         """Crops with true and predicted skeletons, the heatmaps over them, and the names of the first one's points."""
         if self.skeleton is None:
             return {}
@@ -205,13 +193,12 @@ class PoseTask(Task):
             "predicted: maximum over the heatmaps",
         ]
         named = draw_keypoint_names(images[0], points[0], batch["visible"][0], self.skeleton)
-        return {"pose (truth, prediction, target, heatmaps)": grid(rows, captions), "point_names": named}
+        layers = self._layers(predictions, batch, images)
+        return {"pose (truth, prediction, target, heatmaps)": grid(rows, captions), "point_names": Panel(named, layers)}
 
-    def layers(self, outputs: Tensor, predictions: dict[str, Tensor], batch: Batch, count: int) -> dict[str, list]:
+    def _layers(self, predictions: dict[str, Tensor], batch: Batch, images: Tensor) -> list[Layers]:
         """Crops with a small box about every key point, so that truth and prediction, and each point, can be hidden."""
-        if self.skeleton is None:
-            return {}
-        images = F.interpolate(batch["image"][:count].cpu(), scale_factor=LAYER_SCALE, mode="nearest")
+        images = F.interpolate(images, scale_factor=LAYER_SCALE, mode="nearest")
         shown = predictions["scores"] > SEEN
         names = self.metric.renamed_images if self.metric is not None else {}
         ids = _in_the_file(batch["image_id"].tolist(), names)
@@ -221,7 +208,7 @@ class PoseTask(Task):
             found = _point_boxes(predictions["input_keypoints"][i], shown[i], predictions["scores"][i])
             caption = f"image {ids[i]}, instance {int(batch['instance_id'][i])}"
             layers.append(Layers(image, caption, self.skeleton["names"], boxes={"truth": truth, "prediction": found}))
-        return {"point_names": layers}
+        return layers
 
     def _require_metric(self) -> CocoKeypoints:
         if self.metric is None:

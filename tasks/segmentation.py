@@ -4,7 +4,6 @@ task = SegmentationTask(HRNet("w48", upsample="bilinear"), num_classes=19)
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,17 +12,17 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from hrnet import HRNet, OCRHead, SegmentationHead
-from tasks.draw import class_colours, draw_confusion, draw_segmentation, print_tables
+from tasks.draw import class_colours, draw_confusion, draw_segmentation
+from tasks.draw.pictures import Drawn, Layers, Panel
+from tasks.draw.tables import Row
 from tasks.losses import IGNORED, CrossEntropy, OhemCrossEntropy
 from tasks.metrics.confusion import SegmentationScores, image_confusion, image_iou
-from tasks.pictures import Layers
 from tasks.sliding import PUBLISHED_TESTS, PublishedTest, SlidingWindow
 from tasks.task import Batch, Losses, Task
 
 OF_THE_DATA = ("class_names", "palette", "label_flip_pairs")
 AUXILIARY_WEIGHT = 0.4  # of the coarse scores' loss, ECCV 2020 Section 4
 
-KIND = "segmentation (truth, prediction, errors)"  # of picture
 LAYER_SIDE = 640  # pixels of the longer side of an image with masks, at most
 
 
@@ -132,11 +131,27 @@ class SegmentationTask(Task):
             return OCRHead(channels, self.num_classes, **options)
         raise ValueError(f'SegmentationTask has the heads "v2" and "ocr", not {head!r}.')
 
+    def from_streams(self, streams: list[Tensor], size: tuple[int, int]) -> Tensor:
+        """Streams -> logits (B, num_classes, *size), of OCR the final ones."""
+        scores = self.head(streams)
+        return self._resize(scores if isinstance(scores, Tensor) else scores[1], size)
+
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) -> logits (B, num_classes, H, W); in evaluation by windows if they are set."""
-        if self.window is None or self.training:
-            return self._whole(images)
-        return self.window(self._whole, images)
+        return self.window(self.whole, images) if self._windowed() else self.whole(images)
+
+    def whole(self, images: Tensor) -> Tensor:
+        """The same without windows."""
+        return super().forward(images)
+
+    @property
+    def one_pass(self) -> bool:
+        """Unless windows are laid."""
+        return type(self).forward is SegmentationTask.forward and not self._windowed()
+
+    def training_losses(self, batch: Batch) -> Losses:
+        """Of whole images, with OCR's coarse logits."""
+        return self.losses(self.training_outputs(self.normalize(batch["image"])), batch)
 
     def training_outputs(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Logits of the whole images, for OCR (coarse, final) logits, each (B, num_classes, H, W)."""
@@ -174,14 +189,6 @@ class SegmentationTask(Task):
         """Count the labels in the confusion matrix."""
         self.metric.update(predictions["labels"], batch["mask"])
 
-    def compute(self) -> dict[str, float]:
-        """mIoU, pixel_accuracy, mean_accuracy, fwIoU (and boundary_IoU), in [0, 1], over everything seen."""
-        return self.metric.compute()
-
-    def reset(self) -> None:
-        """Forget the confusion matrix."""
-        self.metric.reset()
-
     def attach(self, datamodule: LightningDataModule) -> None:
         """Compare the number of classes; take names, colours and mirror pairs that were not given."""
         if datamodule.num_classes != self.num_classes:
@@ -218,42 +225,28 @@ class SegmentationTask(Task):
             name = self.class_names[classes[0]] if self.class_names else classes[0]
             raise ValueError(f"All of {len(batch['mask'])} training masks have one class alone, {name}: {advice}")
 
-    def report(self, folder: Path) -> None:
-        """Print overall and per-class tables; write the confusion matrix as JSON and CSV."""
-        print_tables(self.metric.table(), self.metric.class_table())
-        self.metric.save(folder / f"{self.split}_confusion.json")
+    def tables(self) -> dict[str, list[Row] | Tensor]:
+        """IoU, accuracy and precision of each class, and the confusion matrix."""
+        picture = draw_confusion(self.metric.confusion, self.metric.names)
+        return {"classes": self.metric.per_class(), "confusion": picture}
 
-    def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """IoU, accuracy and precision of each class."""
-        return {"classes": self.metric.per_class()}
+    def draw(self, outputs: Tensor, predictions: dict[str, Tensor], batch: Batch, count: int) -> Drawn:
+        """Images with true and predicted classes over them, where they differ, and the classes' colours by name.
 
-    def figures(self) -> dict[str, Tensor]:
-        """The confusion matrix."""
-        return {"confusion": draw_confusion(self.metric.confusion, self.metric.names)}
-
-    def draw(self, outputs: Tensor, predictions: dict[str, Tensor], batch: Batch, count: int) -> dict[str, Tensor]:
-        """Images with true and predicted classes over them, where they differ, and the classes' colours by name."""
-        palette = self.palette or class_colours(self.num_classes)
+        The layers are the true and the predicted classes as masks.
+        """
+        palette, names = self.palette or class_colours(self.num_classes), self.metric.names
         images, masks, labels = batch["image"][:count], batch["mask"][:count], predictions["labels"][:count]
-        picture = draw_segmentation(images, masks, labels, palette, self.metric.names)
-        return {KIND: picture}
+        picture = draw_segmentation(images, masks, labels, palette, names)
+        captions = [f"image {number}" for number in batch["image_id"][:count].tolist()]
+        layers = [
+            _layers(image.cpu(), caption, names, {"truth": mask.cpu(), "prediction": found.cpu()})
+            for image, caption, mask, found in zip(images, captions, masks, labels, strict=True)
+        ]
+        return {"segmentation (truth, prediction, errors)": Panel(picture, layers)}
 
-    def layers(self, outputs: Tensor, predictions: dict[str, Tensor], batch: Batch, count: int) -> dict[str, list]:
-        """Images with the true and the predicted classes as masks over them."""
-        layers = []
-        for i, image in enumerate(batch["image"][:count].cpu()):
-            masks = {"truth": batch["mask"][i].cpu(), "prediction": predictions["labels"][i].cpu()}
-            height, width = masks["truth"].shape
-            scale = min(1, LAYER_SIDE / max(height, width))
-            size = (max(1, round(scale * height)), max(1, round(scale * width)))
-            small = F.interpolate(image[None].float(), size=size, mode="bilinear", antialias=True)[0].round().byte()
-            masks = {name: F.interpolate(m[None, None].float(), size=size)[0, 0].long() for name, m in masks.items()}
-            layers.append(Layers(small, f"image {int(batch['image_id'][i])}", self.metric.names, masks))
-        return {KIND: layers}
-
-    def _whole(self, images: Tensor) -> Tensor:
-        scores = self.head(self.backbone(images))
-        return self._resize(scores if isinstance(scores, Tensor) else scores[1], images.shape[-2:])
+    def _windowed(self) -> bool:
+        return self.window is not None and not self.training
 
     def _scaled(self, scale: float, images: Tensor, outputs: Tensor) -> Tensor:
         """Logits of the images at a scale, averaged with the mirrored ones'; `outputs` are those at scale 1."""
@@ -265,8 +258,8 @@ class SegmentationTask(Task):
 
     def _both_ways(self, images: Tensor) -> Tensor:
         """Logits of whole images, averaged with the mirrored ones' for the flip test."""
-        outputs = self._whole(images)
-        return (outputs + self._mirrored(self._whole, images)) / 2 if self.flip_test else outputs
+        outputs = self.whole(images)
+        return (outputs + self._mirrored(self.whole, images)) / 2 if self.flip_test else outputs
 
     def _mirrored(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         return network(images.flip(-1))[:, self._flip_order()].flip(-1)
@@ -283,6 +276,16 @@ class SegmentationTask(Task):
         # In float32: reduced precision would make ties of many neighbouring pixels.
         align_corners = self.backbone.align_corners
         return F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=align_corners)
+
+
+def _layers(image: Tensor, caption: str, names: list[str], masks: dict[str, Tensor]) -> Layers:
+    """An image (3, H, W) with masks (h, w) over it, of `LAYER_SIDE` pixels at most."""
+    height, width = masks["truth"].shape
+    scale = min(1, LAYER_SIDE / max(height, width))
+    size = (max(1, round(scale * height)), max(1, round(scale * width)))
+    small = F.interpolate(image[None].float(), size=size, mode="bilinear", antialias=True)[0].round().byte()
+    masks = {name: F.interpolate(m[None, None].float(), size=size)[0, 0].long() for name, m in masks.items()}
+    return Layers(small, caption, names, masks)
 
 
 def _best(scores: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""Task: what every task shares. A task is a backbone, a head and four methods; this file is everything else.
+"""Task: what every task shares. A task is a backbone, a head, a metric and a few methods; this file is everything else.
 
-    images, facts --forward--> outputs --losses--> {term: value}            the sum is minimised
-                                   '----predict--> predictions --update--> metric --compute--> {name: value}
+    images --backbone--> streams --from_streams--> outputs --losses--> {term: value}           the sum is minimised
+                                                      '----predict--> predictions --update--> metric --> {name: value}
 
-`forward`, `losses`, `predict` and `update` (with `compute`) are written by each task; the Lightning hooks, the log
+`from_streams` (or `forward`), `losses`, `predict` and `update` are written by each task; the Lightning hooks, the log
 lines, the optimiser and the checkpoint's contents live here once. A task inside another (MultiTask) is only a module:
 its hooks never run, the outermost task's do.
 """
@@ -11,24 +11,24 @@ its hooks never run, the outermost task's do.
 import math
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, is_dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from lightning import LightningDataModule, LightningModule
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
+from torchmetrics import Metric, MetricCollection
 
 from hrnet import HRNet, load_weights
-from tasks.draw import beside
+from tasks.draw.pictures import Drawn, Pictures
+from tasks.draw.tables import Row, Samples, Tables
 from tasks.metrics.means import Means
 from tasks.optim import OptimizerSpec, Schedule, ScheduleSpec, create_optimizer, create_schedule, go_on
-from tasks.pictures import Layers, log_pictures, log_tables
-from tasks.samples import SampleScores, one
 
 Batch = dict[str, Any]
 Losses = dict[str, Tensor]
@@ -58,9 +58,11 @@ class Task(LightningModule):
     monitor: ClassVar[str] = "val/loss"
     mode: ClassVar[str] = "min"
     higher_is_better: ClassVar[tuple[str, ...]] = ()
-    """Names that `compute` gives whose values are best when large; losses are best when small."""
+    """Names that the metric gives whose values are best when large; losses are best when small."""
     lower_is_better: ClassVar[tuple[str, ...]] = ()
     """Those best when small."""
+    metric: Metric | MetricCollection | None
+    """Computes {name: value} of what `update` hands to it; None until there is one."""
 
     def __init__(
         self,
@@ -82,12 +84,10 @@ class Task(LightningModule):
         self.freeze_backbone = freeze_backbone
         self.compile_backbone = compile
         self.weights = weights
+        self.metric = None
         self.started = False  # whether `weights` were loaded, which is done once
         self.split = "val"
         self.preparation: dict[str, Any] = {}  # what the data say of preparing images for evaluation
-        self.samples = SampleScores()
-        self.drawn: dict[str, list[Tensor]] = {}
-        self.layered: dict[str, list[Layers]] = {}
         self.evaluated_losses = Means()
         self.earlier_metrics: dict[str, float] = {}
         self.partial = False  # true while only some batches of a split are evaluated
@@ -96,9 +96,18 @@ class Task(LightningModule):
 
     # ---- what a task writes
 
+    def from_streams(self, streams: list[Tensor], size: tuple[int, int]) -> Any:
+        """Streams of the backbone, of images of `size` (height, width) -> outputs."""
+        raise NotImplementedError
+
     def forward(self, images: Tensor) -> Any:
         """Normalised images (B, 3, H, W) -> outputs: what an exported model computes, before decoding."""
-        raise NotImplementedError
+        return self.from_streams(self.backbone(images), tuple(images.shape[-2:]))
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether `forward` is the one above, so that tasks of a joint run can share one pass of the backbone."""
+        return type(self).forward is Task.forward
 
     def losses(self, outputs: Any, batch: Batch) -> Losses:
         """Outputs and facts -> scalars by name; their sum is minimised."""
@@ -110,15 +119,15 @@ class Task(LightningModule):
 
     def update(self, predictions: Predictions, batch: Batch) -> None:
         """Hand predictions and facts to the metric."""
-        raise NotImplementedError
 
     def compute(self) -> dict[str, float]:
-        """Metrics of what `update` has seen since the last reset; nan where undefined."""
-        raise NotImplementedError
+        """Figures of what `update` has seen since the last reset; nan where undefined."""
+        return {} if self.metric is None else {name: float(value) for name, value in self.metric.compute().items()}
 
     def reset(self) -> None:
         """Forget what `update` has seen."""
-        raise NotImplementedError
+        if self.metric is not None:
+            self.metric.reset()
 
     def attach(self, datamodule: LightningDataModule) -> None:
         """Compare counts with the data, take names, make the metric for `self.split`."""
@@ -132,35 +141,19 @@ class Task(LightningModule):
                 "that the annotations mean, and whether crops hit them (python -m datamodules.check EXPERIMENT.yaml)."
             )
 
-    def mix(self, images: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
-        """Augmentation of a whole normalised training batch, on the device (mixup)."""
-        return images, batch
-
-    def training_outputs(self, images: Tensor) -> Any:
-        """Outputs for the losses of a training step, where they need more than `forward` gives (auxiliary heads)."""
-        return self(images)
-
-    def draw(self, outputs: Any, predictions: Predictions, batch: Batch, count: int) -> dict[str, Tensor]:
-        """Pictures of the first `count` samples by kind, each (3, H, W) uint8."""
-        return {}
-
-    def layers(self, outputs: Any, predictions: Predictions, batch: Batch, count: int) -> dict[str, list[Layers]]:
-        """The first `count` samples by kind of picture, with masks or boxes that can be shown and hidden."""
+    def draw(self, outputs: Any, predictions: Predictions, batch: Batch, count: int) -> Drawn:
+        """Pictures of the first `count` samples by kind, each (3, H, W) uint8, perhaps with layers for W&B."""
         return {}
 
     def scores(self, predictions: Predictions, batch: Batch) -> dict[str, Tensor | list]:
         """What each sample of a batch scored: `sample` (ids), `score` (in [0, 1]) and more; see `SampleScores`."""
         return {}
 
-    def report(self, folder: Path) -> None:
-        """After an evaluation: print the tables of what `compute` found, write the predictions into `folder`."""
+    def tables(self) -> dict[str, list[Row] | Tensor]:
+        """After an evaluation: its tables by name, a dict a row (per class, per key point), and pictures of its result.
 
-    def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """After an evaluation: tables by name, a dict a row (per class, per key point), for files and W&B."""
-        return {}
-
-    def figures(self) -> dict[str, Tensor]:
-        """After an evaluation: pictures of its result by name, (3, height, width) uint8 (confusion matrix)."""
+        The latter are (3, height, width) uint8.
+        """
         return {}
 
     # ---- one step
@@ -174,64 +167,48 @@ class Task(LightningModule):
         return self(self.normalize(batch["image"]))
 
     def training_losses(self, batch: Batch) -> Losses:
-        """Losses of a training batch from the loader."""
-        images, batch = self.mix(self.normalize(batch["image"]), batch)
-        return self.losses(self.training_outputs(images), batch)
+        """Losses of a training batch from the loader; a task may mix its images, or train auxiliary heads too."""
+        return self.losses(self.outputs(batch), batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._log_losses("train", self.training_losses(batch), batch)
+        losses = self.training_losses(batch)
+        total = torch.stack(list(losses.values())).sum()
+        self.log("train/loss", total.detach(), prog_bar=True)
+        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()})
+        return total
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Outputs and predictions, for callbacks."""
         outputs = self.outputs(batch)
-        self._log_losses(self.split, self.losses(outputs, batch), batch)
+        self._add_losses(outputs, batch)
         predictions = self.predict(outputs, batch)
         self.update(predictions, batch)
-        if self.trainer.state.fn != TrainerFn.FITTING:
-            self.collect(outputs, predictions, batch)
-        # A fixed set of eight: of the first batch, or of the first eight where images of many sizes come one by one.
-        batches = 8 if "image" in batch and len(batch["image"]) == 1 else 1
-        if batch_idx < batches and self.trainer.is_global_zero and not self.trainer.sanity_checking:
-            for kind, picture in self.draw(outputs, predictions, batch, count=8).items():
-                self.drawn.setdefault(kind, []).append(picture)
-            for kind, samples in self.layers(outputs, predictions, batch, count=8).items():
-                self.layered.setdefault(kind, []).extend(samples)
+        return {"outputs": outputs, "predictions": predictions}
 
     test_step = validation_step
-
-    def collect(self, outputs: Any, predictions: Predictions, batch: Batch) -> None:
-        """Keep the scores of a batch of a final evaluation, and pictures of its worst samples."""
-
-        def draw(index: int) -> Tensor | None:
-            pictures = self.draw(one(outputs, index), one(predictions, index), one(batch, index), count=1)
-            return next(iter(pictures.values()), None)
-
-        columns = self.scores(predictions, batch)
-        if columns:
-            self.samples.update(columns, draw)
-
-    def sample_tables(self) -> dict[str, list[dict[str, Any]]]:
-        """What was collected, from all processes; every process calls it."""
-        self.samples.gather()
-        return self.samples.tables()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Predictions:
         return self.predict(self.outputs(batch), batch)
 
-    def _log_losses(self, stage: str, losses: Losses, batch: Batch) -> Tensor:
-        """The sum, logged with its terms: in training now, in evaluation as means over the samples at the end."""
-        total = torch.stack(list(losses.values())).sum()
-        values = {"loss": total.detach(), **{name: value.detach() for name, value in losses.items()}}
-        if stage == "train":
-            self.log("train/loss", values.pop("loss"), prog_bar=True)
-            self.log_dict({f"train/{name}": value for name, value in values.items()})
-        else:
-            self.evaluated_losses.update(values, len(batch["image"]))
-        return total
+    def _add_losses(self, outputs: Any, batch: Batch) -> None:
+        """To the means over each task's own samples; the sum only where it is that of one task."""
+        for prefix, task, found, facts in self.each(outputs, batch):
+            losses = {prefix + name: value.detach() for name, value in task.losses(found, facts).items()}
+            total = {} if prefix else {"loss": torch.stack(list(losses.values())).sum()}
+            self.evaluated_losses.update(total | losses, len(facts["image"]))
 
     @property
     def parts(self) -> dict[str, "Task"]:
         """The tasks of a joint run by name; any other has itself, under the empty name."""
         return {"": self}
+
+    def each(self, *values: Any) -> Iterator[tuple[Any, ...]]:
+        """(prefix of its keys, task, its values) of each of `parts` that all values have."""
+        for name, task in self.parts.items():
+            if not name:
+                yield "", task, *values
+            elif all(name in value for value in values):
+                yield f"{name}/", task, *(value[name] for value in values)
 
     def single(self, name: str) -> "Task":
         """One of `parts` as a task of its own, which predicts what it predicts here."""
@@ -324,12 +301,17 @@ class Task(LightningModule):
             self.backbone.eval()  # frozen batch norm keeps its statistics
         return self
 
+    def configure_callbacks(self) -> list[Callback]:
+        """What shows an evaluation; those that the Trainer has already stay as they are."""
+        given = {type(callback) for callback in self.trainer.callbacks}
+        return [kind() for kind in (Pictures, Tables, Samples) if kind not in given]
+
     def on_validation_epoch_start(self) -> None:
         limit = self.trainer.limit_test_batches if self.split == "test" else self.trainer.limit_val_batches
         self.partial = self.trainer.sanity_checking or isinstance(limit, int) or limit < 1.0
+        for task in self.parts.values():
+            task.partial = self.partial
         self.reset()
-        self.samples.reset()
-        self.drawn, self.layered = {}, {}
         self.evaluated_losses.reset()
 
     def on_validation_epoch_end(self) -> None:
@@ -339,20 +321,9 @@ class Task(LightningModule):
         found = losses | {name: value for name, value in metrics.items() if value == value}
         defined = {f"{self.split}/{name}": value for name, value in found.items()}
         self.log_dict(defined, sync_dist=False)  # the metric has gathered all processes itself
-        fitting = self.trainer.state.fn == TrainerFn.FITTING
-        tables = {} if fitting else self.sample_tables()
-        if not self.trainer.is_global_zero:
-            return
-        if fitting:
+        if self.trainer.state.fn == TrainerFn.FITTING and self.trainer.is_global_zero:
             values = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
             print(f"epoch {self.current_epoch}: {values}", flush=True)
-        else:
-            folder = Path(self.trainer.default_root_dir) / "predictions"
-            self.report(folder)
-            log_tables(self.tables() | tables, self.trainer, folder, self.split)
-            log_pictures(self.figures(), self.trainer, self.split)
-        pictures = {kind: beside(found) for kind, found in self.drawn.items()}
-        log_pictures(pictures, self.trainer, self.split, self.layered)
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_epoch_end = on_validation_epoch_end

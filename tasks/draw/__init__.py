@@ -1,4 +1,7 @@
-"""What is drawn: overlays on images, charts, and feature maps. `draw_pose(image, keypoints, ...)` and others."""
+"""What is shown: overlays on images, charts and feature maps (`draw_pose(image, keypoints, ...)` and others).
+
+The Lightning callbacks that show an evaluation are in `pictures.py` and `tables.py`: `Pictures`, `Tables`, `Samples`.
+"""
 
 from tasks.draw.overlays import (
     beside,

@@ -7,9 +7,8 @@ task = MultiTask(HRNet("w32"), {"pose": PoseTask, "parts": partial(SegmentationT
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,9 +16,9 @@ from lightning import LightningDataModule
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from hrnet import HRNet, load_weights
+from tasks.draw.tables import Row
 from tasks.joint.balancing import BalancingSpec, make_balancing
 from tasks.joint.gradients import (
     Gradients,
@@ -30,11 +29,9 @@ from tasks.joint.gradients import (
     mean_over_processes,
     step_values,
 )
-from tasks.joint.norms import TaskNorms
-from tasks.joint.score import joint_score, print_delta, read_baselines, relative_change
-from tasks.joint.shared_backbone import computed_once, make_tasks, naming, specs_of
+from tasks.joint.score import delta_rows, joint_score, read_baselines, relative_change
+from tasks.joint.sharing import TaskNorms, make_tasks, naming, norms_of, specs_of
 from tasks.metrics.means import Means
-from tasks.pictures import Layers
 from tasks.task import Batch, Losses, Predictions, Task, built
 
 
@@ -67,6 +64,7 @@ class MultiTask(Task):
 
     monitor = "val/score"
     mode = "max"
+    higher_is_better = ("delta_m",)
 
     def __init__(
         self,
@@ -105,18 +103,24 @@ class MultiTask(Task):
         self.baseline_values: dict[str, float] = {}
         self.epoch_means = Means()
         self.logged_step, self.step_values = 0, {}
-        modes = {f"{name}/{key}": mode for name, task in made.items() for key, mode in _modes(task).items()}
-        self.higher_is_better = ("delta_m", *(key for key, mode in modes.items() if mode == "max"))
-        self.lower_is_better = tuple(key for key, mode in modes.items() if mode == "min")
 
-    # ---- the four methods, task by task
+    # ---- what every task does, task by task
+
+    @property
+    def parts(self) -> dict[str, Task]:
+        """The tasks by name."""
+        return dict(self.tasks.items())
 
     def forward(self, images: Tensor) -> dict[str, Any]:
         """Normalised images (B, 3, H, W) -> outputs of every task; with shared batch norm the backbone runs once."""
         if self.norms:
             return {name: self._run(name, task, images) for name, task in self.tasks.items()}
-        with computed_once(self.backbone, images):
-            return {name: task(images) for name, task in self.tasks.items()}
+        together = {name for name, task in self.tasks.items() if task.one_pass}
+        streams, size = self.backbone(images) if together else [], tuple(images.shape[-2:])
+        return {
+            name: task.from_streams(streams, size) if name in together else task(images)
+            for name, task in self.tasks.items()
+        }
 
     def outputs(self, batch: Batch) -> dict[str, Any]:
         """Each task's outputs for its own batch."""
@@ -124,7 +128,7 @@ class MultiTask(Task):
 
     def losses(self, outputs: dict[str, Any], batch: Batch) -> Losses:
         """{"pose/heatmap": ...}, unweighted."""
-        return flat({name: self.tasks[name].losses(outputs[name], batch[name]) for name in outputs})
+        return _flat({name: self.tasks[name].losses(found, batch[name]) for name, found in outputs.items()})
 
     def predict(self, outputs: dict[str, Any], batch: Batch) -> dict[str, Predictions]:
         """Each task's predictions."""
@@ -132,13 +136,13 @@ class MultiTask(Task):
 
     def update(self, predictions: dict[str, Predictions], batch: Batch) -> None:
         """Hand each task its predictions."""
-        for name, found in predictions.items():
-            self.tasks[name].update(found, batch[name])
+        for _, task, found, part in self.each(predictions, batch):
+            task.update(found, part)
 
     def compute(self) -> dict[str, float]:
         """{"pose/AP": ...}, the score, and delta_m where every task has a baseline."""
-        found = self._of_each("compute")
-        metrics = flat(found) | {"score": joint_score(self.tasks, found)}
+        found = {name: task.compute() for name, task in self.tasks.items()}
+        metrics = _flat(found) | {"score": joint_score(self.tasks, found)}
         if len(self.baseline_values) == len(self.tasks):
             changes = relative_change(self.tasks, found, self.baseline_values)
             metrics["delta_m"] = sum(changes.values()) / len(changes)
@@ -147,9 +151,17 @@ class MultiTask(Task):
     def reset(self) -> None:
         """Forget what the tasks have seen."""
         for task in self.tasks.values():
-            task.partial = self.partial
             task.reset()
-            task.samples.reset()
+
+    @property
+    def modes(self) -> dict[str, str]:
+        """Those of the tasks, and the joint run's own."""
+        found = {name: task.modes for name, task in self.tasks.items()}  # of "val/AP" and the like
+        return {
+            f"{self.split}/{name}/{key.split('/', 1)[1]}": mode
+            for name, modes in found.items()
+            for key, mode in modes.items()
+        } | super().modes
 
     def attach(self, datamodule: LightningDataModule) -> None:
         """Give each task its own DataModule."""
@@ -177,43 +189,10 @@ class MultiTask(Task):
             with naming(name):
                 self.tasks[name].check(part)
 
-    def draw(self, outputs: dict, predictions: dict, batch: Batch, count: int) -> dict[str, Tensor]:
-        """Pictures of every task."""
-        arguments = {name: (outputs[name], predictions[name], batch[name], count) for name in outputs}
-        return flat({name: self.tasks[name].draw(*those) for name, those in arguments.items()})
-
-    def layers(self, outputs: dict, predictions: dict, batch: Batch, count: int) -> dict[str, list[Layers]]:
-        """Layers of every task."""
-        arguments = {name: (outputs[name], predictions[name], batch[name], count) for name in outputs}
-        return flat({name: self.tasks[name].layers(*those) for name, those in arguments.items()})
-
-    def collect(self, outputs: dict, predictions: dict, batch: Batch) -> None:
-        """Each task's scores."""
-        for name in outputs:
-            self.tasks[name].collect(outputs[name], predictions[name], batch[name])
-
-    def sample_tables(self) -> dict[str, list[dict[str, Any]]]:
-        """Each task's tables under its name."""
-        return flat(self._of_each("sample_tables"))
-
-    def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """Each task's tables under its name."""
-        return flat(self._of_each("tables"))
-
-    def figures(self) -> dict[str, Tensor]:
-        """Each task's pictures under its name."""
-        return flat(self._of_each("figures"))
-
-    def report(self, folder: Path) -> None:
-        """Each task's report in a folder of its own; the comparison with the baselines."""
-        for name, task in self.tasks.items():
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            task.report(folder / name)
-        if self.baseline_values:
-            print_delta(self.tasks, self._of_each("compute"), self.baseline_values)
-
-    def _of_each(self, method: str) -> dict[str, Any]:
-        return {name: getattr(task, method)() for name, task in self.tasks.items()}
+    def tables(self) -> dict[str, list[Row] | Tensor]:
+        """The comparison with the baselines, if there are any."""
+        found = {name: task.compute() for name, task in self.tasks.items()}
+        return {"delta_m": delta_rows(self.tasks, found, self.baseline_values)} if self.baseline_values else {}
 
     def _run(self, name: str, function: Callable, *arguments: Any) -> Any:
         """The function's result, with the task's own batch-norm statistics if there are any."""
@@ -227,9 +206,8 @@ class MultiTask(Task):
         names = list(self.tasks)
         self.logged_step, self.step_values = self.global_step, {}
         if self.global_step >= self.first_frozen_step:
-            for module in self.backbone.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+            for norm in norms_of(self.backbone).values():
+                norm.eval()
         if self.balancing.needs_all and len(batch) < len(names):
             raise ValueError(
                 f"The balancing {type(self.balancing).__name__} needs every task in every step and this one has "
@@ -285,12 +263,6 @@ class MultiTask(Task):
         self._reached |= {id(p) for p, g in zip(parameters, carried, strict=True) if g is not None}
         return carry(total, parameters, carried)
 
-    def _log_losses(self, stage: str, losses: Losses, batch: Batch) -> Tensor:
-        """In evaluation: means over each task's own samples."""
-        for term, value in losses.items():
-            self.evaluated_losses.update({term: value.detach()}, len(batch[term.split("/")[0]]["image"]))
-        return torch.stack(list(losses.values())).sum()
-
     # ---- Lightning hooks
 
     def setup(self, stage: str) -> None:
@@ -305,19 +277,18 @@ class MultiTask(Task):
         before = {name: copy.deepcopy(norms) for name, norms in self.norms.items()}
         left = super().load_start()
         for name, task in self.tasks.items():
-            left -= {f"tasks.{name}.{key}" for key in self._load_head(task)}
-            if name in before and self.weights is not None and _equal(before[name], self.norms[name]):
+            left -= {f"tasks.{name}.{key}" for key in self._load_head(name, task)}
+            if name in before and self.weights is not None and before[name].equals(self.norms[name]):
                 self.norms[name].copy_from(self.backbone)  # the weights were of a task without statistics of its own
         return {name for name in left if not name.startswith(("norms.", "balancing."))}
 
-    def _load_head(self, task: Task) -> list[str]:
+    def _load_head(self, name: str, task: Task) -> list[str]:
+        """Load what fits of a task's `weights` except the backbone; names of the tensors."""
         if task.weights is None:
             return []
-        kept = copy.deepcopy(self.backbone.state_dict())
-        task._modules["backbone"] = self.backbone
-        report = load_weights(task, task.weights, strict=False)
-        del task._modules["backbone"]
-        self.backbone.load_state_dict(kept)
+        alone = self.single(name)
+        report = load_weights(alone, task.weights, strict=False)
+        task.load_state_dict({key: value for key, value in alone.state_dict().items() if key in task.state_dict()})
         return [*report.matched, *report.zeroed]
 
     def on_train_start(self) -> None:
@@ -360,11 +331,6 @@ class MultiTask(Task):
 
     # ---- one task alone
 
-    @property
-    def parts(self) -> dict[str, Task]:
-        """The tasks by name."""
-        return dict(self.tasks.items())
-
     def single(self, name: str) -> Task:
         """A copy of one task with a backbone of its own, which predicts what the task predicts here.
 
@@ -374,26 +340,17 @@ class MultiTask(Task):
         if name not in self.tasks:
             raise ValueError(f"There is no task {name!r} in this checkpoint; it has {', '.join(self.tasks)}.")
         task = copy.deepcopy(self.tasks[name])
-        backbone = task.__dict__.pop("backbone")
-        task.backbone = backbone
+        task.backbone = task.backbone  # registered again, see `make_tasks`
         task.preparation = self.preparation.get(name, {})
         task.started = True
         if name in self.norms:
-            self.norms[name].copy_to(backbone)
+            self.norms[name].copy_to(task.backbone)
         return task
 
 
-def flat(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _flat(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """{task: {key: value}} -> {"task/key": value}."""
     return {f"{name}/{key}": value for name, values in found.items() for key, value in values.items()}
-
-
-def _modes(task: Task) -> dict[str, str]:
-    return {name.split("/", 1)[1]: mode for name, mode in task.modes.items()}
-
-
-def _equal(first: nn.Module, second: nn.Module) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(first.buffers(), second.buffers(), strict=True))
 
 
 def _described(name: str, task: Task) -> str:

@@ -9,9 +9,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.table import Table
-
-from tasks.draw import print_tables
+from tasks.draw.tables import Row
 from tasks.task import Task
 
 Metrics = Mapping[str, Mapping[str, float]]
@@ -54,18 +52,21 @@ def read_baselines(tasks: Mapping[str, Task], baselines: Mapping[str, str | floa
     return values
 
 
-def print_delta(tasks: Mapping[str, Task], found: Metrics, baselines: Mapping[str, float]) -> None:
-    """One row a task and the mean."""
-    table = Table(title="joint run against single-task runs")
-    for column in ("task", "metric", "alone", "joint", "change"):
-        table.add_column(column, justify="left" if column in ("task", "metric") else "right")
+def delta_rows(tasks: Mapping[str, Task], found: Metrics, baselines: Mapping[str, float]) -> list[Row]:
+    """A row a task that has a baseline, and the mean."""
     changes = relative_change(tasks, found, baselines)
-    for name, change in changes.items():
-        joint = _monitored(name, tasks[name], found[name])
-        metric = tasks[name].monitor.split("/", 1)[1]
-        table.add_row(name, metric, f"{baselines[name]:.4f}", f"{joint:.4f}", f"{100 * change:+.1f} %")
-    table.add_row("delta-m", "", "", "", f"{100 * sum(changes.values()) / len(changes):+.1f} %")
-    print_tables(table)
+    rows = [
+        {
+            "task": name,
+            "metric": tasks[name].monitor.split("/", 1)[1],
+            "alone": baselines[name],
+            "joint": _monitored(name, tasks[name], found[name]),
+            "change": change,
+        }
+        for name, change in changes.items()
+    ]
+    mean = sum(changes.values()) / len(changes)
+    return [*rows, {"task": "delta-m", "metric": "", "alone": "", "joint": "", "change": mean}]
 
 
 def _monitored(name: str, task: Task, metrics: Mapping[str, float]) -> float:

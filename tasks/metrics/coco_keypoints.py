@@ -68,6 +68,7 @@ class CocoKeypoints(Metric):
     is_differentiable = False
     higher_is_better = True
     full_state_update = False
+    file_name = "keypoints.json"
 
     def __init__(
         self,

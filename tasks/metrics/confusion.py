@@ -52,6 +52,7 @@ class SegmentationScores(Metric):
     is_differentiable = False
     higher_is_better = True
     full_state_update = False
+    file_name = "confusion.json"
 
     def __init__(self, num_classes: int, names: Sequence[str] | None = None, *, boundary: bool = False) -> None:
         super().__init__()
@@ -146,18 +147,6 @@ class SegmentationScores(Metric):
                 f"absent, so without IoU and left out of the means: {', '.join(absent)}. "
                 f"The official script counts them as 0: mIoU {_text(official)}."
             )
-        return table
-
-    def class_table(self) -> Table:
-        """`per_class` for reading."""
-        total = max(int(self.confusion.sum()), 1)
-        table = Table("class", "IoU", "accuracy", "precision", "share of pixels")
-        if self.boundary:
-            table.add_column("boundary IoU")
-        for row in self.per_class():
-            ratios = [_text(row[key]) for key in ("IoU", "accuracy", "precision")]
-            band = [_text(row["boundary_IoU"])] if self.boundary else []
-            table.add_row(row["name"], *ratios, f"{100 * row['pixels'] / total:.2f} %", *band)
         return table
 
     def save(self, path: str | Path) -> Path:

@@ -44,7 +44,7 @@ def test_accuracies_equal_plain_counting():
     rows = task.tables()["classes"]
     assert [row["images"] for row in rows] == torch.bincount(labels, minlength=8).tolist()
     task.reset()
-    assert task.confusion.compute().sum() == 0
+    assert task.metric.confusion().sum() == 0
 
 
 @pytest.mark.parametrize("options", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}])
@@ -196,7 +196,7 @@ def test_names_are_those_given_or_those_of_the_data():
         {"name": "bee", "images": 1, "accuracy": 1.0},
         {"name": "wasp", "images": 2, "accuracy": 0.5},
     ]
-    assert task.tables()["confusion"] == [
+    assert task.tables()["confusion_matrix"] == [
         {"truth": "bee", "bee": 1, "wasp": 0},
         {"truth": "wasp", "bee": 1, "wasp": 1},
     ]

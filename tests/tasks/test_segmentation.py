@@ -40,7 +40,7 @@ def random_batch(size: tuple[int, int] = SIZE, count: int = 2) -> dict[str, Tens
 class Pointwise(SegmentationTask):
     """Scores that depend on each pixel alone: whatever windows are laid, the result is the whole image's."""
 
-    def _whole(self, images: Tensor) -> Tensor:
+    def whole(self, images: Tensor) -> Tensor:
         self.largest = max(getattr(self, "largest", 0), images.shape[-2] * images.shape[-1])
         mix = torch.linspace(-1, 1, 3 * CLASSES).view(CLASSES, 3)
         return torch.einsum("kc,bchw->bkhw", mix, images).sin()
@@ -49,7 +49,7 @@ class Pointwise(SegmentationTask):
 class LeftAndRight(SegmentationTask):
     """Class 1 left of the middle and 2 right of it, as a body's parts are; class 0 where the image is black."""
 
-    def _whole(self, images: Tensor) -> Tensor:
+    def whole(self, images: Tensor) -> Tensor:
         scores = torch.zeros(len(images), CLASSES, *images.shape[-2:])
         half = images.shape[-1] // 2
         scores[:, 1, :, :half], scores[:, 2, :, half:] = 2.0, 1.0
@@ -323,8 +323,8 @@ def test_windows_are_as_far_apart_as_asked(stride: tuple[int, int] | None, count
         Pointwise(HRNet("w18_small_v1", upsample="bilinear"), CLASSES, window=(32, 48), window_stride=stride),
         [],
     )
-    whole = task._whole
-    task._whole = lambda images: runs.append(1) or whole(images)
+    whole = task.whole
+    task.whole = lambda images: runs.append(1) or whole(images)
     task.eval()(torch.randn(1, 3, *SIZE))
     assert len(runs) == count
 
@@ -372,11 +372,12 @@ def test_scores_are_each_images_own_mean_iou() -> None:
 
 def test_pictures_have_the_colours_and_names_that_are_given() -> None:
     batch = {"image": torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "mask": torch.zeros(1, 64, 64, dtype=torch.int64)}
+    batch["image_id"] = torch.tensor([0])
     labels = {"labels": torch.ones(1, 64, 64, dtype=torch.int64)}
 
     def picture(**options: object) -> Tensor:
         task = SegmentationTask(HRNet("w18_small_v1", upsample="bilinear"), 2, **options)
-        return task.draw(None, labels, batch, count=1)["segmentation (truth, prediction, errors)"].float()
+        return task.draw(None, labels, batch, count=1)["segmentation (truth, prediction, errors)"].picture.float()
 
     red, green = (250, 0, 0), (0, 250, 0)
     first, second = picture(palette=[red, green]), picture(palette=[green, red])

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from hrnet import HRNet
 from tasks import ClassificationTask, MultiTask, PoseTask, SegmentationTask
-from tasks.pictures import Box, Layers, log_pictures
+from tasks.draw.pictures import Box, Layers, Panel, Pictures, log_pictures
 
 KEY = "val/segmentation (truth, prediction, errors)"
 IDS = [3, 5, 8, 11]
@@ -155,9 +155,8 @@ def pose_batch(count: int) -> tuple[torch.Tensor, dict, dict]:
 def test_poses_have_a_box_for_every_point_that_is_shown():
     task = PoseTask(HRNet("w18_small_v1", multi_scale_output=False), num_keypoints=2, skeleton=SKELETON)
     outputs, predictions, batch = pose_batch(3)
-    (kind, layers), *more = task.layers(outputs, predictions, batch, count=2).items()
-    assert not more
-    assert kind in task.draw(outputs, predictions, batch, count=2)  # of which they take the place in W&B
+    drawn = task.draw(outputs, predictions, batch, count=2)
+    layers = drawn["point_names"].layers
     assert [layer.caption for layer in layers] == ["image 0, instance 7", "image 1, instance 8"]
     scale = layers[0].image.shape[-1] / 64
     (truth,), (found,) = layers[0].boxes["truth"], layers[0].boxes["prediction"]
@@ -168,13 +167,27 @@ def test_poses_have_a_box_for_every_point_that_is_shown():
     assert found.score == pytest.approx(0.9)
 
 
-def test_joint_tasks_have_their_own_panels():
+def test_joint_tasks_have_their_own_panels(tmp_path):
     backbone = HRNet("w18_small_v1", upsample="bilinear")
     joint = MultiTask(backbone, {"pose": lambda net: PoseTask(net, 2, skeleton=SKELETON), "sort": ClassificationTask})
     outputs, predictions, batch = pose_batch(1)
-    parts = ({"pose": outputs}, {"pose": predictions}, {"pose": batch})
-    assert set(joint.layers(*parts, count=1)) == {"pose/point_names"}
-    assert set(joint.draw(*parts, count=1)) == {"pose/pose (truth, prediction, target, heatmaps)", "pose/point_names"}
+    recorder = Recorder()
+    trainer = SimpleNamespace(
+        default_root_dir=tmp_path,
+        state=SimpleNamespace(fn=None),
+        current_epoch=0,
+        loggers=[recorder],
+        sanity_checking=False,
+        is_global_zero=True,
+    )
+    shown = Pictures()
+    shown.on_validation_batch_end(
+        trainer, joint, {"outputs": {"pose": outputs}, "predictions": {"pose": predictions}}, {"pose": batch}, 0
+    )
+    shown.on_validation_end(trainer, joint)
+    panels = {key: options for key, _, options in recorder.images}
+    assert set(panels) == {"val/pose/pose (truth, prediction, target, heatmaps)", "val/pose/point_names"}
+    assert panels["val/pose/point_names"]["caption"] == ["image 0, instance 7"]
 
 
 @pytest.fixture
@@ -186,8 +199,8 @@ def trainer(tmp_path) -> SimpleNamespace:
 def test_layers_take_the_place_of_the_picture_in_wandb_alone(trainer, tmp_path):
     picture = torch.zeros(3, 8, 8, dtype=torch.uint8)
     boxes = {"truth": [Box(1, 2, 3, 4, 1, 0.5)], "prediction": []}
-    layers = {"b": [Layers(picture, "image 7", ["cat", "dog"], boxes=boxes)]}
-    log_pictures({"a": picture, "b": picture}, trainer, "test", layers)
+    layers = [Layers(picture, "image 7", ["cat", "dog"], boxes=boxes)]
+    log_pictures({"a": picture, "b": Panel(picture, layers)}, trainer, "test")
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"test_a_evaluated.png", "test_b_evaluated.png"}
     (first, _, plain), (second, _, options) = trainer.loggers[0].images
     assert (first, plain, second) == ("test/a", {}, "test/b")
@@ -213,5 +226,5 @@ def test_wandb_takes_masks_and_boxes_as_they_are_given(trainer, tmp_path, monkey
     picture = torch.zeros(3, 8, 8, dtype=torch.uint8)
     mask = torch.tensor([[0, 1], [255, 1]]).repeat(4, 4)
     sample = Layers(picture, "c", ["cat", "dog"], {"truth": mask}, {"truth": [Box(1, 2, 3, 4, 1, 0.5)]})
-    log_pictures({}, trainer, "val", {"b": [sample]})
+    log_pictures({"b": Panel(picture, [sample])}, trainer, "val")
     assert len(made) == 1

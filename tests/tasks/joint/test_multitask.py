@@ -288,7 +288,7 @@ def test_only_one_tasks_graph_is_alive_at_a_time(monkeypatch):
         outputs.append(weakref.ref(streams[0]))
         return task.head(streams[0].mean((2, 3)))[:, 0]
 
-    monkeypatch.setattr(Brightness, "training_outputs", watched)
+    monkeypatch.setattr(Brightness, "forward", watched)
     joint.training_step(batches(), 0)
     assert len(outputs) == 2
 

@@ -16,6 +16,7 @@ import torch.multiprocessing
 from rich.console import Console
 from torch import Tensor
 
+from tasks.draw import class_table
 from tasks.metrics.confusion import SegmentationScores
 
 CLASSES = 5
@@ -85,7 +86,7 @@ def test_a_class_that_is_only_predicted_counts_and_an_absent_one_does_not() -> N
     assert found["mIoU"] == pytest.approx((2 / 3 + 0) / 2)
     assert found["mean_accuracy"] == pytest.approx(2 / 3)
     assert scores.absent == ["car"]
-    shown = text(scores.table(), scores.class_table())
+    shown = text(scores.table(), class_table(scores.per_class()))
     assert "absent, so without IoU and left out of the means: car" in shown
     assert f"mIoU {2 / 9:.4f}" in shown
     assert "n/a" in shown

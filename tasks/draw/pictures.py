@@ -1,21 +1,22 @@
-"""Where the pictures and tables of an evaluation are kept: files in the run folder, W&B, TensorBoard.
+"""Pictures of an evaluation: a Lightning callback, and where they are kept: files in the run folder, W&B, TensorBoard.
 
 There is one panel for the pictures of a kind, and the samples are the same in every epoch.
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch.nn.functional as F
-import wandb
-from lightning import Trainer
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torchvision.io import write_png
+
+from tasks.draw.overlays import beside
 
 IGNORED = 255
 
@@ -45,40 +46,83 @@ class Layers(NamedTuple):
     """Layer -> boxes."""
 
 
-def log_pictures(
-    pictures: Mapping[str, Tensor],
-    trainer: Trainer,
-    split: str,
-    layers: Mapping[str, Sequence[Layers]] | None = None,
-) -> None:
+class Panel(NamedTuple):
+    """A picture, and its samples in layers, which W&B shows instead."""
+
+    picture: Tensor
+    """(3, height, width) uint8."""
+    layers: Sequence[Layers] = ()
+
+
+Drawn = Mapping[str, Tensor | Panel]
+"""What a task draws, by kind."""
+
+
+class Pictures(Callback):
+    """Shows the first samples of each evaluation as the task draws them.
+
+    Args:
+        count: Samples: of the first batch, or of the first batches where images of many sizes come one by one.
+    """
+
+    def __init__(self, count: int = 8) -> None:
+        self.count = count
+        self._panels: dict[str, list[Panel]] = {}
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the evaluation before."""
+        self._panels = {}
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        """Draw, if it is a batch to be shown."""
+        batches = self.count if "image" in batch and len(batch["image"]) == 1 else 1
+        if batch_idx >= batches or trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        for prefix, task, *values in pl_module.each(outputs["outputs"], outputs["predictions"], batch):
+            for kind, drawn in task.draw(*values, count=self.count).items():
+                self._panels.setdefault(prefix + kind, []).append(panel(drawn))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what was drawn."""
+        together = {
+            kind: Panel(beside([each.picture for each in found]), [layer for each in found for layer in each.layers])
+            for kind, found in self._panels.items()
+        }
+        log_pictures(together, trainer, pl_module.split)
+        self._panels = {}
+
+    on_test_epoch_start, on_test_batch_end = on_validation_epoch_start, on_validation_batch_end
+    on_test_end = on_validation_end
+
+
+def panel(drawn: Tensor | Panel) -> Panel:
+    """The panel, or one of a picture alone."""
+    return drawn if isinstance(drawn, Panel) else Panel(drawn)
+
+
+def log_pictures(pictures: Drawn, trainer: Trainer, split: str) -> None:
     """Write pictures to `pictures/` in the run folder, and to W&B and TensorBoard if they are used.
 
     Args:
-        pictures: (3, H, W) uint8 by kind.
+        pictures: By kind.
         trainer: With the loggers.
         split: That is evaluated.
-        layers: By kind, shown by W&B instead of the picture.
     """
-    layers = layers or {}
     folder = Path(trainer.default_root_dir) / "pictures"
     moment = f"epoch{trainer.current_epoch:03d}" if trainer.state.fn == TrainerFn.FITTING else "evaluated"
-    for kind, picture in pictures.items():
+    for kind, (picture, layers) in ((kind, panel(drawn)) for kind, drawn in pictures.items()):
         folder.mkdir(parents=True, exist_ok=True)
-        write_png(picture, str(folder / f"{split}_{_stem(kind)}_{moment}.png"), compression_level=3)
+        stem = kind.split(" ")[0].replace("/", "_")  # without what stands in parentheses
+        write_png(picture, str(folder / f"{split}_{stem}_{moment}.png"), compression_level=3)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(f"{split}/{kind}", picture, trainer.global_step)
-            elif isinstance(logger, WandbLogger) and kind not in layers:
+            elif isinstance(logger, WandbLogger) and layers:
+                _log_layers(logger, f"{split}/{kind}", layers)
+            elif isinstance(logger, WandbLogger):
                 logger.log_image(f"{split}/{kind}", [picture.permute(1, 2, 0).numpy()])
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            for kind, samples in layers.items():
-                _log_layers(logger, f"{split}/{kind}", samples)
-
-
-def _stem(kind: str) -> str:
-    """Of a file's name: without what stands in parentheses."""
-    return kind.split(" ")[0].replace("/", "_")
 
 
 def _log_layers(logger: WandbLogger, key: str, samples: Sequence[Layers]) -> None:
@@ -124,36 +168,3 @@ def _wandb_boxes(sample: Layers) -> dict[str, Any]:
 def _padded(image: Tensor, height: int, width: int, value: int) -> Tensor:
     """(..., H, W) filled at the right and at the bottom."""
     return F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]), value=value)
-
-
-def log_tables(tables: Mapping[str, list[dict[str, Any]]], trainer: Trainer, folder: Path, split: str) -> None:
-    """Write each table, a dict a row, as CSV into `folder`, and to W&B if it is used.
-
-    A (3, H, W) uint8 value is a picture: a file in `pictures/`, whose name stands in the CSV.
-    """
-    for name, rows in tables.items():
-        stem = f"{split}_{name.replace('/', '_')}"
-        columns, data = list(rows[0]), [list(row.values()) for row in rows]
-        files = [
-            [_picture_file(value, f"{stem}_{number:02d}", trainer) for value in row] for number, row in enumerate(data)
-        ]
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{stem}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([columns, *files])
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                shown = [[_wandb_value(value) for value in row] for row in data]
-                logger.log_table(f"{split}/{name}", columns=columns, data=shown)
-
-
-def _picture_file(value: Any, stem: str, trainer: Trainer) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    path = Path(trainer.default_root_dir) / "pictures" / f"{stem}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_png(value, str(path), compression_level=3)
-    return f"pictures/{path.name}"
-
-
-def _wandb_value(value: Any) -> Any:
-    return wandb.Image(value.permute(1, 2, 0).numpy()) if isinstance(value, Tensor) else value

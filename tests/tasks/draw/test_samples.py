@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from tasks.draw.tables import SampleScores, one
 from tasks.metrics.coco_keypoints import CocoKeypoints
 from tasks.metrics.confusion import SegmentationScores, image_confusion, image_iou
-from tasks.samples import SampleScores, one
 
 
 def filled(scores: list[float], batch_size: int, worst: int) -> SampleScores:
@@ -35,8 +35,7 @@ def test_undefined_scores_are_left_out_and_repeated_samples_count_once():
     tables = samples.tables()
     assert [row["sample"] for row in tables["samples"]] == [1, 3]
     assert [row["sample"] for row in tables["worst"]] == [3, 1]
-    samples.reset()
-    assert samples.tables() == {}
+    assert SampleScores().tables() == {}
 
 
 def test_of_equal_scores_the_most_confident_is_the_worst():
