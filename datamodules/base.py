@@ -1,4 +1,4 @@
-"""The base of every data set: batches as described below, loaders, samplers, and errors that say what to do.
+"""The base of every data set: batches as described below, loaders, all that a task may ask, and what is wrong.
 
 A new data set is one file: a `BaseDataset` whose `sample` returns facts about one image, and a `BaseDataModule` whose
 `dataset(split)` builds it. Nothing here knows a network, a stride or a loss.
@@ -32,42 +32,17 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
+from torch.utils.data import DataLoader, DistributedSampler
 
+from datamodules.dataset import BaseDataset, First, collate
 from datamodules.findings import Count, DataError, Fact, Finding, Mode, Split
 from datamodules.images.files import PLAIN, Reading
-from datamodules.samplers import EvaluationSampler, TrainingSampler, even_batch_size, stream, world
+from datamodules.samplers import EvaluationSampler, TrainingSampler, even_batch_size, world
 from datamodules.skeleton import Skeleton
 from datamodules.workers import available_cores, in_threads, start_worker
 
 # albumentations asks a server for its newest version when it is first imported; training must not depend on that.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-
-LISTED = ("boxes", "labels", "masks")
-
-
-class BaseDataset(Dataset, ABC):
-    """Map-style data set whose random draws follow from (global seed, epoch, index) alone, see `samplers.py`.
-
-    So neither the number of workers nor what ran before changes a sample, and a resumed run draws what the
-    uninterrupted one would have drawn. Subclasses write `__len__` and `sample`.
-    """
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """Sample `index` as the module's table says; every random draw comes from `rng`."""
-
-    def name(self, index: int) -> str:
-        """What reports call a sample: its file, where a data set says so."""
-        return f"sample {index}"
-
-    def __getitem__(self, key: int | tuple[int, ...]) -> dict[str, Any]:
-        """The sample for an index, or for the (index, epoch, ...) that a training sampler yields."""
-        index, *words = key if isinstance(key, tuple) else (key,)
-        return self.sample(int(index), stream("sample", *words, int(index)))
 
 
 def plain(value: Any) -> Any:
@@ -83,32 +58,6 @@ def class_path(cls: type) -> str:
     """The name of a class of this package, the whole path to any other."""
     ours = cls.__module__.partition(".")[0] == __name__.partition(".")[0]
     return cls.__name__ if ours else f"{cls.__module__}.{cls.__qualname__}"
-
-
-class First(BaseDataset):
-    """The first `count` samples of a data set."""
-
-    def __init__(self, dataset: BaseDataset, count: int) -> None:
-        self.dataset, self.count = dataset, min(count, len(dataset))
-
-    def __len__(self) -> int:
-        return self.count
-
-    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """The sample of the whole data set."""
-        return self.dataset.sample(index, rng)
-
-    def name(self, index: int) -> str:
-        """As the whole data set calls it."""
-        return self.dataset.name(index)
-
-
-def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """The batch of `samples`, see the module's table; detection's keys stay lists."""
-    listed = {key: [torch.as_tensor(sample[key]) for sample in samples] for key in LISTED if key in samples[0]}
-    batch = default_collate([{key: value for key, value in sample.items() if key not in listed} for sample in samples])
-    batch["image"] = batch["image"].permute(0, 3, 1, 2)
-    return batch | listed
 
 
 class BaseDataModule(LightningDataModule, ABC):
@@ -322,9 +271,9 @@ class BaseDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader:
         """Batches of `train`, shuffled by (seed, epoch); an incomplete last batch is dropped after a full one."""
         dataset = self.split("train")
-        epoch, batches = self._position()
+        epoch, batches = self.position()
         sampler = TrainingSampler(dataset, *world(), start=(epoch, batches * self.batch_size))
-        return self._loader(dataset, sampler, self.batch_size, drop_last=len(sampler) >= self.batch_size)
+        return self.loader(dataset, sampler, self.batch_size, drop_last=len(sampler) >= self.batch_size)
 
     def state_dict(self) -> dict[str, Any]:
         """What a place within an epoch depends on, kept in checkpoints: samples and batch size."""
@@ -338,7 +287,7 @@ class BaseDataModule(LightningDataModule, ABC):
         if "epoch" in state:
             self._resumed = state["epoch"], state["batches"]
 
-    def _position(self) -> tuple[int, int]:
+    def position(self) -> tuple[int, int]:
         """(epoch that is running or comes next, batches of it that are behind)."""
         if self.trainer is None:
             return 0, 0
@@ -372,11 +321,12 @@ class BaseDataModule(LightningDataModule, ABC):
                 f"process needs one, so use at most {len(dataset)} devices."
             )
         sampler = EvaluationSampler(dataset, num_replicas, rank)
-        return self._loader(dataset, sampler, even_batch_size(len(dataset), num_replicas, self.batch_size))
+        return self.loader(dataset, sampler, even_batch_size(len(dataset), num_replicas, self.batch_size))
 
-    def _loader(
+    def loader(
         self, dataset: BaseDataset, sampler: DistributedSampler, batch_size: int, *, drop_last: bool = False
     ) -> DataLoader:
+        """The batches of a data set in the order of a sampler, read by `num_workers` processes."""
         # Lightning builds a loader anew for `predict` and needs the batch size as a keyword for that.
         return DataLoader(
             dataset,

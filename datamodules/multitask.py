@@ -170,7 +170,7 @@ class MultiTaskDataModule(BaseDataModule):
     def train_dataloader(self) -> CombinedLoader:
         """Batches as the class says; `counts` says how many."""
         counts = self.counts()
-        start = self._position()
+        start = self.position()
         order = StepOrder(counts, self.policy, *start)
         loaders = {}
         for number, (name, part) in enumerate(self.parts.items()):
@@ -182,7 +182,7 @@ class MultiTaskDataModule(BaseDataModule):
                 start=(start[0], order.taken(name) * part.batch_size),
                 part=number,
             )
-            loaders[name] = part._loader(dataset, sampler, part.batch_size)
+            loaders[name] = part.loader(dataset, sampler, part.batch_size)
         if self.policy == "all":
             return CombinedLoader(loaders, "min_size")
         return CombinedLoader(OneByOne(loaders, order), "min_size")

@@ -146,11 +146,12 @@ class SegmentationData(BaseDataModule):
         limit = self.stated_reading.pixel_limit
         return find_tagged(images, lambda row: mask_size(masks[row], limit), limit)
 
-    def _loader(
+    def loader(
         self, dataset: BaseDataset, sampler: DistributedSampler, batch_size: int, *, drop_last: bool = False
     ) -> DataLoader:
+        """As in every data set, but images that differ in size come one a batch."""
         alone = isinstance(dataset, ImageMasks) and dataset.sizes_vary
-        return super()._loader(dataset, sampler, 1 if alone else batch_size, drop_last=drop_last)
+        return super().loader(dataset, sampler, 1 if alone else batch_size, drop_last=drop_last)
 
     def findings(self, split: Split, images: Mode = "full") -> Iterator[Fact]:
         """Images and masks without a partner, of another size, that cannot be read, and labels that are no class.
