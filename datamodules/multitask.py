@@ -14,8 +14,9 @@ import numpy as np
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, DistributedSampler
 
-from datamodules.base import BaseDataModule, BaseDataset, DataError, Split
-from datamodules.findings import Fact, Mode
+from datamodules.base import BaseDataModule
+from datamodules.dataset import BaseDataset
+from datamodules.findings import DataError, Fact, Mode, Split
 from datamodules.samplers import TrainingSampler, stream, world
 
 Policy = Literal["all", "round_robin", "proportional", "temperature", "ratios"]

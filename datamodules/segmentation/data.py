@@ -16,7 +16,8 @@ import numpy as np
 import yaml
 from torch.utils.data import DataLoader, DistributedSampler
 
-from datamodules.base import BaseDataModule, BaseDataset
+from datamodules.base import BaseDataModule
+from datamodules.dataset import BaseDataset
 from datamodules.findings import Count, DataError, Fact, Finding, Mode, Note, Split
 from datamodules.images.files import Reading
 from datamodules.images.looking import Seen, files_left_out, look

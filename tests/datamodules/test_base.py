@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from datamodules import BaseDataModule, DataError
 from datamodules.base import BaseDataset, collate
 from datamodules.samplers import EvaluationSampler, TrainingSampler, even_batch_size
+from datamodules.workers import in_threads
 
 
 class Numbers(BaseDataset):
@@ -238,3 +239,20 @@ def test_a_data_set_without_classes_or_key_points_says_so(tmp_path: Path) -> Non
     assert data.parts == {"": data}
     with pytest.raises(DataError, match="NumbersData has no ground truth"):
         data.ground_truth("val")
+
+
+def test_the_first_folder_that_exists_is_taken(tmp_path: Path) -> None:
+    data = NumbersData(tmp_path)
+    (tmp_path / "images" / "val").mkdir(parents=True)
+    assert data.existing("image", "val", "images/val") == tmp_path / "images" / "val"
+    (tmp_path / "val").mkdir()
+    assert data.existing("image", "val", "images/val") == tmp_path / "val"
+    with pytest.raises(
+        DataError, match=r"no image folder train or images/train in [\s\S]*numbers\.txt[\s\S]*example\.org"
+    ):
+        data.existing("image", "train", "images/train")
+
+
+@pytest.mark.parametrize("count", [0, 1, 512, 1300])
+def test_threads_keep_the_order_of_their_jobs(count: int) -> None:
+    assert in_threads(lambda job: 2 * job, range(count)) == list(range(0, 2 * count, 2))
