@@ -25,7 +25,6 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,27 +36,13 @@ from torch.utils.data import DataLoader, DistributedSampler
 from datamodules.dataset import BaseDataset, First, collate
 from datamodules.findings import Count, DataError, Fact, Finding, Mode, Split
 from datamodules.images.files import PLAIN, Reading
+from datamodules.images.preparer import Preparer
 from datamodules.samplers import EvaluationSampler, TrainingSampler, even_batch_size, world
 from datamodules.skeleton import Skeleton
 from datamodules.workers import available_cores, in_threads, start_worker
 
 # albumentations asks a server for its newest version when it is first imported; training must not depend on that.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses and tuples as dicts and lists, which checkpoints and JSON can hold."""
-    if is_dataclass(value):
-        return plain(asdict(value))
-    if isinstance(value, dict):
-        return {name: plain(part) for name, part in value.items()}
-    return list(value) if isinstance(value, tuple) else value
-
-
-def class_path(cls: type) -> str:
-    """The name of a class of this package, the whole path to any other."""
-    ours = cls.__module__.partition(".")[0] == __name__.partition(".")[0]
-    return cls.__name__ if ours else f"{cls.__module__}.{cls.__qualname__}"
 
 
 class BaseDataModule(LightningDataModule, ABC):
@@ -139,10 +124,10 @@ class BaseDataModule(LightningDataModule, ABC):
         )
 
     @property
-    def preparer(self) -> Any:
-        """What turns an evaluated image into the network's input and knows the way back; None where nothing can.
+    def preparer(self) -> Preparer | None:
+        """What an evaluated image goes through on its way to the network; None where nothing says it.
 
-        A small frozen object of plain arguments. Checkpoints keep it, so that prediction sees what evaluation saw.
+        Checkpoints keep it, so that prediction sees what evaluation saw.
         """
         return None
 
@@ -260,7 +245,7 @@ class BaseDataModule(LightningDataModule, ABC):
         """
         if self.preparer is None:
             return {"image_size": list(self.image_size)}
-        return {"class_path": class_path(type(self.preparer)), "init_args": plain(self.preparer)}
+        return self.preparer.to_dict()
 
     def preview(self, count: int) -> dict[str, Any]:
         """A batch of so many training samples, or all there are, spread evenly over the data set."""

@@ -8,7 +8,7 @@ dataclass from one of these, or from `Preparer`, and gives it as its `preparer`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -37,12 +37,26 @@ class Preparer(ABC):
             *box: Of pose, one box (4,) as x, y, width, height in pixels.
         """
 
+    def to_dict(self) -> dict[str, Any]:
+        """{class_path, init_args} of numbers, strings, lists and dicts, which checkpoints hold."""
+        cls = type(self)
+        ours = cls.__module__.partition(".")[0] == __name__.partition(".")[0]
+        path = cls.__name__ if ours else f"{cls.__module__}.{cls.__qualname__}"
+        return {"class_path": path, "init_args": _plain(asdict(self))}
+
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Self:
         """The preparer of arguments as checkpoints hold them, with lists for tuples."""
         values = {key: _tuple(value) for key, value in arguments.items()}
         reading = {key: _tuple(value) for key, value in values.pop("reading", {}).items()}
         return cls(**values, reading=Reading(**reading))
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _tuple(value: Any) -> Any:
