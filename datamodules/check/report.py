@@ -87,10 +87,8 @@ class Report:
                 self.findings.append(Finding(kind, self._named(split), self._below(item), self._below(found)))
             case Note(split, text):
                 self.notes.append(f"{self._named(split)}: {text}")
-            case Seen(split):
-                self._add(self.looked_at, self._named(split), Counter(images=1))
-                if fact.problem:
-                    self.record(Finding(fact.problem[0], split, fact.item, fact.problem[1]))
+            case Seen(split, problem=(kind, found)):
+                self.record(Finding(kind, split, fact.item, found))
             case Count(split, None, counts):
                 self._add(self.looked_at, self._named(split), counts)
             case Count(split, table, counts):

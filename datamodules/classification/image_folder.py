@@ -148,6 +148,7 @@ class ImageFolder(BaseDataModule):
         counts = Counter({name: len(files) for name, files in classes.items()})
         yield Count(split, "images", counts, known, "image", required=True)
         paths = [folder / name / file for name, files in classes.items() for file in files]
+        yield Count(split, None, Counter(images=len(paths)))
         look_at = partial(look, size=None, mode=images, reading=self.reading, split=split)
         seen = in_threads(look_at, paths, f"images of {split}")
         yield from seen

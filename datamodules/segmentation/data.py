@@ -172,12 +172,12 @@ class SegmentationData(BaseDataModule):
         for mask in self._lonely_masks(split, pairs):
             yield Finding("mask without image", split, str(mask), "no image has its name")
         files, total = list(zip(*pairs[:2], strict=True)), np.zeros(IGNORED + 1, np.int64)
+        yield Count(split, None, Counter(images=len(files), masks=len(files)))
         look_at = _Look(split, pairs[2], images, self.stated_reading)
         for seen, defects, counts in in_threads(look_at, files, f"images and masks of {split}"):
             yield seen
             yield from defects
             total += counts
-        yield Count(split, None, Counter(masks=len(files)))
         yield from files_left_out(split, _uppermost([file.parent for pair in files for file in pair]), MASK_ENDINGS)
         if images == "full":
             pixels = Counter(dict(zip(self.class_names, total.tolist(), strict=False)))

@@ -417,6 +417,7 @@ def test_the_command_says_what_and_how_many(tmp_path: Path, roots: dict[str, Pat
     arguments = ["cls_folder.yaml", "--json", str(tmp_path / "doctor.json"), "--statistics", "--data.root", str(root)]
     assert main(arguments) == 1
     text = capsys.readouterr().out
+    assert "looked at: train 13 images; val 6 images" in text
     assert "unreadable image: 7" in text
     assert ADVICE["unreadable image"] in text
     assert "train/cat/bad4.png" in text
