@@ -1,11 +1,21 @@
-"""One sample after the other: what a data set writes, its first samples, and how samples become the batch of `base.py`.
+"""Samples and who reads them: what a data set writes, how samples become the batch of `base.py`, processes and threads.
 
-Draws follow from the run's seed, the epoch and the number of the sample alone, see `samplers.py`.
+Draws follow from the run's seed, the epoch and the number of the sample alone, see `samplers.py`. A loader's processes
+read in training; where many files are looked at once it is threads, since OpenCV and Pillow release Python's lock while
+they decode.
 """
 
+import atexit
+import multiprocessing
+import os
+import signal
+import sys
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
@@ -13,6 +23,7 @@ from torch.utils.data import Dataset, default_collate
 from datamodules.samplers import stream
 
 LISTED = ("boxes", "labels", "masks")
+Job, Result = TypeVar("Job"), TypeVar("Result")
 
 
 class BaseDataset(Dataset, ABC):
@@ -63,3 +74,47 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     batch = default_collate([{key: value for key, value in sample.items() if key not in listed} for sample in samples])
     batch["image"] = batch["image"].permute(0, 3, 1, 2)
     return batch | listed
+
+
+def available_cores() -> int:
+    """How many cores this process may use."""
+    # A container or batch system may grant fewer cores than the machine has; only Linux can say so.
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def start_worker(_: int) -> None:
+    """What a loader's process does first; its argument is the number of the process."""
+    # One process per core is the parallelism; OpenCV's threads would only compete (torch limits its own in workers).
+    cv2.setNumThreads(0)
+    # Ctrl-C and a batch system's SIGTERM reach every process of a job. The training ends its step first, which needs
+    # the loaders; these end with it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@atexit.register
+def _end_workers() -> None:
+    # Python ends what loaders are left by SIGTERM, which they ignore, and would wait for them.
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
+
+
+def in_threads(work: Callable[[Job], Result], jobs: Sequence[Job], title: str = "") -> list[Result]:
+    """Results of `work` for all jobs in order, a thread a core; with a title and a terminal, under a progress bar."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    shown = bool(title) and console.is_terminal
+    results: list[Result] = []
+    with (
+        Progress(*columns, console=console, transient=True, disable=not shown) as progress,
+        ThreadPoolExecutor(available_cores()) as pool,
+    ):
+        task = progress.add_task(title, total=len(jobs))
+        for start in range(0, len(jobs), 512):  # a million jobs at once would be a million waiting objects
+            results += pool.map(work, jobs[start : start + 512])
+            progress.update(task, completed=len(results))
+    return results

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.check.annotation import Facts, annotation_defects
+from datamodules.dataset import in_threads
 from datamodules.findings import Count, DataError, Fact, Finding, Mode, Split
 from datamodules.images.looking import Seen, files_left_out, look, size_histogram
 from datamodules.images.names import as_stored, is_file_name
@@ -18,7 +19,6 @@ from datamodules.keypoints.coco_pose import CocoPose
 from datamodules.keypoints.coco_reader import plain_name
 from datamodules.keypoints.coco_table import Id, identifier, number, numbers, read_json, short
 from datamodules.skeleton import Skeleton
-from datamodules.workers import in_threads
 
 
 def check_coco_pose(data: CocoPose, mode: Mode) -> list[Fact]:

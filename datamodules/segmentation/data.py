@@ -17,7 +17,7 @@ import yaml
 from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.base import BaseDataModule
-from datamodules.dataset import BaseDataset
+from datamodules.dataset import BaseDataset, in_threads
 from datamodules.findings import Count, DataError, Fact, Finding, Mode, Note, Split
 from datamodules.images.files import Reading
 from datamodules.images.looking import Seen, files_left_out, look
@@ -27,7 +27,6 @@ from datamodules.segmentation.masks import IGNORED, IndexMasks, UnknownLabels, m
 from datamodules.segmentation.pairs import MASK_ENDINGS, Pairs, Unpaired
 from datamodules.segmentation.samples import Evaluation, EvaluationSize, ImageMasks
 from datamodules.skeleton import NAMES
-from datamodules.workers import in_threads
 
 
 class ClassLabels(NamedTuple):

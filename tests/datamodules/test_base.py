@@ -14,8 +14,8 @@ from lightning.pytorch import LightningModule, Trainer
 
 from datamodules import BaseDataModule, DataError
 from datamodules.base import BaseDataset, collate
+from datamodules.dataset import in_threads
 from datamodules.samplers import EvaluationSampler, TrainingSampler, even_batch_size
-from datamodules.workers import in_threads
 
 
 class Numbers(BaseDataset):
