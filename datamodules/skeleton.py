@@ -1,7 +1,7 @@
 """What the key points of a data set mean: names, limbs, left/right pairs, OKS sigmas, upper body.
 
-A skeleton is a YAML file; `names/` holds the known ones, and yours is a path. Points are named by
-name or by index from 0; where names are numbers, a number is the name:
+A skeleton is a YAML file; `keypoints/` holds the known ones, and yours is a path. Points are named by name or by index
+from 0; where names are numbers, a number is the name:
 
     names: [nose, left_paw, right_paw]
     limbs: [[nose, left_paw], [nose, right_paw]]      # by name or by index, for drawing
@@ -21,9 +21,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from datamodules.findings import DataError
 from datamodules.text_files import ConfigError, read_yaml
 
-NAMES = Path(__file__).parent / "names"
-"""Key points and classes of published data sets: names, limbs or colours, what exchanges in a mirror. Published
-checkpoints mean the same by their outputs, so the tasks read these files too."""
+KNOWN = Path(__file__).parent / "keypoints"
+"""Skeletons of published data sets. Published checkpoints mean the same by their outputs: the tasks read these too."""
 DEFAULT_SIGMA = 0.05
 
 
@@ -121,9 +120,9 @@ class Skeleton:
     def load(cls, source: str | Path) -> "Skeleton":
         """The skeleton of a name (`coco`, `mpii`) or of a YAML file; raises DataError where it is absent or wrong."""
         named = Path(source).name == str(source) and not Path(source).suffix
-        path = NAMES / f"{source}.yaml" if named else Path(source).expanduser()
+        path = KNOWN / f"{source}.yaml" if named else Path(source).expanduser()
         if not path.is_file():
-            known = ", ".join(sorted(file.stem for file in NAMES.glob("*.yaml") if "limbs:" in file.read_text()))
+            known = ", ".join(sorted(file.stem for file in KNOWN.glob("*.yaml")))
             looked = "" if named or path.is_absolute() else f" in {Path.cwd()}"
             raise DataError(f"There is no skeleton {source}{looked}: give one of {known}, or the path of a YAML file.")
         try:

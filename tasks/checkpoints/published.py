@@ -21,7 +21,7 @@ from hrnet.checkpoints import State
 from hrnet.layouts import Contents, take_apart
 from hrnet.variants import architecture_of
 
-NAMES = Path(__file__).parents[2] / "datamodules" / "names"  # files, read as such: tasks import no data
+DATA_SETS = Path(__file__).parents[2] / "datamodules"  # files, read as such: tasks import no data
 SIZE = re.compile(r"(?<![0-9a-z])(\d{2,4})x(\d{2,4})(?![0-9x])")
 HEADS = {  # a tensor of ours that is one for each output -> the head that has it
     "head.weight": "keypoints",
@@ -64,7 +64,7 @@ class Parsing:
     """A published segmentation data set: how its networks see images.
 
     Args:
-        labels: File in `datamodules/names/`, None if there is none.
+        labels: File of a data set in `datamodules`, None if there is none.
         first: Of the classes there that the network has; those before are ignored in training.
         preparation: As the DataModules have it.
         align_corners: Whether the plain head was trained so; OCR always was.
@@ -219,7 +219,8 @@ def _note(name: str, task: str, backbone: dict[str, Any], what: str) -> str:
 
 
 def _labels(name: str) -> dict[str, Any]:
-    return yaml.safe_load((NAMES / f"{name}.yaml").read_text(encoding="utf-8"))
+    (file,) = DATA_SETS.glob(f"*/{name}.yaml")
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
 def _words(name: str) -> set[str]:
