@@ -8,12 +8,9 @@ Tables (CSV) and plots (PNG) go to RUN/errors/, of a joint run to RUN/errors/<ta
 report = errors("runs/..."); report.tables["errors"]; report.figures["gain"]
 """
 
-import csv
-import io
-from argparse import ArgumentParser as PlainParser
-from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jsonargparse
 import torch
@@ -22,12 +19,12 @@ from torchvision.io import encode_png
 
 import tasks
 from datamodules.base import BaseDataModule
-from experiments import run as runner
-from experiments.cli import program
+from experiments import cli
+from experiments.cli.files import replacing, write_rows
 from experiments.config import ConfigError, explain, read
 from experiments.errors import classification, pose, segmentation  # noqa: F401, each says whose analysis it has
 from experiments.errors.report import Report, report_of
-from experiments.training.start import add_import, import_named
+from experiments.training.start import import_named
 from tasks.draw import class_table, print_tables
 
 SHOWN = 20  # rows of a table in the terminal; files have all
@@ -72,34 +69,38 @@ def errors(run: str | Path, split: str = "val") -> Report:
     return whole
 
 
-def main(argv: Sequence[str] | None = None) -> Report:
-    """Analyse, print and write, as the command line does.
+def analyse(
+    run: Path, *, split: Literal["val", "test"] = "val", overwrite: bool = False, import_: tuple[str, ...] = ()
+) -> Report:
+    """Analyse a run, print and write what is found.
+
+    Args:
+        run: Run folder.
+        split: Which split.
+        overwrite: Replace an earlier analysis of the split.
+        import_: Module of your own with a task, codec or data set that the run names; once for each module.
 
     Raises:
-        ConfigError: Also if there is an analysis of this split already, without --overwrite.
+        ConfigError: Also if there is an analysis of this split already, without `overwrite`.
     """
-    parser = PlainParser(prog=program("experiments.errors"), description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("run", help="Run folder.")
-    parser.add_argument("--split", choices=("val", "test"), default="val", help="Which split; val when not given.")
-    parser.add_argument("--overwrite", action="store_true", help="Replace an earlier analysis of the split.")
-    parser.add_argument("--debug", action="store_true", help="Show tracebacks.")
-    add_import(parser)
-    arguments = parser.parse_args(argv)
-    import_named(arguments.modules)
-    folder = Path(arguments.run) / "errors"
-    earlier = sorted(folder.rglob(f"{arguments.split}_*"))
-    if earlier and not arguments.overwrite:
+    import_named(import_)
+    folder = run / "errors"
+    earlier = sorted(folder.rglob(f"{split}_*"))
+    if earlier and not overwrite:
         raise ConfigError(
-            f"{folder} has an analysis of {arguments.split} already ({earlier[0].name}, ...): add --overwrite to "
-            "replace it."
+            f"{folder} has an analysis of {split} already ({earlier[0].name}, ...): add --overwrite to replace it."
         )
-    report = errors(arguments.run, arguments.split)
-    written = write(report, folder, arguments.split)
+    report = errors(run, split)
+    written = write(report, folder, split)
     for path in set(earlier) - written:  # a kind of error may have no examples any more
         path.unlink()
     print_tables(*_shown(report))
     print(f"tables and plots: {folder}")
     return report
+
+
+main = partial(cli.call, analyse)
+command = partial(cli.run, analyse)
 
 
 def write(report: Report, folder: Path, split: str) -> set[Path]:
@@ -108,26 +109,21 @@ def write(report: Report, folder: Path, split: str) -> set[Path]:
     Returns:
         The files, each written whole or not at all.
     """
-    files = {f"{name}.csv": _as_csv(rows) for name, rows in report.tables.items()}
-    files |= {f"{name}.png": bytes(encode_png(figure, 3).numpy()) for name, figure in report.figures.items()}
-    written = set()
-    for name, content in files.items():
-        path = folder / name
-        path = path.with_name(f"{split}_{path.name}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".part")
-        partial.write_bytes(content)
-        partial.replace(path)
-        written.add(path)
-    return written
+    written = []
+    for name, rows in report.tables.items():
+        written.append(_target(folder, split, f"{name}.csv"))
+        write_rows(written[-1], rows)
+    for name, figure in report.figures.items():
+        written.append(_target(folder, split, f"{name}.png"))
+        with replacing(written[-1]) as part:
+            part.write_bytes(bytes(encode_png(figure, 3).numpy()))
+    return set(written)
 
 
-def _as_csv(rows: list[dict[str, Any]]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, rows[0])
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
+def _target(folder: Path, split: str, name: str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f"{split}_{path.name}")
 
 
 def _shown(report: Report) -> list[Table]:
@@ -162,8 +158,3 @@ def _make_data(folder: Path, content: dict[str, Any]) -> BaseDataModule:
     except jsonargparse.ArgumentError as error:
         sources = [(str(folder / "config.yaml"), content)]
         raise ConfigError(explain(str(error), content, sources, {"data": BaseDataModule})) from error
-
-
-def command(entry: Callable[[], object] = main) -> int:
-    """`main` with exit status: 0 on success, 2 with one message for a user's mistake."""
-    return runner.command(entry)

@@ -3,7 +3,6 @@
 whole_image | box_array([[10, 20, 110, 320]]) | CocoBoxes("person_keypoints_val2017.json") | TorchvisionDetector(...)
 """
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from datamodules.keypoints.coco_annotations import CocoAnnotations
 from datamodules.keypoints.coco_reader import read_annotations, read_detections
 from datamodules.keypoints.coco_table import Id, identifier, read_json
 from datamodules.skeleton import Skeleton
+from experiments.cli.mistakes import did_you_mean, nearest
 from experiments.config import ConfigError
 from experiments.predict.media import Photo
 from hrnet.checkpoints import read_file
@@ -160,8 +160,7 @@ class TorchvisionDetector:
     def __init__(self, name: str, weights: str | Path, *, device: torch.device, threshold: float = 0.5) -> None:
         known = list_models(module=torchvision_detection)
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else "."
+            hint = did_you_mean(nearest(name, known))
             raise ConfigError(f"torchvision has no detector {name!r}{hint} It has: {', '.join(known)}.")
         self.detector = get_model(name, weights=None, weights_backbone=None)
         try:

@@ -15,11 +15,10 @@ The first line says what a published file is taken for. Each part can be replace
 """
 
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -31,26 +30,67 @@ import tasks
 from datamodules.base import DataError
 from datamodules.skeleton import Skeleton
 from datamodules.text_files import read_text
-from experiments.cli import program
-from experiments.cli.mistakes import sentence_of
+from experiments.cli import call, status
 from experiments.config import ConfigError, split_flags
 from experiments.config.files import combine
 from experiments.predict.base import JointResult, Result, view_of
 from experiments.predict.boxes import BoxSource, CocoBoxes, TorchvisionDetector, whole_image
-from experiments.predict.files import SAVES, PredictionFiles, refuse_existing
+from experiments.predict.files import PredictionFiles, refuse_existing
 from experiments.predict.media import Failure, Source, find_sources, fixed_part, read_photos, unread
 from experiments.predict.pose import skeleton_of
 from experiments.predict.video import video_info
 from experiments.predictor import MAX_PIXELS, Predictor
-from experiments.training.start import add_import, import_named, show_weight_reports
+from experiments.training.start import import_named, show_weight_reports
 from tasks import Task
 
 
-def main(argv: Sequence[str] | None = None) -> list[Failure]:
-    """Predict as the command line does; for notebooks and tests.
+def predict(
+    run: str,
+    inputs: list[str],
+    *,
+    output: Path | None = None,
+    save: list[Literal["overlays", "json", "masks", "csv"]] | None = None,
+    overwrite: bool = False,
+    device: str | None = None,
+    batch_size: int = 16,
+    max_pixels: int = MAX_PIXELS,
+    image_size: tuple[int, int] | None = None,
+    pixel_limit: int | None = None,
+    as_stored: bool = False,
+    as_shown: bool = False,
+    class_names: list[str] | None = None,
+    skeleton: str | None = None,
+    boxes: str | None = None,
+    detector: str | None = None,
+    annotations: str | None = None,
+    box_threshold: float | None = None,
+    model: tuple[str, ...] = (),
+    import_: tuple[str, ...] = (),
+) -> list[Failure]:
+    """Predict on files, and write what is found.
 
     Args:
-        argv: Words of the command; those of the process when not given.
+        run: Run folder, checkpoint, published checkpoint, or timm name.
+        inputs: Images, videos, folders, globs.
+        output: Folder to write to; RUN/predictions/<name of the first input> when not given.
+        save: What to write; what fits the task when not given.
+        overwrite: Replace outputs that exist.
+        device: Such as cpu or cuda:1; a GPU if there is one.
+        batch_size: Samples at once.
+        max_pixels: Of a batch; a larger segmented image is cut into tiles.
+        image_size: HEIGHT WIDTH that crops and classified images are brought to, instead of that of the training.
+        pixel_limit: Photos of more pixels are refused before they are decoded; as in training when not given.
+        as_stored: Do not turn photos as their EXIF orientation says; as the training did when not given.
+        as_shown: Turn them.
+        class_names: Of the classes, or one text file with a name in each line.
+        skeleton: Of the key points: coco, mpii, or a YAML file.
+        boxes: Of pose, whose boxes are the whole images when nothing is given: a file of COCO annotations, or of COCO
+            results of a detector.
+        detector: NAME=WEIGHTS of a detector of torchvision that finds them, with the file of its weights.
+        annotations: With results as boxes: the file whose images say which id is whose.
+        box_threshold: Lowest score of a box; 0.5 for a detector and 0 for a file when not given.
+        model: KEY=VALUE, an argument of the task's constructor; `--model.KEY VALUE` says the same.
+        import_: Module of your own with a task, codec or data set that the checkpoint names; once for each module.
 
     Returns:
         The files that could not be predicted on; they are printed too.
@@ -59,35 +99,36 @@ def main(argv: Sequence[str] | None = None) -> list[Failure]:
         ConfigError: For a mistake in the words.
         DataError: If a file of boxes is not as described.
     """
-    words, changes = _split_model_flags(list(sys.argv[1:] if argv is None else argv))
-    options = _parser().parse_args(words)
-    sources = find_sources(options.inputs)
-    if others := unread(options.inputs):
+    _refuse_both("as_stored", as_stored, "as_shown", as_shown)
+    _refuse_both("boxes", boxes, "detector", detector)
+    sources = find_sources(inputs)
+    if others := unread(inputs):
         kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
         print(f"files left out, since they are no images by their ending: {kinds}", file=sys.stderr)
-    device = _device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     show_weight_reports()
-    import_named(options.modules)
-    task = _load(options, changes)
-    saves = _saves(task, options.save)
-    folder = Path(options.output) if options.output else _default_folder(options.run, options.inputs[0])
+    import_named(import_)
+    task = tasks.load(run, _changes(model, skeleton, class_names or []))
+    saves = _saves(task, save)
+    folder = output or _default_folder(run, inputs[0])
     folders = {name: folder / name for name in saves}
-    if not options.overwrite:
+    if not overwrite:
         for name, kinds in saves.items():
             refuse_existing(folders[name], sources, kinds)
-    boxes = _box_source(task, options, device)
+    asked = {"boxes": boxes, "detector": detector, "annotations": annotations, "box_threshold": box_threshold}
+    source = _box_source(task, place, **asked)
     predictor = Predictor(
         task,
-        image_size=options.image_size and tuple(options.image_size),
-        boxes=boxes,
-        device=device,
-        batch_size=options.batch_size,
-        max_pixels=options.max_pixels,
-        upright=True if options.as_shown else False if options.as_stored else None,
-        pixel_limit=options.pixel_limit,
+        image_size=image_size and tuple(image_size),
+        boxes=source,
+        device=place,
+        batch_size=batch_size,
+        max_pixels=max_pixels,
+        upright=True if as_shown else False if as_stored else None,
+        pixel_limit=pixel_limit,
     )
     reading = predictor.reading
-    size_of = boxes.image_size if isinstance(boxes, CocoBoxes) else lambda path: None
+    size_of = source.image_size if isinstance(source, CocoBoxes) else lambda path: None
     found = predictor.stream(read_photos(sources, upright=reading.upright, size_of=size_of, reading=reading))
     with ExitStack() as stack:
         files = {name: stack.enter_context(PredictionFiles(folders[name], saves[name])) for name in saves}
@@ -96,68 +137,54 @@ def main(argv: Sequence[str] | None = None) -> list[Failure]:
     return failures
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog=program("experiments.predict"),
-        description=__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add: Callable = parser.add_argument
-    add("run", help="Run folder, checkpoint, published checkpoint, or timm name.")
-    add("inputs", nargs="+", metavar="INPUT", help="Images, videos, folders, globs.")
-    add("--output", metavar="FOLDER", help="Default: RUN/predictions/<name of the first input>.")
-    add("--save", nargs="+", choices=SAVES, help="What to write; default: what fits the task.")
-    add("--overwrite", action="store_true", help="Replace outputs that exist.")
-    add("--device", help="Such as cpu or cuda:1; default: a GPU if there is one.")
-    add("--batch_size", type=int, default=16, help="Samples at once, default 16.")
-    add("--max_pixels", type=int, default=MAX_PIXELS, help="Of a batch; a larger segmented image is cut into tiles.")
-    add("--image_size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="Instead of that of the training.")
-    add("--pixel_limit", type=int, help="Photos of more pixels are refused before they are decoded; as in training.")
-    turning = parser.add_mutually_exclusive_group()
-    turning.add_argument("--as_stored", action="store_true", help="Do not turn photos as their EXIF orientation says.")
-    turning.add_argument("--as_shown", action="store_true", help="Turn them; default: as the training did.")
-    add("--class_names", nargs="+", metavar="NAME", help="Of the classes, or one text file with a name in each line.")
-    add("--skeleton", metavar="NAME", help="Of the key points: coco, mpii, or a YAML file.")
-    add_import(parser)
-    pose = parser.add_argument_group("pose: where the boxes of persons come from; the whole image when none is given")
-    which = pose.add_mutually_exclusive_group()
-    which.add_argument("--boxes", metavar="FILE", help="COCO annotations, or COCO results of a detector.")
-    which.add_argument("--detector", metavar="NAME=WEIGHTS", help="Of torchvision, with the file of its weights.")
-    pose.add_argument(
-        "--annotations", metavar="FILE", help="With results as --boxes: whose images say which id is whose."
-    )
-    pose.add_argument("--box_threshold", type=float, help="Lowest score; default 0.5 for a detector, 0 for a file.")
-    return parser
+def main(argv: Sequence[str] | None = None) -> list[Failure]:
+    """`predict` with the words of a command line, those of the process when not given; for notebooks and tests."""
+    return call(predict, _with_model_flags(list(sys.argv[1:] if argv is None else argv)))
 
 
-def _split_model_flags(words: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """The words without --model.KEY VALUE, and what these say."""
-    rest, flags = [], []
-    at = 0
-    while at < len(words):
-        count = 0 if not words[at].startswith("--model.") else 1 if "=" in words[at] else 2
-        flags += words[at : at + count]
-        rest += words[at : at + 1] if count == 0 else []
-        at += max(1, count)
-    values, questions = split_flags(flags)
+def command() -> int:
+    """`main` with exit status: 0 on success, 1 where files failed, 2 with one message for a user's mistake."""
+    code = status(lambda: 1 if main() else 0)
+    if code == 130:
+        print("stopped: what is complete is kept, unfinished files end with .part", file=sys.stderr)
+    return code
+
+
+def _with_model_flags(words: list[str]) -> list[str]:
+    """The words with --model KEY=VALUE for each --model.KEY VALUE."""
+    changed, rest = [], words[::-1]
+    while rest:
+        word = rest.pop()
+        key, equals, value = word.removeprefix("--model.").partition("=")
+        if not word.startswith("--model."):
+            changed.append(word)
+        elif equals or key.split(".")[-1] == "help":
+            changed += ["--model", f"{key}{equals}{value}"]
+        elif rest and not rest[-1].startswith("--"):
+            changed += ["--model", f"{key}={rest.pop()}"]
+        else:
+            raise ConfigError(f"The flag {word} lacks a value.")
+    return changed
+
+
+def _refuse_both(name: str, given: Any, other: str, also: Any) -> None:
+    if given and also:
+        raise ConfigError(f"--{name} and --{other} exclude each other: leave one of them out.")
+
+
+def _changes(model: Sequence[str], skeleton: str | None, class_names: Sequence[str]) -> dict[str, Any]:
+    """Arguments of the task that the words replace."""
+    values, questions = split_flags([f"--model.{change}" for change in model])
     if questions:
         raise ConfigError(f"{questions[0]}: ask python -m experiments.run EXPERIMENT.yaml {questions[0]} instead.")
-    return rest, combine([], values).get("model", {})
-
-
-def _load(options: Namespace, changes: dict[str, Any]) -> Task:
-    """The task, with the arguments that the words replace."""
+    changes = combine([], values).get("model", {})
     changes = dict(changes.get("init_args", changes))
-    skeleton = options.skeleton or changes.get("skeleton")
+    skeleton = skeleton or changes.get("skeleton")
     if skeleton is not None:
         changes["skeleton"] = skeleton if isinstance(skeleton, dict) else Skeleton.load(skeleton).to_dict()
-    names = options.class_names or []
-    if len(names) == 1 and Path(names[0]).is_file():
-        names = [line.strip() for line in read_text(Path(names[0])).splitlines() if line.strip()]
-    if names:
-        changes["class_names"] = names
-    return tasks.load(options.run, changes)
+    if len(class_names) == 1 and Path(class_names[0]).is_file():
+        class_names = [line.strip() for line in read_text(Path(class_names[0])).splitlines() if line.strip()]
+    return changes | ({"class_names": list(class_names)} if class_names else {})
 
 
 def _device(name: str) -> torch.device:
@@ -188,25 +215,31 @@ def _default_folder(run: str, first: str) -> Path:
     return folder / "predictions" / name
 
 
-def _box_source(task: Task, options: Namespace, device: torch.device) -> BoxSource:
+def _box_source(
+    task: Task,
+    device: torch.device,
+    *,
+    boxes: str | None,
+    detector: str | None,
+    annotations: str | None,
+    box_threshold: float | None,
+) -> BoxSource:
     pose = next((part for part in task.parts.values() if view_of(part).looks_into_boxes), None)
-    asked = [
-        f"--{key}" for key in ("boxes", "detector", "annotations", "box_threshold") if getattr(options, key) is not None
-    ]
+    given = {"boxes": boxes, "detector": detector, "annotations": annotations, "box_threshold": box_threshold}
+    asked = " ".join(f"--{key}" for key, value in given.items() if value is not None)
     if pose is None and asked:
-        raise ConfigError(f"{' '.join(asked)}: boxes are for pose, and this is a {type(task).__name__}.")
-    if options.boxes:
-        threshold = options.box_threshold or 0.0
+        raise ConfigError(f"{asked}: boxes are for pose, and this is a {type(task).__name__}.")
+    if boxes:
         skeleton = Skeleton(**skeleton_of(pose))
-        return CocoBoxes(options.boxes, skeleton, annotations=options.annotations, threshold=threshold)
-    if options.detector:
-        name, equals, weights = options.detector.partition("=")
+        return CocoBoxes(boxes, skeleton, annotations=annotations, threshold=box_threshold or 0.0)
+    if detector:
+        name, equals, weights = detector.partition("=")
         if not equals:
             raise ConfigError(f"--detector {name}: add the file of its weights, as in {name}=weights.pth.")
-        threshold = 0.5 if options.box_threshold is None else options.box_threshold
+        threshold = 0.5 if box_threshold is None else box_threshold
         return TorchvisionDetector(name, weights, device=device, threshold=threshold)
     if asked:
-        raise ConfigError(f"{' '.join(asked)} goes with --boxes or --detector: add one of them, or leave it out.")
+        raise ConfigError(f"{asked} goes with --boxes or --detector: add one of them, or leave it out.")
     return whole_image
 
 
@@ -260,18 +293,3 @@ def _report(failures: Sequence[Failure], sources: int, folder: Path) -> None:
         for failure in failures:
             print(f"  {failure.path}: {failure.error}", file=sys.stderr)
     print(f"predictions: {folder}")
-
-
-def command() -> int:
-    """`main` with exit status: 0 on success, 1 where files failed, 2 with one message for a user's mistake."""
-    try:
-        return 1 if main() else 0
-    except Exception as error:
-        sentence = sentence_of(error)
-        if sentence is None:
-            raise
-        print(f"error: {sentence}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped: what is complete is kept, unfinished files end with .part", file=sys.stderr)
-        return 130

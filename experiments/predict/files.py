@@ -19,13 +19,13 @@ import numpy as np
 from PIL import Image
 
 from datamodules.base import DataError
+from experiments.cli.files import replacing
 from experiments.config import ConfigError
 from experiments.predict.base import Result
 from experiments.predict.media import Photo, Source
 from experiments.predict.video import VideoWriter, video_info
 
 MAX_JPEG = 65_000  # pixels of a side: 65,500, less a legend
-SAVES = ("overlays", "json", "masks", "csv")
 WHERE = ("image", "frame", "time")  # the first columns, though a picture has no frame and no time
 
 
@@ -150,13 +150,8 @@ def _overlay(result: Result) -> Image.Image:
 
 def _save(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    try:
+    with replacing(path) as partial:
         image.save(partial, format="PNG" if path.suffix == ".png" else "JPEG", quality=92)
-        partial.replace(path)
-    except Exception:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 class _Lines:

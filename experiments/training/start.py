@@ -10,7 +10,6 @@ optimiser and all. `--checkpoint RUN_FOLDER` without YAML files takes model and 
 """
 
 import logging
-from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -126,20 +125,8 @@ def show_weight_reports() -> None:
         logger.addHandler(_Printed())
 
 
-def add_import(parser: ArgumentParser) -> None:
-    """The flag by which a user says that a module may be imported."""
-    parser.add_argument(
-        "--import",
-        dest="modules",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="Module of your own with a task, codec or data set that the checkpoint names; once for each module.",
-    )
-
-
 def import_named(modules: Sequence[str]) -> None:
-    """Import what `add_import` was given."""
+    """Import the modules that a user says may be imported."""
     for module in modules:
         tasks.import_module(module)
 

@@ -200,7 +200,7 @@ def test_nothing_is_lost_when_the_analysis_fails(run_of):
 def test_a_folder_that_is_no_run_ends_with_status_2(make, message, tmp_path, monkeypatch, capsys):
     make(tmp_path)
     monkeypatch.setattr("sys.argv", ["errors", str(tmp_path)])
-    assert command_module.command(command_module.main) == 2
+    assert command_module.command() == 2
     assert message in capsys.readouterr().err
 
 
@@ -208,7 +208,7 @@ def test_a_run_without_checkpoint_says_so(run_of, monkeypatch, capsys):
     folder = run_of("cls_folder.yaml")
     shutil.rmtree(folder / "checkpoints")
     monkeypatch.setattr("sys.argv", ["errors", str(folder)])
-    assert command_module.command(command_module.main) == 2
+    assert command_module.command() == 2
     assert "No checkpoint" in capsys.readouterr().err
 
 
