@@ -11,33 +11,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hrnet import VARIANTS, HRNet
+from hrnet import VARIANTS, HRNet, Variant
 from hrnet.backbone import ExchangeUnit
+from tests.hrnet.published import PUBLISHED
 
 PARTS = ("stem", "layer1", "transition1", "stage2", "transition2", "stage3", "transition3", "stage4")
-# Parameters of each part, counted on the official modules; the last column is stage 4 with one output (pose).
-PARAMETERS = {
-    "w18": (38_848, 286_208, 124_524, 124_092, 23_472, 2_162_880, 93_600, 6_708_636, 6_464_268),
-    "w30": (38_848, 286_208, 207_540, 343_620, 65_040, 5_996_640, 259_680, 18_614_700, 17_937_780),
-    "w32": (38_848, 286_208, 221_376, 390_848, 73_984, 6_821_632, 295_424, 21_177_216, 20_407_232),
-    "w40": (38_848, 286_208, 276_720, 610_160, 115_520, 10_653_120, 461_440, 33_079_200, 31_877_040),
-    "w44": (38_848, 286_208, 304_392, 738_056, 139_744, 12_887_776, 558_272, 40_021_344, 38_567_144),
-    "w48": (38_848, 286_208, 332_064, 878_112, 166_272, 15_335_040, 664_320, 47_624_256, 45_894_048),
-    "w64": (38_848, 286_208, 442_752, 1_559_936, 295_424, 27_250_176, 1_180_672, 84_643_584, 81_569_664),
-    "w18_small_v1": (38_848, 24_192, 55_392, 51_680, 18_560, 233_056, 73_984, 982_208, 788_960),
-    "w18_small_v2": (38_848, 145_408, 124_524, 65_340, 23_472, 884_304, 93_600, 2_485_224, 2_240_856),
-}
-TRUNKS = {
-    "w18_small_v1": 1_477_920,
-    "w18_small_v2": 3_860_720,
-    "w18": 9_562_260,
-    "w30": 25_812_276,
-    "w32": 29_305_536,
-    "w40": 45_521_216,
-    "w44": 54_974_640,
-    "w48": 65_325_120,
-    "w64": 115_697_600,
-}
 
 
 def on_meta(variant: str, **options: bool) -> HRNet:
@@ -75,18 +53,66 @@ def relative_difference(a: Tensor, b: Tensor) -> float:
     return ((a - b).norm() / b.norm()).item()
 
 
-def test_every_variant_has_a_published_count() -> None:
-    assert set(PARAMETERS) == set(TRUNKS) == set(VARIANTS)
-
-
-@pytest.mark.parametrize("variant", PARAMETERS)
-def test_parameters_of_every_part_are_as_published(variant: str) -> None:
+def parts_of(variant: str) -> tuple[int, ...]:
+    """Parameters of the parts of the network, as `Figures.parts` has them."""
     network = on_meta(variant)
     counts = [count(getattr(network, part)) for part in PARTS[1:]]
-    stem = count(network) - sum(counts)
     one_output = count(on_meta(variant, multi_scale_output=False).stage4)
-    assert (stem, *counts, one_output) == PARAMETERS[variant]
-    assert count(network) == TRUNKS[variant]
+    return count(network) - sum(counts), *counts, one_output
+
+
+def by_formula(row: Variant) -> tuple[int, ...]:
+    """The same from the paper's description: convolutions without bias, each with a scale and a shift a channel."""
+
+    def conv(inputs: int, outputs: int, kernel: int) -> int:
+        return inputs * outputs * kernel**2 + 2 * outputs
+
+    def bottleneck(inputs: int) -> int:
+        width, outputs = row.stage1_width, 4 * row.stage1_width
+        shortcut = conv(inputs, outputs, 1) if inputs != outputs else 0
+        return conv(inputs, width, 1) + conv(width, width, 3) + conv(width, outputs, 1) + shortcut
+
+    def stage(streams: int, units: int, outputs: int) -> int:
+        unit = sum(2 * row.blocks * conv(c, c, 3) for c in channels[:streams])
+        ways = [sum(way(source, target) for source in range(streams)) for target in range(streams)]
+        return units * (unit + sum(ways)) - sum(ways[outputs:])
+
+    def way(source: int, target: int) -> int:
+        if source >= target:
+            return conv(channels[source], channels[target], 1) if source > target else 0
+        halvings = (target - source - 1) * conv(channels[source], channels[source], 3)
+        return halvings + conv(channels[source], channels[target], 3)
+
+    channels = [row.width * 2**i for i in range(4)]
+    wide = 4 * row.stage1_width
+    same = conv(wide, channels[0], 3) if wide != channels[0] else 0
+    return (
+        conv(3, 64, 3) + conv(64, 64, 3),
+        bottleneck(64) + (row.stage1_blocks - 1) * bottleneck(wide),
+        same + conv(wide, channels[1], 3),
+        stage(2, row.units[0], 2),
+        conv(channels[1], channels[2], 3),
+        stage(3, row.units[1], 3),
+        conv(channels[2], channels[3], 3),
+        stage(4, row.units[2], 4),
+        stage(4, row.units[2], 1),
+    )
+
+
+def test_all_published_variants_are_here() -> None:
+    assert VARIANTS.keys() >= PUBLISHED.keys()
+    assert len(PUBLISHED) == 9
+
+
+@pytest.mark.parametrize("variant", PUBLISHED)
+def test_parameters_of_every_part_are_as_published(variant: str) -> None:
+    assert parts_of(variant) == PUBLISHED[variant].parts
+    assert count(on_meta(variant)) == PUBLISHED[variant].trunk
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_parameters_of_every_part_follow_from_the_row(variant: str) -> None:
+    assert parts_of(variant) == by_formula(VARIANTS[variant])
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from hrnet import VARIANTS, HRNet, load_weights
+from hrnet import HRNet, load_weights
 from hrnet.checkpoints import read_content
-from tests.hrnet.published import SMALL, classification, filled, listed, official, pose, same, unchanged
-
-TIMM = {"w18_small_v1": "hrnet_w18_small"} | {v: f"hrnet_{v}" for v in VARIANTS if v != SMALL}
+from tests.hrnet.published import PUBLISHED, SMALL, classification, filled, listed, official, pose, same, unchanged
 
 
 @pytest.fixture
@@ -31,9 +29,9 @@ def offer(monkeypatch: pytest.MonkeyPatch) -> Callable[[nn.Module], None]:
     return offer
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", PUBLISHED)
 def test_timm_weights_give_timm_streams(variant: str, offer: Callable[[nn.Module], None]) -> None:
-    reference = timm.create_model(TIMM[variant], features_only=True, feature_location="").eval()
+    reference = timm.create_model(PUBLISHED[variant].timm, features_only=True, feature_location="").eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, x in reference.state_dict().items():
@@ -41,7 +39,7 @@ def test_timm_weights_give_timm_streams(variant: str, offer: Callable[[nn.Module
                 u = torch.rand(x.shape, generator=generator)
                 x.copy_(u - 0.5 if name.endswith(("bias", "running_mean")) else u + 0.5)
     offer(reference)
-    backbone = HRNet(variant, weights=f"{TIMM[variant]}.ms_in1k").eval()
+    backbone = HRNet(variant, weights=f"{PUBLISHED[variant].timm}.ms_in1k").eval()
     images = torch.randn(1, 3, 64, 64, generator=generator)
     with torch.no_grad():
         expected = reference(images)[1:]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hrnet import ClassificationHead, HRNet, KeypointHead, OCRHead, SegmentationHead
+from hrnet import ClassificationHead, HRNet, KeypointHead, OCRHead, SegmentationHead, inference
 from hrnet.backbone import BasicBlock, Bottleneck
 from hrnet.inference import for_inference
 
@@ -145,6 +145,14 @@ def test_copies_pickles_and_changes_of_type_keep_the_values() -> None:
         assert_same(pickle.loads(pickle.dumps(fast))(x), expected)
         assert_same([y.float() for y in fast.double()(x.double())], expected)
         assert_same(fast.float()(x), expected)
+
+
+def test_where_the_library_has_other_operators_the_plain_ones_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, x = trained(small()), images(2, 3, 64, 64)
+    monkeypatch.setattr(inference, "HAS_OPERATORS", False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_convolution_pointwise", None, raising=False)
+    with torch.inference_mode():
+        assert_same(for_inference(plain)(x), plain(x))
 
 
 @pytest.mark.filterwarnings("ignore:TF32")

@@ -7,20 +7,20 @@ import pytest
 import timm
 import torch
 
-from hrnet import VARIANTS, load_weights
+from hrnet import load_weights
 from tasks import ClassificationTask
+from tests.hrnet.published import PUBLISHED
 
-TIMM = {name: f"hrnet_{name.replace('small_v1', 'small')}" for name in VARIANTS}
 LARGE = {"w40", "w44", "w48", "w64"}
 SMALL = {"variant": "w18_small_v1"}
 
 
 @pytest.mark.parametrize(
-    "variant", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in VARIANTS]
+    "variant", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in PUBLISHED]
 )
 def test_copied_timm_weights_give_timm_logits(variant, tmp_path):
     torch.manual_seed(0)
-    reference = timm.create_model(TIMM[variant], num_classes=7).eval()
+    reference = timm.create_model(PUBLISHED[variant].timm, num_classes=7).eval()
     torch.save(reference.state_dict(), tmp_path / "timm.pth")
     task = ClassificationTask({"variant": variant}, 7).eval()
     assert load_weights(task, tmp_path / "timm.pth").complete
