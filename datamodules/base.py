@@ -25,6 +25,8 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,6 +38,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from datamodules.dataset import BaseDataset, First, available_cores, collate, in_threads, start_worker
 from datamodules.findings import Count, DataError, Fact, Finding, Mode, Split
 from datamodules.images.files import PLAIN, Reading
+from datamodules.images.orientation import Orientations, Tagged
 from datamodules.images.preparer import Preparer
 from datamodules.samplers import EvaluationSampler, TrainingSampler, even_batch_size, world
 from datamodules.skeleton import Skeleton
@@ -54,6 +57,7 @@ class BaseDataModule(LightningDataModule, ABC):
         num_workers: Loader processes; None takes one per available core, at most 8.
         overfit: Train and evaluate on the first so many training samples, without augmentation; a model that cannot
             learn them has a bug.
+        reading: How image files become pixels: orientation, depth, largest size.
     """
 
     layout: ClassVar[str] = ""
@@ -78,8 +82,6 @@ class BaseDataModule(LightningDataModule, ABC):
     """Of an instance; a task that learns key points compares it with the model's."""
     skeleton: Skeleton | None = None
     """What the key points are."""
-    stated_reading: Reading = PLAIN
-    """How image files become pixels, as far as the user says."""
 
     def __init__(
         self,
@@ -89,6 +91,7 @@ class BaseDataModule(LightningDataModule, ABC):
         batch_size: int = 32,
         num_workers: int | None = None,
         overfit: int | None = None,
+        reading: Reading | None = None,
     ) -> None:
         super().__init__()
         if min(image_size) < 1 or batch_size < 1:
@@ -102,6 +105,7 @@ class BaseDataModule(LightningDataModule, ABC):
         self.batch_size = batch_size
         self.num_workers = min(8, available_cores()) if num_workers is None else num_workers
         self.overfit = overfit
+        self.stated_reading = (reading or PLAIN).checked()
         self._datasets: dict[str, BaseDataset] = {}
         self._resumed: tuple[int, int] | None = None
 
@@ -121,6 +125,20 @@ class BaseDataModule(LightningDataModule, ABC):
             f"{type(self).__name__} has no ground truth in COCO's form, which this task is evaluated by: write its "
             "`ground_truth(split)`, or use data that have it."
         )
+
+    @property
+    def reading(self) -> Reading:
+        """How image files are read: as the user says, and turned or not as annotated sizes tell where he does not."""
+        return replace(self.stated_reading, upright=self.orientations.upright)
+
+    @cached_property
+    def orientations(self) -> Orientations:
+        """Which images are turned, decided once for all splits."""
+        return Orientations(self.stated_reading.upright, self.tagged, self.split_names)
+
+    def tagged(self, split: Split) -> list[Tagged]:
+        """The images of a split that carry an EXIF orientation, for data with annotations that may be turned or not."""
+        return []
 
     @property
     def preparer(self) -> Preparer | None:

@@ -62,12 +62,13 @@ class ImageFolder(BaseDataModule):
         random_erasing: float = 0.0,
         reading: Reading | None = None,
     ) -> None:
-        super().__init__(root, image_size=image_size, batch_size=batch_size, num_workers=num_workers, overfit=overfit)
+        reading = reading or Reading()
+        reading = replace(reading, upright=reading.upright is not False)
+        shared = {"batch_size": batch_size, "num_workers": num_workers, "overfit": overfit, "reading": reading}
+        super().__init__(root, image_size=image_size, **shared)
         if not (0 < crop_ratio <= 1 and 0 <= random_erasing <= 1):
             raise DataError(f"crop_ratio {crop_ratio} must be in (0, 1], random_erasing {random_erasing} in [0, 1].")
         self.crop_ratio, self.rand_augment, self.random_erasing = crop_ratio, rand_augment, random_erasing
-        reading = (reading or Reading()).checked()
-        self.reading = self.stated_reading = replace(reading, upright=reading.upright is not False)
         self._folders: list[str] | None = None
 
     @property

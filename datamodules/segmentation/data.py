@@ -21,7 +21,7 @@ from datamodules.dataset import BaseDataset, in_threads
 from datamodules.findings import Count, DataError, Fact, Finding, Mode, Note, Split
 from datamodules.images.files import Reading
 from datamodules.images.looking import Seen, files_left_out, look
-from datamodules.images.orientation import Orientations, Tagged, find_tagged
+from datamodules.images.orientation import Tagged, find_tagged
 from datamodules.photometric import Photometric
 from datamodules.segmentation.masks import IGNORED, IndexMasks, UnknownLabels, mask_size
 from datamodules.segmentation.pairs import MASK_ENDINGS, Pairs, Unpaired
@@ -88,20 +88,14 @@ class SegmentationData(BaseDataModule):
         photometric: list[dict[str, Any]] | None = None,
         reading: Reading | None = None,
     ) -> None:
-        super().__init__(root, image_size=image_size, batch_size=batch_size, num_workers=num_workers, overfit=overfit)
+        shared = {"batch_size": batch_size, "num_workers": num_workers, "overfit": overfit, "reading": reading}
+        super().__init__(root, image_size=image_size, **shared)
         if base_scale <= 0 or not 0 < scale[0] <= scale[1]:
             raise DataError(
                 f"base_scale {base_scale} and scale {tuple(scale)} must be positive, the lowest scale first."
             )
         self.base_scale, self.scale, self.evaluation = base_scale, tuple(scale), evaluation
         self.photometric = None if not photometric else Photometric(photometric)
-        self.stated_reading = (reading or Reading()).checked()
-        self.orientations = Orientations(self.stated_reading.upright, self._tagged, ("train", "val", "test"))
-
-    @property
-    def reading(self) -> Reading:
-        """How image files are read, with what the masks' sizes say of their orientation."""
-        return replace(self.stated_reading, upright=self.orientations.upright)
 
     @property
     def preparer(self) -> EvaluationSize:
@@ -137,10 +131,11 @@ class SegmentationData(BaseDataModule):
                 draw=not self.overfit,
             )
             options["photometric"] = None if self.overfit else self.photometric
-        options["turned"] = self.orientations.turned(split, self._tagged(split, (images, masks, read_labels)))
+        options["turned"] = self.orientations.turned(split, self.tagged(split, (images, masks, read_labels)))
         return ImageMasks(images, masks, read_labels=read_labels, reading=self.stated_reading, **options)
 
-    def _tagged(self, split: Split, pairs: Pairs | None = None) -> list[Tagged]:
+    def tagged(self, split: Split, pairs: Pairs | None = None) -> list[Tagged]:
+        """The images that carry an EXIF orientation, whose masks' sizes tell whether to turn them."""
         images, masks, _ = pairs or self.pairs(split)
         limit = self.stated_reading.pixel_limit
         return find_tagged(images, lambda row: mask_size(masks[row], limit), limit)
