@@ -118,7 +118,9 @@ class Task(LightningModule):
         raise NotImplementedError
 
     def update(self, predictions: Predictions, batch: Batch) -> None:
-        """Hand predictions and facts to the metric."""
+        """Hand predictions and facts to the metric: as they are, unless a task does it otherwise."""
+        if self.metric is not None:
+            self.metric.update(predictions, batch)
 
     def compute(self) -> dict[str, float]:
         """Figures of what `update` has seen since the last reset; nan where undefined."""
