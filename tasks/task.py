@@ -342,11 +342,12 @@ class Task(LightningModule):
     def lr_scheduler_step(self, scheduler: Schedule, metric: Any) -> None:
         scheduler.step_update(self.trainer.global_step)
 
+    def described(self) -> dict[str, Any]:
+        """What `tasks.load` needs of a checkpoint beside tensors and hyperparameters."""
+        return {"task": class_path(type(self)), "preparation": self.preparation}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["task"] = class_path(type(self))  # with hyper_parameters, all that tasks.load needs
-        checkpoint["preparation"] = self.preparation
-        if self._trainer is not None:
-            checkpoint["metrics"] = self.logged_metrics()
+        checkpoint |= {**self.described(), "metrics": self.logged_metrics()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.trainer.state.fn == TrainerFn.FITTING:

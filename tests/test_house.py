@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("hrnet", "tasks", "datamodules", "experiments")
 ENTRIES = 14  # of a folder
-CROWDED = {"datamodules": 15, "tasks": 15}
+CROWDED = {"datamodules": 15}
 SINGLE_IMPORTERS = 50  # entry points, tasks, data sets and files for one task among them
 # Commands that ask of which class a task or DataModule is, and how often.
 LADDERS = {
@@ -26,13 +26,8 @@ LADDERS = {
 # Private members of other files that are read or written, by file.
 PRIVATE = {
     "experiments/config/help.py": {"_actions"},
-    "tasks/joint/multitask.py": {"_BatchNorm", "_modules"},
-    "tasks/joint/norms.py": {"_BatchNorm", "_buffers"},
-    "tasks/joint/shared_backbone.py": {"_compiled_call_impl", "_modules"},
     "tasks/metrics/coco_keypoints.py": {"_computed"},
-    "tasks/metrics/confusion.py": {"_computed"},
     "tasks/optim.py": {"_average_model"},
-    "tasks/task.py": {"_trainer"},
 }
 ITS_OWN = "hrnet/inference.py"  # the one place for private operators of torch, each with its plain fallback
 NAMED_TUPLE = {"_replace", "_asdict", "_fields"}  # public in spite of their names

@@ -198,8 +198,8 @@ def save_task(task: Task, path: str | Path) -> None:
         "pytorch-lightning_version": lightning_version,
         "epoch": 0,
         "global_step": 0,
+        **task.described(),
     }
-    task.on_save_checkpoint(checkpoint)
     torch.save(checkpoint, path)
 
 

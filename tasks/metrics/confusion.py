@@ -110,8 +110,7 @@ class SegmentationScores(Metric):
     @property
     def confusion(self) -> Tensor:
         """(K, K) int64 pixels of true class (row) and predicted class (column), of all processes."""
-        if self._computed is None:
-            self.compute()
+        self.compute()  # which torchmetrics keeps until the next update
         return self._final
 
     @property
