@@ -10,7 +10,16 @@ import pytest
 import yaml
 from PIL import Image, ImageOps
 
-from datamodules import CocoPose, DataError, FolderSegmentation, ImageFolder, ImageNet, PersonAugmentation, Reading
+from datamodules import (
+    ADE20K,
+    CocoPose,
+    DataError,
+    FolderSegmentation,
+    ImageFolder,
+    ImageNet,
+    PersonAugmentation,
+    Reading,
+)
 from datamodules.check import check
 from datamodules.images.files import read_header
 from datamodules.images.orientation import find_tagged, oriented
@@ -274,6 +283,19 @@ def test_a_key_overrides_the_rule_for_masks(tmp_path: Path) -> None:
     assert agree(data, "val")
     with pytest.warns(UserWarning, match="read as stored"):
         assert not agree(mask_data(tmp_path / "b", {"train": entries, "val": entries}), "train")
+
+
+@pytest.mark.filterwarnings("ignore:.*EXIF orientation")
+def test_a_data_set_without_a_test_split_of_its_own_is_not_asked_for_one(tmp_path: Path) -> None:
+    for split in ("training", "validation"):
+        save(tmp_path / "images" / split / "ADE_1.jpg", dots((80, 120), [(25, 20)]), 6)
+        mask = Image.fromarray(np.ones((120, 80), np.uint8))
+        (tmp_path / "annotations" / split).mkdir(parents=True)
+        mask.save(tmp_path / "annotations" / split / "ADE_1.png")
+    data = ADE20K(tmp_path, image_size=(32, 32), num_workers=0)
+    assert data.split("val")[0]["mask"].shape == (120, 80)
+    assert data.preparer.reading.upright
+    assert data.split("train")[0, 0]["image"].shape == (32, 32, 3)
 
 
 # ---- classes, and prediction
