@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse import ArgumentError, ArgumentParser
 from rich.console import Console
 
 from datamodules.base import BaseDataModule
@@ -24,7 +23,7 @@ from experiments import cli
 from experiments.cli.files import write_text
 from experiments.config.constructors import kept_arguments
 from experiments.config.files import Rules, combine, files_and_flags, find, flagged, read, split_flags
-from experiments.config.mistakes import explain
+from experiments.config.parser import make_data
 
 
 def load_data(files: Sequence[str], flags: Sequence[str]) -> BaseDataModule:
@@ -41,14 +40,7 @@ def load_data(files: Sequence[str], flags: Sequence[str]) -> BaseDataModule:
     merged = combine([content for _, content in contents], values, Rules(kept_arguments([BaseDataModule])))
     if "data" not in merged:
         raise ConfigError("No data: section; name an experiment, such as pose_coco.yaml.")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--data", type=BaseDataModule, required=True)
-    try:
-        config = parser.parse_args([f"--data={json_text.dumps(merged['data'])}"])
-    except ArgumentError as error:
-        sources = [*((str(path), content) for path, content in contents), *flagged(values)]
-        raise ConfigError(explain(str(error), merged, sources, {"data": BaseDataModule})) from error
-    return parser.instantiate(config).data
+    return make_data(merged, [*((str(path), content) for path, content in contents), *flagged(values)])
 
 
 def check_files(

@@ -5,7 +5,7 @@ constructors, which are the documentation of every key.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -96,6 +96,26 @@ SECTIONS: dict[str, Any] = {
     "debug": bool,
 }
 """Types of the sections, for help and for messages about mistakes."""
+
+
+def make_data(content: Mapping[str, Any], sources: Sequence[tuple[str, Mapping[str, Any]]]) -> BaseDataModule:
+    """The DataModule of the section `data` alone.
+
+    Args:
+        content: Of all sources, merged.
+        sources: Name and content of each file or flag, for messages.
+
+    Raises:
+        ConfigError: For any key or value that a constructor does not accept.
+        DataError: If the DataModule does not take its arguments.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--data", type=BaseDataModule, required=True)
+    try:
+        config = parser.parse_args([f"--data={json.dumps(content['data'])}"])
+    except ArgumentError as error:
+        raise ConfigError(explain(str(error), content, sources, {"data": BaseDataModule})) from error
+    return parser.instantiate(config).data
 
 
 def parse(parser: ArgumentParser, files: list[Path], flags: list[str]) -> Namespace:

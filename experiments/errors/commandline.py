@@ -12,16 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import jsonargparse
 import torch
 from rich.table import Table
 from torchvision.io import encode_png
 
 import tasks
-from datamodules.base import BaseDataModule
 from experiments import cli
 from experiments.cli.files import replacing, write_rows
-from experiments.config import ConfigError, explain, read
+from experiments.config import ConfigError, read
+from experiments.config.parser import make_data
 from experiments.errors import classification, pose, segmentation  # noqa: F401, each says whose analysis it has
 from experiments.errors.report import Report, report_of
 from experiments.training.start import import_named
@@ -54,7 +53,7 @@ def errors(run: str | Path, split: str = "val") -> Report:
         raise ConfigError(f"The split is val or test, not {split!r}.")
     task = tasks.load(_checkpoint(folder, content))
     task.to("cuda" if torch.cuda.is_available() else "cpu")
-    data = _make_data(folder, content)
+    data = make_data(content, [(str(folder / "config.yaml"), content)])
     data.prepare_data()
     task.split = split
     task.attach(data)
@@ -148,13 +147,3 @@ def _checkpoint(folder: Path, content: dict[str, Any]) -> str | Path:
     """The run itself, or for a run that only evaluated what it evaluated."""
     own = any((folder / "checkpoints").glob("*.ckpt"))
     return folder if own or not content.get("checkpoint") else content["checkpoint"]
-
-
-def _make_data(folder: Path, content: dict[str, Any]) -> BaseDataModule:
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("--data", type=BaseDataModule, required=True)
-    try:
-        return parser.instantiate(parser.parse_object({"data": content["data"]})).data
-    except jsonargparse.ArgumentError as error:
-        sources = [(str(folder / "config.yaml"), content)]
-        raise ConfigError(explain(str(error), content, sources, {"data": BaseDataModule})) from error

@@ -116,7 +116,7 @@ def predict(
         for name, kinds in saves.items():
             refuse_existing(folders[name], sources, kinds)
     asked = {"boxes": boxes, "detector": detector, "annotations": annotations, "box_threshold": box_threshold}
-    source = _box_source(task, place, **asked)
+    source = _box_source(task, place, asked)
     predictor = Predictor(
         task,
         image_size=image_size and tuple(image_size),
@@ -215,31 +215,23 @@ def _default_folder(run: str, first: str) -> Path:
     return folder / "predictions" / name
 
 
-def _box_source(
-    task: Task,
-    device: torch.device,
-    *,
-    boxes: str | None,
-    detector: str | None,
-    annotations: str | None,
-    box_threshold: float | None,
-) -> BoxSource:
+def _box_source(task: Task, device: torch.device, asked: dict[str, Any]) -> BoxSource:
+    """What the words about boxes say, None where they do not."""
     pose = next((part for part in task.parts.values() if view_of(part).looks_into_boxes), None)
-    given = {"boxes": boxes, "detector": detector, "annotations": annotations, "box_threshold": box_threshold}
-    asked = " ".join(f"--{key}" for key, value in given.items() if value is not None)
-    if pose is None and asked:
-        raise ConfigError(f"{asked}: boxes are for pose, and this is a {type(task).__name__}.")
-    if boxes:
+    named = " ".join(f"--{key}" for key, value in asked.items() if value is not None)
+    if pose is None and named:
+        raise ConfigError(f"{named}: boxes are for pose, and this is a {type(task).__name__}.")
+    threshold = asked["box_threshold"]
+    if asked["boxes"]:
         skeleton = Skeleton(**skeleton_of(pose))
-        return CocoBoxes(boxes, skeleton, annotations=annotations, threshold=box_threshold or 0.0)
-    if detector:
-        name, equals, weights = detector.partition("=")
+        return CocoBoxes(asked["boxes"], skeleton, annotations=asked["annotations"], threshold=threshold or 0.0)
+    if asked["detector"]:
+        name, equals, weights = asked["detector"].partition("=")
         if not equals:
             raise ConfigError(f"--detector {name}: add the file of its weights, as in {name}=weights.pth.")
-        threshold = 0.5 if box_threshold is None else box_threshold
-        return TorchvisionDetector(name, weights, device=device, threshold=threshold)
-    if asked:
-        raise ConfigError(f"{asked} goes with --boxes or --detector: add one of them, or leave it out.")
+        return TorchvisionDetector(name, weights, device=device, threshold=0.5 if threshold is None else threshold)
+    if named:
+        raise ConfigError(f"{named} goes with --boxes or --detector: add one of them, or leave it out.")
     return whole_image
 
 
