@@ -325,6 +325,12 @@ class BaseDataModule(LightningDataModule, ABC):
         sampler = EvaluationSampler(dataset, num_replicas, rank)
         return self.loader(dataset, sampler, even_batch_size(len(dataset), num_replicas, self.batch_size))
 
+    def _to_gpu(self) -> bool:
+        """Whether batches go to a GPU: one that is there, and not left alone by the Trainer."""
+        if self.trainer is None:
+            return torch.cuda.is_available()
+        return self.trainer.strategy.root_device.type == "cuda"
+
     def loader(
         self, dataset: BaseDataset, sampler: DistributedSampler, batch_size: int, *, drop_last: bool = False
     ) -> DataLoader:
@@ -336,7 +342,7 @@ class BaseDataModule(LightningDataModule, ABC):
             sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=collate,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self._to_gpu(),
             drop_last=drop_last,
             worker_init_fn=start_worker,
             persistent_workers=self.num_workers > 0,

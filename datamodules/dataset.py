@@ -94,7 +94,9 @@ def start_worker(_: int) -> None:
 
 @atexit.register
 def _end_workers() -> None:
-    # Python ends what loaders are left by SIGTERM, which they ignore, and would wait for them.
+    # Python ends what loaders are left by SIGTERM, which they ignore, and would wait for them. torch takes the end of
+    # one for an accident, and would raise an error in whatever runs now.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()

@@ -48,7 +48,14 @@ from experiments.training.metrics_file import MetricsFile
 from experiments.training.preflight import Preflight
 from experiments.training.resume import check_resume, find_resumable
 from experiments.training.run_folder import RunFolder, environment, peak_memory
-from experiments.training.start import begin, check_start, configuration_of, show_weight_reports, to_instantiate
+from experiments.training.start import (
+    begin,
+    check_start,
+    check_trainer,
+    configuration_of,
+    show_weight_reports,
+    to_instantiate,
+)
 from hrnet.checkpoints import read_file
 from tasks.task import Task
 
@@ -81,6 +88,7 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Callback] = ()) 
     if checkpoint is not None and not files:
         files = [configuration_of(checkpoint)]
     config = parse(parser, files, flags)
+    check_trainer(action, config)
     check_start(action, config, flags)
     config.name = config.name or "+".join(path.stem for path in files)
     show_weight_reports()
@@ -99,7 +107,7 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Callback] = ()) 
         check_resume(last, before, objects.model, objects.trainer)
     experiment = files[0].resolve().parts[-3] if files[0].name == "config.yaml" else files[0].stem
     run = RunFolder(last and last.parent.parent, config.runs, experiment)
-    start = Start(run.path, parser, config)
+    start = Start(run.path, parser, config, action)
     wandb_run = before.pop("wandb_run", {})
     before.clear()  # as large as the model thrice
     done = False
@@ -115,7 +123,7 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Callback] = ()) 
                 torch.save(found, run.path / "predictions" / "predict.pt")
         done = True
     except Stopped:
-        if action == "fit":
+        if action == "fit" and (run.path / "checkpoints" / "last.ckpt").is_file():
             _say(f"go on with: python -m experiments.run --resume {run.path}")
         raise
     finally:
@@ -183,10 +191,11 @@ class Start(Callback):
         folder: Run folder.
         parser: That knows the configuration.
         config: Of this run.
+        action: fit, validate, test or predict.
     """
 
-    def __init__(self, folder: Path, parser: ArgumentParser, config: Namespace) -> None:
-        self.folder, self.parser, self.config = folder, parser, config
+    def __init__(self, folder: Path, parser: ArgumentParser, config: Namespace, action: str) -> None:
+        self.folder, self.parser, self.config, self.action = folder, parser, config, action
         self.stepped = False
         """Whether a step of training or evaluation has been done."""
         self._written = False
@@ -202,7 +211,8 @@ class Start(Callback):
         now = environment()
         before = earlier.get("commands") or ([earlier["command"]] if "command" in earlier else [])
         started = [*before, now["command"]]
-        more = {"name": self.config.name, "commands": started, "wandb_run": wandb.run and wandb.run.id}
+        more = {"action": self.action, "name": self.config.name, "commands": started}
+        more["wandb_run"] = wandb.run and wandb.run.id
         write_json(self.folder / "environment.json", {**now, "command": started[0], **more})
         self._written = True
 
@@ -258,10 +268,11 @@ def make_trainer(
             callbacks.append(RichProgressBar())
         else:
             bar = False
-    loggers = options.pop("logger")
-    loggers = loggers if isinstance(loggers, list) else [loggers] if isinstance(loggers, Logger) else []
-    loggers.append(MetricsFile(folder))
-    if rank_zero_only.rank == 0:
+    asked = options.pop("logger")
+    loggers = asked if isinstance(asked, list) else [asked] if isinstance(asked, Logger) else []
+    if asked is not False:
+        loggers.append(MetricsFile(folder))
+    if asked is not False and rank_zero_only.rank == 0:
         tags = [type(task).__name__, type(objects.data).__name__, str(task.backbone.hparams["variant"])]
         settings = {key: value for key, value in config.as_dict().items() if key not in ("config", "resume", "debug")}
         wandb_logger = make_wandb_logger(folder, experiment, action, tags, settings, wandb_run)

@@ -3,13 +3,14 @@
 Used by every segmentation data set; a value that is no class stops the run with the file's name.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from datamodules.base import DataError
-from datamodules.images.files import PIXEL_LIMIT, format_of, opened, read_bytes, read_header
+from datamodules.images.files import PIXEL_LIMIT, format_of, opened, read_bytes, read_header, refuse_beyond
 from datamodules.images.pixels import deep_values
 
 IGNORED = 255
@@ -153,14 +154,14 @@ def _whole(values: np.ndarray, path: Path) -> np.ndarray:
 
 
 def mask_size(path: Path, pixel_limit: int = PIXEL_LIMIT) -> tuple[int, int]:
-    """(height, width) of a mask; of a MATLAB file by reading it, of all others from the head."""
-    return _matlab(path).shape[:2] if path.suffix == ".mat" else read_header(path, limit=pixel_limit).size
+    """(height, width) of a mask, from the file's head."""
+    return _matlab_size(path, pixel_limit) if path.suffix == ".mat" else read_header(path, limit=pixel_limit).size
 
 
 def _read(path: Path, pixel_limit: int, *, colours: bool = False) -> np.ndarray:
     """Stored pixels of a mask file: (H, W) ids, or (H, W, C) of a colour file."""
     if path.suffix == ".mat":
-        return _matlab(path)
+        return _matlab(path, pixel_limit)
     try:
         data = read_bytes(path)
         if format_of(data[:16]) == "TIFF":
@@ -176,12 +177,30 @@ def _read(path: Path, pixel_limit: int, *, colours: bool = False) -> np.ndarray:
         raise DataError(f"The mask {path} cannot be read: {error}") from error
 
 
-def _matlab(path: Path) -> np.ndarray:
+def _matlab_size(path: Path, pixel_limit: int) -> tuple[int, int]:
+    """(height, width) of the map in a MATLAB file, which may be some kilobytes that unpack to gigabytes."""
+    from scipy.io import whosmat
+
+    with _matlab_damage(path):
+        height, width = {name: shape for name, shape, _ in whosmat(path)}["LabelMap"]
+    refuse_beyond(pixel_limit, path, (height, width))
+    return height, width
+
+
+def _matlab(path: Path, pixel_limit: int) -> np.ndarray:
     from scipy.io import loadmat  # only PASCAL-Context comes in this format
 
+    _matlab_size(path, pixel_limit)
+    with _matlab_damage(path):
+        return np.asarray(loadmat(path, variable_names=["LabelMap"])["LabelMap"])
+
+
+@contextmanager
+def _matlab_damage(path: Path) -> Iterator[None]:
     try:
-        return np.asarray(loadmat(path)["LabelMap"])
+        yield
     except Exception as error:  # a damaged file is read as anything
         raise DataError(
-            f"The mask {path} cannot be read ({type(error).__name__}: {error}): fetch it again or remove its image."
+            f"The mask {path} cannot be read ({type(error).__name__}: {error}): expected a MATLAB file with the matrix "
+            "LabelMap (height, width). Fetch it again or remove its image."
         ) from error

@@ -18,7 +18,7 @@ from torchvision.io import encode_png
 
 import tasks
 from experiments import cli
-from experiments.cli.files import replacing, write_rows
+from experiments.cli.files import read_json, replacing, write_rows
 from experiments.config import ConfigError, read
 from experiments.config.parser import make_data
 from experiments.errors import classification, pose, segmentation  # noqa: F401, each says whose analysis it has
@@ -145,5 +145,8 @@ def _read_run(folder: Path) -> dict[str, Any]:
 
 def _checkpoint(folder: Path, content: dict[str, Any]) -> str | Path:
     """The run itself, or for a run that only evaluated what it evaluated."""
-    own = any((folder / "checkpoints").glob("*.ckpt"))
-    return folder if own or not content.get("checkpoint") else content["checkpoint"]
+    if any((folder / "checkpoints").glob("*.ckpt")):
+        return folder
+    evaluated = read_json(folder / "environment.json").get("action") in ("validate", "test", "predict")
+    weights = (content["model"].get("init_args") or {}).get("weights") if evaluated else None
+    return content.get("checkpoint") or weights or folder

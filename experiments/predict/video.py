@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
     from av.video.frame import VideoFrame
 
+FORMATS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,h264,hevc,asf,flv,ogg,m4v,gif,dv,ivf,wtv,mxf"
+"""FFmpeg's containers of pictures alone: others, such as a list of an HLS stream, name further files and addresses."""
 TICKS = 90_000  # a second at least, MPEG's clock: no stamp moves by more than 6 microseconds
 
 
@@ -92,7 +94,8 @@ def _pyav(path: Path) -> ModuleType:
 def _opened(path: Path) -> "InputContainer":
     av = _pyav(path)
     try:
-        container = av.open(str(path))
+        # By the content and not by the name, so that `concat:` in a name is none either.
+        container = av.open(str(path.absolute()), options={"format_whitelist": FORMATS, "protocol_whitelist": "file"})
     except (av.error.FFmpegError, OSError) as error:
         raise DataError(
             f"The video {path} cannot be read ({error.strerror}): fetch it again or convert it to an MP4 (H.264)."

@@ -69,6 +69,40 @@ def check_start(action: str, config: Namespace, flags: Sequence[str]) -> None:
         )
 
 
+def check_trainer(action: str, config: Namespace) -> None:
+    """Refuse options of the Trainer that take away what a run is: its steps, checkpoints, and samples that can go on.
+
+    Args:
+        action: fit, validate, test or predict.
+        config: Of the run.
+
+    Raises:
+        ConfigError: For each of them, with what to use instead.
+    """
+    options = config.trainer
+    if options.barebones:
+        raise ConfigError(
+            "trainer.barebones leaves out checkpoints, metrics and callbacks, which are what a run is for: leave it "
+            "out; `python -m experiments.benchmark` measures speed."
+        )
+    if options.enable_checkpointing is False:
+        raise ConfigError(
+            "trainer.enable_checkpointing is false, and a training keeps its last and its best checkpoint: leave it "
+            "out. `--trainer.fast_dev_run 2` tries two steps and keeps none."
+        )
+    if options.overfit_batches:
+        raise ConfigError(
+            f"trainer.overfit_batches is {options.overfit_batches}: Lightning would put its own order of samples in "
+            "place of the one that a resumed run goes on with, and evaluate on others. `--data.overfit 8` trains and "
+            "evaluates on the first eight samples, without augmentation."
+        )
+    if config.resume and options.fast_dev_run:
+        raise ConfigError("--resume goes on with a training, and trainer.fast_dev_run keeps nothing: leave one out.")
+    for key in ("max_epochs", "max_steps", "limit_train_batches"):
+        if action == "fit" and options[key] == 0:
+            raise ConfigError(f"trainer.{key} is 0, so nothing would be trained: raise it; validate evaluates a run.")
+
+
 def to_instantiate(action: str, config: Namespace) -> Namespace:
     """The configuration without weights that would be read only to be overwritten."""
     config = config.clone()

@@ -32,6 +32,8 @@ class Balancing(nn.Module):
 
     needs_all = False
     """Whether a step must have a loss of every task."""
+    needs_several = False
+    """Whether a step with one task gives it nothing to do."""
     needs_gradients = False
     """Whether the method works by the inner products of the gradients."""
 
@@ -199,6 +201,7 @@ class GradientMethod(Balancing):
         every: Find the coefficients anew at every so many steps, and use them in between.
     """
 
+    needs_several = True
     needs_gradients = True
 
     def __init__(self, names: Sequence[str], weights: dict[str, float] | None = None, *, every: int = 1) -> None:

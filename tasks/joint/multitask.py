@@ -270,7 +270,17 @@ class MultiTask(Task):
         super().setup(stage)
         self.baseline_values = read_baselines(self.tasks, self.baselines)
         if stage == "fit":
+            self._require_several(self.trainer.datamodule)
             _say(f"val/score is the mean of {', '.join(_described(name, task) for name, task in self.tasks.items())}")
+
+    def _require_several(self, datamodule: LightningDataModule) -> None:
+        """Refuse a balancing that would have nothing to do, since no step has two tasks."""
+        policy, parts = getattr(datamodule, "policy", "all"), datamodule.tasks.values()
+        if self.balancing.needs_several and policy != "all" and len({id(part) for part in parts}) == len(parts):
+            raise ValueError(
+                f"The balancing {type(self.balancing).__name__} compares the gradients of a step's tasks, and with "
+                f"data.init_args.policy {policy} each step has one task: set it to all, or choose another balancing."
+            )
 
     def load_start(self) -> set[str]:
         """Load `weights`, then those of each task into its head."""

@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from datamodules import BaseDataModule, DataError
 from datamodules.base import BaseDataset, collate
 from datamodules.dataset import in_threads
 from datamodules.samplers import EvaluationSampler, TrainingSampler, even_batch_size
+from tests.conftest import ROOT
 
 
 class Numbers(BaseDataset):
@@ -256,3 +259,23 @@ def test_the_first_folder_that_exists_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [0, 1, 512, 1300])
 def test_threads_keep_the_order_of_their_jobs(count: int) -> None:
     assert in_threads(lambda job: 2 * job, range(count)) == list(range(0, 2 * count, 2))
+
+
+def test_a_program_that_leaves_its_loaders_running_ends_without_a_word() -> None:
+    """torch takes the end of a loader for an accident, and would raise an error in whatever runs while Python ends."""
+    program = (
+        "from tests.datamodules.test_base import NumbersData\n"
+        "batches = iter(NumbersData('.', batch_size=1, num_workers=2).train_dataloader())\n"
+        "next(batches)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("accelerator", "pinned"), [("cpu", False), (None, True)])
+def test_memory_is_pinned_for_a_gpu_that_is_used(accelerator: str | None, pinned: bool, monkeypatch) -> None:
+    data = NumbersData(".", num_workers=0)
+    data.trainer = accelerator and Trainer(accelerator=accelerator, logger=False, enable_checkpointing=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert data.train_dataloader().pin_memory is pinned
+    assert data.val_dataloader().pin_memory is pinned

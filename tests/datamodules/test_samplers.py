@@ -7,13 +7,14 @@ import itertools
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import albumentations
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.stats import chi2_contingency
+from scipy.stats import chi2_contingency, kstest, spearmanr
 
 from datamodules import DataError, FolderSegmentation, ImageFolder, MultiTaskDataModule, PersonAugmentation, Skeleton
 from datamodules.base import BaseDataset
@@ -163,6 +164,40 @@ def test_classification_views_are_independent() -> None:
         assert_independent(**{key: columns[key] for key in ("mirror", "width", name)})
     assert_independent(**{key: columns[key] for key in ("mirror", "across", "down")})
     assert_independent(mirror=columns["mirror"], augmented=columns["augmented"], erased=columns["erased"])
+
+
+@pytest.mark.parametrize("kind", ["RandomResizedCrop", "RandomCrop"])
+def test_places_of_crops_do_not_depend_on_their_size(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Places are whole pixels, of which few are left where a crop nearly fills the image.
+
+    So the share `top / free` depends on the height by itself: where one pixel is free it is 0 or 1. With a draw of its
+    own added within the pixel, (top + u) / (free + 1) is evenly distributed for every height.
+    """
+    draws, generator, drawn = [], np.random.default_rng(0), getattr(albumentations, kind).get_params_dependent_on_data
+
+    def recorded(self: Any, params: dict, data: dict) -> dict:
+        found = drawn(self, params, data)
+        left, top, right, bottom = found["crop_coords"]
+        (height, width), (u, v) = params["shape"][:2], generator.random(2)
+        size = {"tall": (bottom - top) / height, "wide": (right - left) / width}
+        free = width - right + left + 1, height - bottom + top + 1
+        draws.append(size | {"across": (left + u) / free[0], "down": (top + v) / free[1]})
+        return found
+
+    monkeypatch.setattr(getattr(albumentations, kind), "get_params_dependent_on_data", recorded)
+    image = ramps(60, 60)
+    view, crop = TrainingView((20, 20), None, 0.0), RandomCrop((40, 40), 60, (0.7, 1.6))
+    for i in range(4000):
+        rng = stream("sample", 2, i)
+        seen = view(image, rng) if kind == "RandomResizedCrop" else crop(image, image[..., 1].copy(), rng)[0]
+        draws[-1]["mirror"] = bool(seen[0, 0, 1] > seen[0, -1, 1])
+    columns = gathered(lambda i: draws[i], len(draws))
+    for place in ("across", "down"):
+        assert kstest(columns[place], "uniform").pvalue > 1e-3
+        for size in ("tall", "wide"):
+            assert spearmanr(columns[place], columns[size]).pvalue > 1e-3
+    for size in ("tall", "wide"):
+        assert_independent(**{key: columns[key] for key in (size, "across", "down", "mirror")})
 
 
 def test_photometric_transforms_are_independent() -> None:

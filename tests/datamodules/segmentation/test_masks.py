@@ -10,6 +10,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from datamodules import DataError, FolderSegmentation
+from datamodules.images.files import Reading
 from datamodules.sample import layouts, sample_coco
 from datamodules.segmentation.crop import RandomCrop
 from datamodules.segmentation.masks import IGNORED, IndexMasks, UnknownLabels, lookup, mask_size
@@ -132,6 +133,33 @@ def test_a_palette_of_few_colours_and_the_shades_of_a_mask_are_ids(tmp_path: Pat
         image.save(tmp_path / f"a.{ending}", **options)
         read = IndexMasks(lookup({0: 0, 1: 1, 2: 2}, 3), NAMES)
         assert read(tmp_path / f"a.{ending}").tolist() == ids.tolist()
+
+
+def test_a_matlab_mask_has_the_limit_of_other_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of kilobytes may unpack to gigabytes, so its head alone is looked at."""
+    root = folder(tmp_path, np.zeros((40, 50), np.uint8), "x.mat")
+    path = root / "masks/val/x.mat"
+    savemat(path, {"other": np.zeros((9, 9)), "LabelMap": np.zeros((400, 500), np.uint8)}, do_compression=True)
+    assert path.stat().st_size < 2000
+    assert mask_size(path, 200_000) == IndexMasks(lookup({0: 0}, 1), NAMES, 200_000)(path).shape == (400, 500)
+    monkeypatch.setattr("scipy.io.loadmat", None)
+    for read in (
+        lambda: mask_size(path, 199_999),
+        lambda: IndexMasks(lookup({0: 0}, 1), NAMES, 199_999)(path),
+        lambda: data(root, reading=Reading(pixel_limit=199_999)).split("val")[0],
+    ):
+        with pytest.raises(DataError, match=r"x\.mat has 400 x 500 pixels .*more than the limit of 199,999"):
+            read()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"MATLAB 5.0", {"labels": np.zeros((2, 3))}, {"LabelMap": np.zeros((2, 3, 4))}]
+)
+def test_a_matlab_file_without_a_map_is_one_sentence(tmp_path: Path, content: bytes | dict) -> None:
+    path = tmp_path / "a.mat"
+    path.write_bytes(content) if isinstance(content, bytes) else savemat(path, content)
+    with pytest.raises(DataError, match=r"a\.mat cannot be read .*expected a MATLAB file with the matrix LabelMap"):
+        IndexMasks(lookup({0: 0}, 1), NAMES)(path)
 
 
 # ---- classes in between: 0 and 10 next to each other, and 5 nowhere

@@ -212,10 +212,21 @@ def test_a_run_without_checkpoint_says_so(run_of, monkeypatch, capsys):
     assert "No checkpoint" in capsys.readouterr().err
 
 
+def test_a_run_without_checkpoint_is_not_taken_for_what_it_started_from(run_of):
+    folder = run_of("cls_folder.yaml")
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("weights: null", f"weights: {folder / 'best.ckpt'}"))
+    (folder / "checkpoints" / "best.ckpt").rename(folder / "best.ckpt")
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(FileNotFoundError, match="No checkpoint"):
+        errors(folder)
+
+
 @pytest.mark.slow
-def test_a_run_that_only_evaluated_uses_the_checkpoint_it_was_given(make_run, tmp_path):
+@pytest.mark.parametrize("flag", ["--checkpoint", "--model.weights"])
+def test_a_run_that_only_evaluated_uses_the_checkpoint_it_was_given(flag, make_run, tmp_path):
     trained = make_run("cls_folder.yaml")
-    argv = ["validate", str(trained / "config.yaml"), "--checkpoint", str(trained), "--runs", str(tmp_path)]
+    argv = ["validate", str(trained / "config.yaml"), flag, str(trained), "--runs", str(tmp_path)]
     evaluated = Path(run([*argv, "--wandb.mode", "disabled"]).default_root_dir)
     assert not list(evaluated.rglob("*.ckpt"))
     assert errors(evaluated).tables["summary"] == errors(trained).tables["summary"]

@@ -16,7 +16,7 @@ from datamodules.base import DataError
 from experiments import predict
 from experiments.predict.classification import ClassificationResult
 from experiments.predict.files import PredictionFiles
-from experiments.predict.media import Failure, Photo, find_sources, read_photos
+from experiments.predict.media import VIDEO_SUFFIXES, Failure, Photo, find_sources, read_photos
 from experiments.predict.video import VideoWriter, read_video, video_info
 from hrnet import HRNet
 from tasks import ClassificationTask, SegmentationTask
@@ -232,6 +232,37 @@ def test_a_damaged_video_is_a_failure(tmp_path):
     assert isinstance(item, Failure)
     assert "bad.mp4" in str(item.error)
     assert "Errno" not in str(item.error)
+
+
+def test_a_list_of_other_files_is_no_video(tmp_path, monkeypatch):
+    """FFmpeg goes by content: a text named like a video would open what it names, on this machine or another."""
+    other = record(tmp_path / "other.ts", [i / 25 for i in range(5)], tick=Fraction(1, 25), rate=25)
+    lists = {
+        "concat.mp4": f"ffconcat version 1.0\nfile {other.name}\n",
+        "hls.mp4": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:{other}\n#EXT-X-ENDLIST\n",
+        "far.mp4": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n",
+    }
+    assert len(list(read_video(other))) == 5
+    for name, content in lists.items():
+        (tmp_path / name).write_text(content)
+        for attempt in (lambda path: next(read_video(path)), video_info):
+            with pytest.raises(DataError, match=rf"{name} cannot be read"):
+                attempt(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="cannot be read"):
+        next(read_video(Path(f"concat:{other.name}")))
+
+
+CODECS = {"mov": "libx264", "m4v": "libx264", "avi": "mpeg4", "mpg": "mpeg1video", "mpeg": "mpeg2video", "wmv": "wmv2"}
+
+
+@pytest.mark.parametrize("ending", CODECS)
+def test_videos_of_every_ending_are_read(ending, tmp_path):
+    clip = record(
+        tmp_path / f"clip.{ending}", [i / 25 for i in range(5)], CODECS[ending], tick=Fraction(1, 25), rate=25
+    )
+    assert f".{ending}" in VIDEO_SUFFIXES
+    assert [image.shape for image in read_frames(clip)] == [(64, 96, 3)] * 5
 
 
 def test_without_pyav_one_sentence_says_what_to_install(tmp_path, monkeypatch, capsys):

@@ -8,6 +8,7 @@ import pytest
 from jsonargparse import ArgumentParser
 from lightning import Callback
 
+from datamodules import MultiTaskDataModule
 from tasks import Task
 from tasks.draw.tables import Samples
 from tasks.joint.score import joint_score, read_baselines, relative_change
@@ -211,3 +212,27 @@ def test_a_baseline_without_a_value_is_named(tmp_path, content, words):
     (tmp_path / "summary.json").write_text(content)
     with pytest.raises(ValueError, match=words):
         read_baselines(pulls().tasks, {"a": str(tmp_path)})
+
+
+# ---- Policies
+
+
+@pytest.mark.parametrize("policy", ["round_robin", "proportional"])
+def test_what_compares_gradients_needs_several_tasks_in_a_step(tmp_path, policy):
+    """A step of one task has no other gradient that its own could oppose."""
+    parts = {"a": ShiftData([0, 1, 2, 3], 1), "b": ShiftData([0, 1, 2, 3], 1)}
+    trainer = quiet_trainer(tmp_path, 1)
+    with pytest.raises(ValueError, match=rf"PCGrad compares .*policy {policy} each step has one task: set it to all"):
+        trainer.fit(pulls(balancing="pcgrad"), shift_data(**parts, policy=policy))
+    assert trainer.global_step == 0
+    trainer.validate(pulls(balancing="pcgrad"), shift_data(**parts, policy=policy), verbose=False)
+    quiet_trainer(tmp_path, 1).fit(pulls(balancing="uncertainty"), shift_data(**parts, policy=policy))
+    quiet_trainer(tmp_path, 1).fit(pulls(balancing="pcgrad"), shift_data(**parts))
+
+
+def test_tasks_of_the_same_images_are_several_in_a_step(tmp_path):
+    parts = {"a": ShiftData([0, 1], 1), "b": ShiftData([0, 1], 1), "c": "a"}
+    trainer = quiet_trainer(tmp_path, 1)
+    task = pulls(GOALS | {"c": GOALS["b"]}, balancing="pcgrad")
+    trainer.fit(task, MultiTaskDataModule(parts, policy="round_robin", num_workers=0))
+    assert trainer.global_step == 4
