@@ -183,6 +183,8 @@ def create_schedule(optimizer: torch.optim.Optimizer, spec: ScheduleSpec, traine
     Raises:
         ValueError: If timm has no schedule of that name, or the training has no end.
     """
+    if trainer.train_dataloader is None:  # where a number of steps is the end, Lightning would not count an epoch's
+        trainer.fit_loop.setup_data()
     total = trainer.estimated_stepping_batches
     if total == float("inf"):
         raise ValueError("A schedule needs an end: set trainer.max_epochs or trainer.max_steps.")

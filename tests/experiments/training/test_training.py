@@ -91,6 +91,18 @@ def test_every_step_has_the_rate_of_the_formula(name: str, accumulated: int, tmp
     assert record.rates == pytest.approx([formula(t, total) for t in range(total)], abs=1e-9)
 
 
+@pytest.mark.parametrize(("epochs", "accumulated"), [(-1, 1), (-1, 2), (None, 1)])
+@pytest.mark.parametrize("name", ["cosine", "multistep"])
+def test_times_are_in_epochs_where_steps_alone_end_the_training(
+    name: str, epochs: int | None, accumulated: int, tmp_path: Path
+) -> None:
+    spec, formula = SCHEDULES[name]
+    record, total = Record(), 3 * STEPS // accumulated
+    limits = {"max_epochs": epochs, "max_steps": total, "accumulate_grad_batches": accumulated}
+    main(toy(tmp_path, {"schedule": spec}, **limits), [record])
+    assert record.rates == pytest.approx([formula(t, total) for t in range(total)], abs=1e-9)
+
+
 @pytest.mark.parametrize("name", ["poly", "cosine", "none"])
 @pytest.mark.parametrize("way", ["epochs", "steps", "batches", "data"])
 def test_a_longer_run_goes_by_its_new_length(
