@@ -262,7 +262,7 @@ def test_videos_of_every_ending_are_read(ending, tmp_path):
         tmp_path / f"clip.{ending}", [i / 25 for i in range(5)], CODECS[ending], tick=Fraction(1, 25), rate=25
     )
     assert f".{ending}" in VIDEO_SUFFIXES
-    assert [image.shape for image in read_frames(clip)] == [(64, 96, 3)] * 5
+    assert [frame.image.shape for frame in read_video(clip)] == [(64, 96, 3)] * 5
 
 
 def test_without_pyav_one_sentence_says_what_to_install(tmp_path, monkeypatch, capsys):
