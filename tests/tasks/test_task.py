@@ -19,6 +19,7 @@ def trainer_of(steps: int, epochs: int) -> SimpleNamespace:
     return SimpleNamespace(
         estimated_stepping_batches=steps,
         num_training_batches=steps // epochs,
+        train_dataloader=(),
         accumulate_grad_batches=1,
         max_steps=-1,
     )
