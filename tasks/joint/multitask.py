@@ -29,7 +29,7 @@ from tasks.joint.gradients import (
     mean_over_processes,
     step_values,
 )
-from tasks.joint.score import delta_rows, joint_score, read_baselines, relative_change
+from tasks.joint.score import delta_rows, joint_score, read_baselines, relative_change, score_terms
 from tasks.joint.sharing import TaskNorms, make_tasks, naming, norms_of, specs_of
 from tasks.metrics.means import Means
 from tasks.task import Batch, Losses, Predictions, Task, built
@@ -271,7 +271,7 @@ class MultiTask(Task):
         self.baseline_values = read_baselines(self.tasks, self.baselines)
         if stage == "fit":
             self._require_several(self.trainer.datamodule)
-            _say(f"val/score is the mean of {', '.join(_described(name, task) for name, task in self.tasks.items())}")
+            _say(f"val/score is the mean of {', '.join(score_terms(self.tasks))}")
 
     def _require_several(self, datamodule: LightningDataModule) -> None:
         """Refuse a balancing that would have nothing to do, since no step has two tasks."""
@@ -361,11 +361,6 @@ class MultiTask(Task):
 def _flat(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """{task: {key: value}} -> {"task/key": value}."""
     return {f"{name}/{key}": value for name, values in found.items() for key, value in values.items()}
-
-
-def _described(name: str, task: Task) -> str:
-    metric = f"{name}/{task.monitor.split('/', 1)[1]}"
-    return metric if task.mode == "max" else f"1 / (1 + {metric})"
 
 
 @rank_zero_only

@@ -27,6 +27,12 @@ def joint_score(tasks: Mapping[str, Task], found: Metrics) -> float:
     return sum(defined) / len(defined) if defined else math.nan
 
 
+def score_terms(tasks: Mapping[str, Task]) -> list[str]:
+    """What each task adds to the score, in words."""
+    metrics = {name: f"{name}/{task.monitor.split('/', 1)[1]}" for name, task in tasks.items()}
+    return [metric if tasks[name].mode == "max" else f"1 / (1 + {metric})" for name, metric in metrics.items()]
+
+
 def relative_change(tasks: Mapping[str, Task], found: Metrics, baselines: Mapping[str, float]) -> dict[str, float]:
     """(m - b) / b of each task with a baseline b, turned so that more is better."""
     changes = {}

@@ -169,6 +169,20 @@ def test_windows_of_a_joint_forward_are_computed_for_themselves():
         torch.testing.assert_close(joint(images)["parts"], joint.tasks["parts"](images))
 
 
+class Halved(SegmentationTask):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) / 2
+
+
+def test_a_forward_that_a_subclass_changes_is_not_left_out_of_a_joint_one():
+    makers = {"parts": partial(SegmentationTask, num_classes=3), "halved": partial(Halved, num_classes=3)}
+    joint = MultiTask(HRNet(**SMALL), makers).eval()
+    joint.tasks["halved"].head.load_state_dict(joint.tasks["parts"].head.state_dict())
+    with torch.no_grad():
+        found = joint(torch.randn(1, 3, 64, 64))
+    torch.testing.assert_close(found["halved"], found["parts"] / 2)
+
+
 class Difference(Brightness):
     """Runs the backbone on the image and on its mirror image."""
 
