@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import re
 import shlex
 import shutil
@@ -25,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 TINY = [
     "--data.init_args.batch_size=4",
     "--data.init_args.num_workers=0",
-    "--trainer.max_steps=1",
+    "--trainer.limit_train_batches=1",
     "--trainer.max_epochs=1",
     "--trainer.limit_val_batches=1",
     "--trainer.limit_test_batches=1",
@@ -33,7 +32,7 @@ TINY = [
     "--trainer.num_sanity_val_steps=0",
 ]
 SMALL = "--model.init_args.backbone.variant=w18_small_v1"
-READING = {"A key-point data set": (3, 500), "A task": (4, 900), "A width": (4, 900)}  # files, lines
+READING = {"A task": (4, 900), "A width": (4, 900)}  # files, lines
 
 
 def recipe(title: str) -> str:
@@ -106,28 +105,6 @@ def table(output: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_a_keypoint_data_set(folder: Path, coco: Path) -> None:
-    desk = Desk(folder, "A key-point data set")
-    data = folder / "data" / "csv_points"
-    for split in ("train", "val"):
-        content = json.loads((coco / f"annotations/person_keypoints_{split}2017.json").read_text())
-        shutil.copytree(coco / f"{split}2017", data / split)
-        names = {image["id"]: image["file_name"] for image in content["images"]}
-        persons = [a for a in content["annotations"] if a["num_keypoints"] and not a["iscrowd"]]
-        with (data / f"{split}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([names[a["image_id"]], *a["bbox"], *a["keypoints"]] for a in persons)
-    assert desk.run("datamodules.check") == 0
-    trainer = desk.run("experiments.run", *TINY, SMALL, "--data.init_args.image_size=[64,64]")
-    assert trainer.global_step == 1
-    assert math.isfinite(trainer.callback_metrics["val/loss"])
-    assert 0 <= trainer.callback_metrics["val/AP"] <= 1
-    shutil.copy(next((data / "val").iterdir()), folder / "photo.jpg")
-    assert not desk.run("experiments.predict", "--output", "out")
-    (row,) = table(folder / "out")
-    assert all(math.isfinite(float(row[f"nose_{axis}"])) for axis in "xy")
-
-
-@pytest.mark.slow
 def test_a_task(folder: Path) -> None:
     desk = Desk(folder, "A task")
     generator = np.random.default_rng(0)
@@ -149,6 +126,7 @@ def test_a_task(folder: Path) -> None:
     assert row["grade"] in {"0", "1", "2", "3"}
 
 
+@pytest.mark.slow
 def test_a_width(folder: Path, coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ((_, row), *_) = [block for block in blocks("A width") if block[0] == "python"]
     for name, variant in eval(f"{{{row}}}", {"Variant": Variant}).items():
