@@ -188,6 +188,16 @@ def test_the_average_begins_and_counts_as_told(arguments: dict, averaged: range,
     assert trainer.lightning_module.weight.item() == pytest.approx(average, rel=1e-6)
 
 
+def test_the_average_is_left_in_the_model_where_no_best_weights_are_kept(tmp_path: Path) -> None:
+    record = Record()
+    ema = [{"class_path": "EMA", "init_args": {"decay": 0.75}}]
+    task = main(toy(tmp_path, callbacks=ema, limit_val_batches=0), [record]).lightning_module
+    average = record.weights[0]
+    for weight in record.weights[1:]:
+        average = 0.75 * average + 0.25 * weight
+    assert task.weight.item() == pytest.approx(average, rel=1e-6)
+
+
 def test_what_never_changes_is_averaged_without_rounding(tmp_path: Path) -> None:
     ema = [{"class_path": "EMA", "init_args": {"decay": 0.9}}]
     task = main(toy(tmp_path, callbacks=ema, max_epochs=5)).lightning_module
