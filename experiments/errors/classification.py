@@ -80,8 +80,7 @@ class ClassificationErrors:
     def __init__(self, num_classes: int, names: Sequence[str]) -> None:
         self.num_classes, self.names = num_classes, list(names)
         self.calibration_error = MulticlassCalibrationError(num_classes, n_bins=BINS, norm="l1")
-        self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-        self._columns: dict[str, list[Tensor]] = {key: [] for key in ("id", "label", "guess", "confidence", "truth")}
+        self._batches: list[Tensor] = [torch.zeros(5, 0, dtype=torch.float64)]
 
     def update(self, probabilities: Tensor, labels: Tensor, ids: Tensor) -> None:
         """Count a batch: probabilities (B, K), true classes (B,), ids of the samples (B,)."""
@@ -89,17 +88,20 @@ class ClassificationErrors:
         confidence, guess = probabilities.max(1)
         truth = probabilities.gather(1, labels[:, None])[:, 0]
         self.calibration_error.update(probabilities, labels)
-        pairs = labels * self.num_classes + guess
-        self.matrix += pairs.bincount(minlength=self.num_classes**2).view(self.num_classes, self.num_classes)
-        for column, values in zip(self._columns.values(), (ids.cpu(), labels, guess, confidence, truth), strict=True):
-            column.append(values)
+        self._batches.append(torch.stack([x.double() for x in (ids.cpu(), labels, guess, confidence, truth)]))
+
+    @property
+    def matrix(self) -> Tensor:
+        """(K, K) int, counts of true class (row) and predicted class (column)."""
+        _, labels, guesses, _, _ = self._samples()
+        pairs = (labels * self.num_classes + guesses).long()
+        return pairs.bincount(minlength=self.num_classes**2).view(self.num_classes, self.num_classes)
 
     def summary(self) -> list[dict[str, Any]]:
         """`name`, `value` and `meaning` of images, accuracy, mean confidence and calibration error."""
-        samples = self._samples()
-        count = len(samples["id"])
-        right = (samples["label"] == samples["guess"]).double()
-        accuracy, confidence = right.mean().item(), samples["confidence"].double().mean().item()
+        _, labels, guesses, confidences, _ = self._samples()
+        count = len(labels)
+        accuracy, confidence = (labels == guesses).double().mean().item(), confidences.mean().item()
         error = self.calibration_error.compute().item() if count else math.nan
         gap = confidence - accuracy
         return [
@@ -113,8 +115,7 @@ class ClassificationErrors:
     def per_class(self) -> list[dict[str, Any]]:
         """A dict a class, least accurate first: `name`, `images`, `accuracy`, `taken_for` and with which `share`."""
         rows = []
-        for label, name in enumerate(self.names):
-            counts = self.matrix[label]
+        for label, (name, counts) in enumerate(zip(self.names, self.matrix, strict=True)):
             images, wrong = int(counts.sum()), counts.clone()
             wrong[label] = 0
             most = int(wrong.argmax())
@@ -139,25 +140,18 @@ class ClassificationErrors:
         `sample`, `truth`, `prediction`, `confidence`, and `truth_probability`, what was left for the true class.
         """
         samples = self._samples()
-        wrong = (samples["label"] != samples["guess"]).nonzero()[:, 0]
-        wrong = wrong[samples["confidence"][wrong].argsort(descending=True, stable=True)]
-        columns = [samples[key][wrong].tolist() for key in self._columns]
+        wrong = samples[:, samples[1] != samples[2]]
+        wrong = wrong[:, wrong[3].argsort(descending=True, stable=True)]
         return [
-            {
-                "sample": i,
-                "truth": self.names[label],
-                "prediction": self.names[guess],
-                "confidence": confidence,
-                "truth_probability": truth,
-            }
-            for i, label, guess, confidence, truth in zip(*columns, strict=True)
+            {"sample": int(i), "truth": self.names[int(label)], "prediction": self.names[int(guess)]}
+            | {"confidence": confidence, "truth_probability": truth}
+            for i, label, guess, confidence, truth in wrong.T.tolist()
         ]
 
     def calibration(self) -> list[dict[str, Any]]:
         """A dict a bin: `name`, `above`, `upto`, `images`, mean `confidence`, `accuracy`, nan if empty."""
-        samples = self._samples()
-        confidence = samples["confidence"].double()
-        right = (samples["label"] == samples["guess"]).double()
+        _, labels, guesses, confidence, _ = self._samples()
+        right = (labels == guesses).double()
         place = (confidence * BINS).long().clamp(max=BINS - 1)
         images = place.bincount(minlength=BINS)
         means = [place.bincount(x, minlength=BINS) / images for x in (confidence, right)]
@@ -168,8 +162,6 @@ class ClassificationErrors:
             for i, (n, mean, share) in enumerate(columns)
         ]
 
-    def _samples(self) -> dict[str, Tensor]:
-        empty = {
-            key: torch.zeros(0) if key in ("confidence", "truth") else torch.zeros(0).long() for key in self._columns
-        }
-        return {key: torch.cat([empty[key], *parts]) for key, parts in self._columns.items()}
+    def _samples(self) -> Tensor:
+        """(5, N) float64: id, true class, first guess, its probability, that of the true class."""
+        return torch.cat(self._batches, dim=1)

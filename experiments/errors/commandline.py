@@ -75,7 +75,7 @@ def analyse(
 
     Args:
         run: Run folder.
-        split: Which split.
+        split: Which of its splits is analysed.
         overwrite: Replace an earlier analysis of the split.
         import_: Module of your own with a task, codec or data set that the run names; once for each module.
 

@@ -76,19 +76,19 @@ def predict(
         save: What to write; what fits the task when not given.
         overwrite: Replace outputs that exist.
         device: Such as cpu or cuda:1; a GPU if there is one.
-        batch_size: Samples at once.
-        max_pixels: Of a batch; a larger segmented image is cut into tiles.
-        image_size: HEIGHT WIDTH that crops and classified images are brought to, instead of that of the training.
+        batch_size: How many samples pass the network at once.
+        max_pixels: How many pixels these may have together; a larger segmented image is cut into tiles.
+        image_size: HEIGHT and WIDTH that crops and classified images are brought to, instead of that of the training.
         pixel_limit: Photos of more pixels are refused before they are decoded; as in training when not given.
         as_stored: Do not turn photos as their EXIF orientation says; as the training did when not given.
-        as_shown: Turn them.
-        class_names: Of the classes, or one text file with a name in each line.
-        skeleton: Of the key points: coco, mpii, or a YAML file.
-        boxes: Of pose, whose boxes are the whole images when nothing is given: a file of COCO annotations, or of COCO
-            results of a detector.
+        as_shown: Turn photos as their EXIF orientation says.
+        class_names: Names of the classes, or one text file with a name in each line.
+        skeleton: What the key points are: coco, mpii, or a YAML file.
+        boxes: Where pose finds its persons: a file of COCO annotations, or of COCO results of a detector. The whole
+            image is one box when neither this nor a detector is given.
         detector: NAME=WEIGHTS of a detector of torchvision that finds them, with the file of its weights.
-        annotations: With results as boxes: the file whose images say which id is whose.
-        box_threshold: Lowest score of a box; 0.5 for a detector and 0 for a file when not given.
+        annotations: COCO file whose images say which id is whose, where boxes are results.
+        box_threshold: Boxes with a lower score are left out; 0.5 for a detector and 0 for a file when not given.
         model: KEY=VALUE, an argument of the task's constructor; `--model.KEY VALUE` says the same.
         import_: Module of your own with a task, codec or data set that the checkpoint names; once for each module.
 

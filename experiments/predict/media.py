@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -112,12 +113,7 @@ def unread(inputs: Sequence[str]) -> Counter:
 
 def fixed_part(path: Path) -> Path:
     """The folder before the first wildcard of a glob."""
-    fixed = []
-    for part in path.parts:
-        if glob.has_magic(part):
-            break
-        fixed.append(part)
-    return Path(*fixed)
+    return Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
 
 
 def _is_medium(file: Path) -> bool:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from datamodules import CocoPose, DataError, PersonAugmentation
+from datamodules.keypoints.crop import PersonCrop
 from datamodules.sample import sample_coco
 from experiments.predict.base import preparer_of
 from experiments.predict.boxes import Boxes, CocoBoxes
@@ -175,6 +176,42 @@ def test_padding_and_convention_reach_the_crop(root: Path, padding: float, crop:
             assert bottom - top == pytest.approx(padded * SIZE[0] / SIZE[1], rel=1e-4)
             np.testing.assert_allclose([left + right, top + bottom], [2 * x + width, 2 * y + height], atol=2e-2)
             assert sample["area"] == pytest.approx(padded**2 * SIZE[0] / SIZE[1], rel=1e-5)
+
+
+class Grey(PersonCrop):
+    """The crop without its colours, from another box."""
+
+    def padded(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        centers, sizes = super().padded(boxes)
+        return centers + 3, sizes
+
+    def cut(self, image: np.ndarray, matrix: np.ndarray) -> dict[str, Any]:
+        return super().cut(image.mean(-1, keepdims=True).astype(np.uint8).repeat(3, axis=-1), matrix)
+
+
+class GreyPose(CocoPose):
+    """A data set that prepares images in its own way."""
+
+    @property
+    def preparer(self) -> Grey:
+        return Grey(self.image_size, self.reading, box_padding=1.5)
+
+
+def test_a_data_sets_own_crop_is_cut_in_evaluation_and_prediction(root: Path) -> None:
+    data = GreyPose(root, image_size=SIZE, num_workers=0)
+    task = PoseTask(HRNet("w18_small_v1", multi_scale_output=False, upsample="bilinear")).eval()
+    task.attach(data)
+    task.preparation = json.loads(json.dumps(data.preparation()))
+    dataset, path = data.split("val"), root / data.annotations["val"]
+    first = next(image for image in json.loads(path.read_text())["images"] if image["id"] == dataset[0]["image_id"])
+    view = PoseView(task, preparer_of(task), boxes=CocoBoxes(path, data.skeleton))
+    cut, _ = view.prepare(read_photo(root / "val2017" / first["file_name"]))
+    for sample, expected in zip(cut, map(dataset.__getitem__, range(len(cut))), strict=True):
+        np.testing.assert_array_equal(sample["image"], expected["image"])
+        np.testing.assert_array_equal(sample["to_image"], expected["to_image"])
+        assert (np.ptp(sample["image"], axis=-1) == 0).all()
+    plain = open_data(root, box_padding=1.5).split("val")[0]
+    np.testing.assert_allclose(cut[0]["to_image"][:, 2] - plain["to_image"][:, 2], 3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("padding", "crop"), [(1.0, "size"), (1.25, "unit"), (1.6, "size"), (1.6, "unit")])
