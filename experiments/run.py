@@ -40,12 +40,11 @@ from experiments.cli.files import read_json, write_json, write_text
 from experiments.cli.mistakes import Stopped
 from experiments.config import ConfigError, find, make_parser, parse
 from experiments.config.files import files_and_flags
-from experiments.training.callbacks import LearningRate, PartsSummary
+from experiments.training.callbacks import LearningRate, PartsSummary, Preflight
 from experiments.training.checkpoints import LastCheckpoint, StopOnSignal, WholeFiles
 from experiments.training.cost import cost
 from experiments.training.loggers import RememberRun, log_best, make_wandb_logger
 from experiments.training.metrics_file import MetricsFile
-from experiments.training.preflight import Preflight
 from experiments.training.resume import check_resume, find_resumable
 from experiments.training.run_folder import RunFolder, environment, peak_memory
 from experiments.training.start import (

@@ -1,4 +1,4 @@
-"""What every run shows of itself: its learning rate under one name, and a summary of the parts that learn."""
+"""What every run does beside training: a look at samples before, its learning rate, a summary of what learns."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +9,20 @@ from rich.table import Table
 from torch import nn
 
 from tasks.draw import print_tables
+
+SAMPLES = 16  # that are looked at
+
+
+class Preflight(Callback):
+    """Shows the task a few training samples, spread over the data set; the task says what is wrong with them.
+
+    Labels that are missing, misread or of other images train without an error and end in a useless model hours later.
+    """
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raises ValueError where training could not work."""
+        if trainer.is_global_zero:
+            pl_module.check(trainer.datamodule.preview(SAMPLES))
 
 
 class LearningRate(Callback):
