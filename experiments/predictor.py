@@ -6,7 +6,7 @@ result.plot()                                                      # shows in a 
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
@@ -24,7 +24,7 @@ from experiments.config import ConfigError
 from experiments.predict import classification, pose, segmentation  # noqa: F401, each says whose view it has
 from experiments.predict.base import Finish, JointResult, Result, Sample, View, preparer_of, view_of
 from experiments.predict.boxes import BoxSource, CocoBoxes, whole_image
-from experiments.predict.media import Failure, Photo, pixels_of, read_photo
+from experiments.predict.media import Failure, Photo, Source, pixels_of, read_photo, read_photos
 from hrnet import for_inference
 from tasks import Task
 
@@ -70,7 +70,7 @@ class Predictor:
             given = f"batch_size {batch_size}, max_pixels {max_pixels} and image_size {image_size}"
             raise ConfigError(f"{given} must be at least 1.")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.batch_size, self.max_pixels, self.boxes = batch_size, max_pixels, boxes
+        self._size_of = boxes.image_size if isinstance(boxes, CocoBoxes) else lambda path: None
         task = tasks.load(source) if isinstance(source, str | Path) else source
         self.parts: dict[str, _Part] = {}
         singles = {name: task.single(name) for name in task.parts}
@@ -99,6 +99,12 @@ class Predictor:
             results.append(result)
         return results if several else results[0]
 
+    def files(self, sources: Sequence[Source]) -> Iterator[Result | Failure]:
+        """Results of images and videos, frame by frame; see `stream`."""
+        return self.stream(
+            read_photos(sources, upright=self.reading.upright, size_of=self._size_of, reading=self.reading)
+        )
+
     def stream(self, photos: Iterable[Photo | Failure]) -> Iterator[Result | Failure]:
         """Results of photos, in order, as they get ready; memory is that of some batches, however long it goes on.
 
@@ -116,8 +122,8 @@ class Predictor:
     def _photo(self, picture: Picture) -> Photo:
         if isinstance(picture, str | Path):
             path = Path(picture).expanduser()
-            size = self.boxes.image_size(path) if isinstance(self.boxes, CocoBoxes) else None
-            return read_photo(path, path.stem, upright=self.reading.upright, size=size, reading=self.reading)
+            how = {"upright": self.reading.upright, "size": self._size_of(path), "reading": self.reading}
+            return read_photo(path, path.stem, **how)
         return Photo(_pixels(picture, self.reading))
 
 

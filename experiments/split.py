@@ -10,7 +10,7 @@ import tasks
 from experiments import cli
 from experiments.config import ConfigError
 from experiments.training.start import import_named
-from tasks import MultiTask, save_task
+from tasks import save_task
 from tasks.task import Task
 
 
@@ -29,7 +29,7 @@ def split(run: str, task: str, checkpoint: str, *, import_: tuple[str, ...] = ()
     """
     import_named(import_)
     joint = tasks.load(run)
-    if not isinstance(joint, MultiTask):
+    if "" in joint.parts:
         raise ConfigError(f"{run} holds a {type(joint).__name__}, which is a single task already.")
     single = joint.single(task)
     save_task(single, checkpoint)

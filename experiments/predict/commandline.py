@@ -36,7 +36,7 @@ from experiments.config.files import combine
 from experiments.predict.base import JointResult, Result, view_of
 from experiments.predict.boxes import BoxSource, CocoBoxes, TorchvisionDetector, whole_image
 from experiments.predict.files import PredictionFiles, refuse_existing
-from experiments.predict.media import Failure, Source, find_sources, fixed_part, read_photos, unread
+from experiments.predict.media import Failure, Source, find_sources, fixed_part, unread
 from experiments.predict.pose import skeleton_of
 from experiments.predict.video import video_info
 from experiments.predictor import MAX_PIXELS, Predictor
@@ -116,23 +116,19 @@ def predict(
         for name, kinds in saves.items():
             refuse_existing(folders[name], sources, kinds)
     asked = {"boxes": boxes, "detector": detector, "annotations": annotations, "box_threshold": box_threshold}
-    source = _box_source(task, place, asked)
     predictor = Predictor(
         task,
         image_size=image_size and tuple(image_size),
-        boxes=source,
+        boxes=_box_source(task, place, asked),
         device=place,
         batch_size=batch_size,
         max_pixels=max_pixels,
         upright=True if as_shown else False if as_stored else None,
         pixel_limit=pixel_limit,
     )
-    reading = predictor.reading
-    size_of = source.image_size if isinstance(source, CocoBoxes) else lambda path: None
-    found = predictor.stream(read_photos(sources, upright=reading.upright, size_of=size_of, reading=reading))
     with ExitStack() as stack:
         files = {name: stack.enter_context(PredictionFiles(folders[name], saves[name])) for name in saves}
-        failures = _write(found, files, _total(sources))
+        failures = _write(predictor.files(sources), files, _total(sources))
     _report(failures, len(sources), folder)
     return failures
 
