@@ -14,13 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from datamodules.base import BaseDataModule
-from datamodules.check.keypoints import check_coco_pose
 from datamodules.check.report import Report
 from datamodules.findings import Count, Fact, Finding, Mode, Note, Split
 from datamodules.images.files import Reading
 from datamodules.images.looking import Seen, size_histogram
 from datamodules.images.orientation import Tagged, describe
-from datamodules.keypoints.coco_pose import CocoPose
 
 SAME_LOOKS = 1.0
 """Mean difference of 16 x 16 grey values up to which two images are one; saving as JPEG again costs about 0.3."""
@@ -48,10 +46,7 @@ def check(data: BaseDataModule, images: Mode = "full") -> Report:
 
 def _facts(data: BaseDataModule, mode: Mode) -> list[Fact]:
     """What a data set says of its splits, what their comparison says, and what the loader refuses beyond that."""
-    if isinstance(data, CocoPose):
-        facts = check_coco_pose(data, mode)
-    else:
-        facts = [fact for split in data.split_names for fact in data.findings(split, mode)]
+    facts = [fact for split in data.split_names for fact in data.findings(split, mode)]
     images: dict[Split, list[Seen]] = defaultdict(list)
     for fact in facts:
         if isinstance(fact, Seen):

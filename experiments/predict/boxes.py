@@ -14,9 +14,10 @@ from torchvision.models import get_model, list_models
 
 from datamodules.base import DataError
 from datamodules.images.names import plain_spelling
-from datamodules.keypoints.coco_annotations import CocoAnnotations
-from datamodules.keypoints.coco_reader import read_annotations, read_detections
-from datamodules.keypoints.coco_table import Id, identifier, read_json
+from datamodules.keypoints.coco_file import read_annotations
+from datamodules.keypoints.columns import Id, identifier, read_json
+from datamodules.keypoints.detections import read_detections
+from datamodules.keypoints.table import PersonTable
 from datamodules.skeleton import Skeleton
 from experiments.cli.mistakes import did_you_mean, nearest
 from experiments.config import ConfigError
@@ -74,14 +75,14 @@ class CocoBoxes:
         self, path: str | Path, skeleton: Skeleton, *, annotations: str | Path | None = None, threshold: float = 0.0
     ) -> None:
         self.path = Path(path)
-        self.images: CocoAnnotations | None = None if annotations is None else _annotations(Path(annotations), skeleton)
+        self.images: PersonTable | None = None if annotations is None else _annotations(Path(annotations), skeleton)
         if _holds_results(self.path):
             found = read_detections(self.path, self.images, threshold)
             image_ids, boxes, self.scores = found.image_ids, found.boxes, found.scores
         else:
             self.images = _annotations(self.path, skeleton)
             rows = _persons(self.images)
-            image_ids = [self.images.file_image_ids[row] for row in self.images.images[rows].tolist()]
+            image_ids = [self.images.image_ids[row] for row in self.images.images[rows].tolist()]
             boxes, self.scores = self.images.clean_boxes()[rows], np.ones(len(rows))
         self.corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
         self._boxes_by_image: dict[Id | None, list[int]] = {}
@@ -116,7 +117,7 @@ class CocoBoxes:
     def _image_id(self, path: Path | None) -> Any:
         row = None if path is None else self._row(path)
         if row is not None:
-            return self.images.file_image_ids[row]
+            return self.images.image_ids[row]
         if self.images is not None or path is None:
             raise DataError(f"{self.images.path if self.images else self.path} has no image {path}: no boxes for it.")
         image_id = identifier(path.stem)
@@ -128,15 +129,15 @@ class CocoBoxes:
         )
 
 
-def _annotations(path: Path, skeleton: Skeleton) -> CocoAnnotations:
-    return read_annotations(path, skeleton)
+def _annotations(path: Path, skeleton: Skeleton) -> PersonTable:
+    return read_annotations(path, skeleton).accepted()
 
 
 def _holds_results(path: Path) -> bool:
     return isinstance(read_json(path), list)
 
 
-def _persons(annotations: CocoAnnotations) -> np.ndarray:
+def _persons(annotations: PersonTable) -> np.ndarray:
     """Rows that validation evaluates; in a file without key points all persons with a box that are no crowd."""
     if annotations.visible.any():
         return annotations.usable()

@@ -16,7 +16,8 @@ from pycocotools.cocoeval import COCOeval
 
 from datamodules import CocoPose, DataError
 from datamodules.check import check
-from datamodules.keypoints.coco_reader import read_annotations, read_detections
+from datamodules.keypoints.coco_file import read_annotations
+from datamodules.keypoints.detections import read_detections
 from datamodules.sample import sample_coco
 from datamodules.skeleton import Skeleton
 from experiments.errors.pose_errors import PoseErrors
@@ -157,8 +158,8 @@ def test_detections_name_images_by_the_same_ids(plain: Path, tmp_path: Path, kin
     ][::-1]
     (data.folder / "boxes.json").write_text(json.dumps(rows))
     dataset = open_data(data.folder, detections="boxes.json").split("val")
-    numbers = read_annotations(data.folder / data.annotations["val"], data.skeleton)
-    of_number = dict(zip(numbers.image_ids.tolist(), numbers.file_image_ids, strict=True))
+    numbers = read_annotations(data.folder / data.annotations["val"], data.skeleton).accepted()
+    of_number = dict(zip(numbers.image_numbers.tolist(), numbers.image_ids, strict=True))
     assert len(dataset) == len(rows)
     for sample in (dataset[i] for i in range(len(dataset))):
         row = rows[sample["instance_id"]]

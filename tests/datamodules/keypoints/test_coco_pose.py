@@ -388,7 +388,7 @@ def test_the_constructor_is_the_configuration(tmp_path: Path) -> None:
 
 def test_embedded_sample_data_come_in_cocos_layout(tmp_path: Path, monkeypatch, write, content: Content) -> None:
     write(content)
-    monkeypatch.setattr("datamodules.keypoints.coco_pose.sample_coco", lambda: tmp_path)
+    monkeypatch.setattr(CocoPose, "embedded", staticmethod(lambda: tmp_path))
     data = CocoPose("sample", skeleton=str(tmp_path / "skeleton.yaml"), num_workers=0)
     data.prepare_data()
     data.setup("fit")

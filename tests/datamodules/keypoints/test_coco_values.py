@@ -18,8 +18,9 @@ import pytest
 
 from datamodules import CocoPose, DataError
 from datamodules.check import check
-from datamodules.keypoints.coco_annotations import CocoAnnotations
-from datamodules.keypoints.coco_reader import read_annotations, read_detections
+from datamodules.keypoints.coco_file import read_annotations
+from datamodules.keypoints.detections import read_detections
+from datamodules.keypoints.table import PersonTable
 from datamodules.sample import sample_coco
 from datamodules.skeleton import Skeleton
 from tasks.metrics.coco_keypoints import CocoKeypoints
@@ -80,7 +81,7 @@ def as_float(entry: dict[str, Any], key: str) -> None:
     ],
 )
 def test_numbers_as_text_and_as_floats_are_numbers(root: Path, written: Any, part: str, key: str) -> None:
-    expected = read_annotations(root / ANNOTATIONS, Skeleton.load("coco"))
+    expected = read_annotations(root / ANNOTATIONS, Skeleton.load("coco")).accepted()
     before = findings(CocoPose(root, image_size=(64, 48), num_workers=0))
     content = content_of(root)
     for entry in content[part]:
@@ -88,7 +89,7 @@ def test_numbers_as_text_and_as_floats_are_numbers(root: Path, written: Any, par
     data = write(root, content)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = read_annotations(root / ANNOTATIONS, data.skeleton)
+        found = read_annotations(root / ANNOTATIONS, data.skeleton).accepted()
     for name in ("images", "boxes", "keypoints", "visible", "num_labelled", "areas", "crowd", "image_sizes"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
     assert findings(data) == before
@@ -145,7 +146,7 @@ def test_files_without_labels_are_taken_by_both(root: Path, plain: Path) -> None
     content = content_of(root)
     write(root, {"images": content["images"]})
     rows = [{"image_id": a["image_id"], "bbox": a["bbox"], "score": 0.5} for a in content["annotations"]]
-    read = read_annotations(root / ANNOTATIONS, Skeleton.load("coco"))
+    read = read_annotations(root / ANNOTATIONS, Skeleton.load("coco")).accepted()
     (root / "boxes.json").write_text(json.dumps(rows))
     assert len(read_detections(root / "boxes.json", read).rows) == len(rows)
     assert "unreadable data" not in {finding.kind for finding in findings(write(root, {"images": content["images"]}))}
@@ -357,7 +358,7 @@ def test_detections_with_random_changes_likewise(root: Path, seed: int) -> None:
         {"image_id": a["image_id"], "category_id": 1, "bbox": a["bbox"], "score": 0.5} for a in content["annotations"]
     ]
     data = CocoPose(root, image_size=(64, 48), num_workers=0, detections="boxes.json")
-    annotations = read_annotations(root / ANNOTATIONS, data.skeleton)
+    annotations = read_annotations(root / ANNOTATIONS, data.skeleton).accepted()
     (root / "boxes.json").write_text(json.dumps(good))
     before = set(findings(data))
     refused = 0
@@ -371,7 +372,7 @@ def test_detections_with_random_changes_likewise(root: Path, seed: int) -> None:
     assert 30 < refused < 120
 
 
-def refusal_of(path: Path, known: CocoAnnotations | None) -> str:
+def refusal_of(path: Path, known: PersonTable | None) -> str:
     """What detections are refused for; any other exception goes through."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

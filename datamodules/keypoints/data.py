@@ -1,0 +1,290 @@
+"""What all key-point data sets share: crops of persons, boxes of a detector, the ground truth, what may be wrong.
+
+A data set is a `KeypointData` that says who is on which image (`persons`), such as `coco_pose.py`.
+"""
+
+import math
+import warnings
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.base import BaseDataModule, DataError, Split
+from datamodules.dataset import in_threads
+from datamodules.findings import Count, Fact, Finding, Mode
+from datamodules.images.files import Reading, read_header
+from datamodules.images.looking import Seen, files_left_out, look, size_histogram
+from datamodules.images.names import as_stored
+from datamodules.images.orientation import Tagged, find_tagged
+from datamodules.keypoints.crop import Crop, PersonAugmentation, PersonCrop
+from datamodules.keypoints.defects import Defect, short
+from datamodules.keypoints.detections import detections_in, read_detections
+from datamodules.keypoints.persons import Persons
+from datamodules.keypoints.table import PersonTable
+from datamodules.photometric import Photometric
+from datamodules.skeleton import Skeleton
+
+
+class KeypointData(BaseDataModule):
+    """Persons, or other things, with key points: one a sample. A data set writes `persons(split)`.
+
+    Args:
+        root: Folder of the data set, or `sample` for the embedded data.
+        image_size: (height, width) of the crop; the paper has (256, 192) and (384, 288).
+        batch_size: Crops, one a person or other annotated thing, a batch and process.
+        num_workers: Loader processes; None takes one per available core, at most 8.
+        skeleton: What the key points are: `coco`, `mpii`, or the path of a YAML file.
+        detections: COCO results file with the boxes to evaluate on `val` and `test`, relative to root; None takes the
+            annotated boxes, with which figures come out higher than published ones.
+        detection_threshold: Detections with a lower score are left out.
+        augmentation: Geometry of the training crops; None is the published COCO recipe.
+        photometric: albumentations transforms of the training crops, such as [{name: ColorJitter, p: 0.5}].
+        crop: "size" is the classic crop, "unit" that of UDP; choose UDPCodec with the latter.
+        box_padding: Factor on the box's sides.
+        overfit: Train and evaluate on the first so many training crops, without augmentation.
+        reading: How image files become pixels: orientation, depth, largest size.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        image_size: tuple[int, int] = (256, 192),
+        batch_size: int = 32,
+        num_workers: int | None = None,
+        skeleton: str = "coco",
+        detections: str | None = None,
+        detection_threshold: float = 0.0,
+        augmentation: PersonAugmentation | None = None,
+        photometric: list[dict[str, Any]] | None = None,
+        crop: Crop = "size",
+        box_padding: float = 1.25,
+        overfit: int | None = None,
+        reading: Reading | None = None,
+    ) -> None:
+        shared = {"batch_size": batch_size, "num_workers": num_workers, "overfit": overfit, "reading": reading}
+        super().__init__(root, image_size=image_size, **shared)
+        self.skeleton = Skeleton.load(skeleton)
+        self.num_keypoints = self.skeleton.num_keypoints
+        self.detections, self.detection_threshold = detections, detection_threshold
+        self.augmentation = augmentation or PersonAugmentation()
+        self.photometric = None if not photometric else Photometric(photometric)
+        if not 0 < box_padding < math.inf:
+            raise DataError(f"box_padding is {box_padding}, expected a factor on the box's sides such as 1.25.")
+        self.crop, self.box_padding = crop, box_padding
+        self._evaluated: dict[str, PersonTable] = {}
+        self._categories: dict[str, dict[Any, str]] = {}  # of the splits that were looked at for findings
+
+    # ---- what a data set says
+
+    @abstractmethod
+    def persons(self, split: Split) -> PersonTable:
+        """All persons of a split as the files have them; raises DataError where these cannot be read."""
+
+    def image_folder(self, split: Split) -> Path:
+        """Folder that the file names of `split` are relative to: that of the data, unless a data set has others."""
+        return self.folder
+
+    def examined(self, split: Split) -> PersonTable:
+        """`persons` for the data doctor, whose `defects` may have more than training needs to know."""
+        return self.persons(split)
+
+    # ---- what is made of it
+
+    @property
+    def preparer(self) -> PersonCrop:
+        """The crop of an evaluated box."""
+        return PersonCrop(self.image_size, self.reading, self.crop, self.box_padding)
+
+    def dataset(self, split: Split) -> Persons:
+        """Read and check the persons of `split`; raises DataError where they or the images are not as expected.
+
+        Detected boxes have no key points: their `visible` is 0.
+        """
+        training = split == "train"
+        table, folder = self.persons(split), self.image_folder(split)
+        table = _spelled_as_stored(table, folder)
+        turned = self.orientations.turned(split, self.tagged(split, table))
+        table = self._accepted(split, table, turned)
+        if not training:
+            self._evaluated[split] = table
+        if training or self.detections is None:
+            rows = table.usable()
+            images, instance_ids = table.images[rows], table.numbers[rows]
+            boxes, scores = table.clean_boxes()[rows], np.ones(len(rows))
+            keypoints, visible = table.keypoints[rows], table.visible[rows]
+        else:
+            found = read_detections(self.folder / self.detections, table, self.detection_threshold)
+            images, instance_ids, boxes, scores = found.images, found.rows, found.boxes, found.scores
+            keypoints = np.zeros((len(boxes), self.num_keypoints, 2))
+            visible = np.zeros((len(boxes), self.num_keypoints))
+        preparer = self.preparer
+        centers, sizes = preparer.padded(boxes)
+        drawn = training and not self.overfit
+        return Persons(
+            folder,
+            image_ids=table.image_numbers,
+            file_names=table.file_names,
+            image_sizes=table.image_sizes,
+            images=images,
+            instance_ids=instance_ids,
+            centers=centers,
+            sizes=sizes,
+            keypoints=keypoints,
+            visible=visible,
+            scores=scores,
+            skeleton=self.skeleton,
+            preparer=preparer,
+            augmentation=self.augmentation if drawn else None,
+            photometric=self.photometric if drawn else None,
+            reading=self.stated_reading,
+            turned=turned,
+        )
+
+    def ground_truth(self, split: Split) -> dict[str, list]:
+        """The COCO dict of a split for the metric, crowds and unlabelled persons included, all in category 1."""
+        if self.overfit is not None:
+            table = self._accepted("train", self.persons("train"))
+            truth = table.to_coco(self.skeleton)
+            return truth | {"annotations": [truth["annotations"][row] for row in table.usable()[: self.overfit]]}
+        split = self.test_split if split == "test" else split
+        table = self._evaluated.get(split) or self._accepted(split, self.persons(split))
+        return table.to_coco(self.skeleton)
+
+    def findings(self, split: Split, images: Mode = "full") -> Iterator[Fact]:
+        """What is wrong with the persons of a split, their images and the detections, and what there is."""
+        try:
+            table = self.examined(split)
+            self._require_skeleton(table)
+        except DataError as error:
+            yield Finding("unreadable data", split, type(self).__name__, str(error))
+            return
+        folder: Path | None = None
+        try:
+            folder = self.image_folder(split)
+        except DataError as error:
+            yield Finding("unreadable data", split, "images", str(error))
+        stated = table.image_sizes
+        table = (table if folder is None else self._with_sizes(_spelled_as_stored(table, folder), folder)).checked()
+        yield from _found(split, table.defects)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # each box without area is among the findings
+                table.usable()
+        except DataError as error:
+            yield Finding("no usable sample", split, table.path.name, str(error))
+        yield from self._other_categories(split, table)
+        yield from _counts(split, table, self.skeleton)
+        if folder is not None:
+            yield from self._seen(split, table, stated, folder, images)
+        if split == self.test_split and self.detections is not None:
+            path = self.folder / self.detections
+            try:
+                yield from _found(split, detections_in(path, table).defects)
+            except DataError as error:
+                yield Finding("unreadable data", split, str(path), str(error))
+
+    def _seen(self, split: Split, table: PersonTable, stated: np.ndarray, folder: Path, mode: Mode) -> Iterator[Fact]:
+        """What a look at each image says, which has to be of its stated size if there is one."""
+
+        def look_at(row: int) -> Seen:
+            size = tuple(stated[row].tolist()) if stated[row].all() else None
+            path = folder / table.file_names[row]
+            item = f"image {short(table.image_ids[row])} ({path})"
+            return look(path, size, mode, self.stated_reading, split=split, item=item)
+
+        rows = np.flatnonzero(table.file_names != "").tolist()
+        seen = in_threads(look_at, rows, f"images of {split}")
+        yield from seen
+        yield from files_left_out(split, [image.path.parent for image in seen])
+
+    def _other_categories(self, split: Split, table: PersonTable) -> Iterator[Finding]:
+        """Categories that the split names otherwise than the first one that was looked at."""
+        self._categories[split] = dict(table.categories)
+        first = next(iter(self._categories))
+        for key in sorted({*table.categories, *self._categories[first]}, key=str):
+            here, there = table.categories.get(key), self._categories[first].get(key)
+            if here != there:
+                item = f"category {short(key)} in {table.path.name}"
+                yield Finding("categories disagree", split, item, f"is {here!r}, in {first} {there!r}")
+
+    # ---- steps on the way
+
+    def _accepted(self, split: Split, table: PersonTable, turned: list[int] | None = None) -> PersonTable:
+        self._require_skeleton(table)
+        return self._with_sizes(table, self.image_folder(split), turned or ()).accepted()
+
+    def _require_skeleton(self, table: PersonTable) -> None:
+        count = table.keypoints.shape[1]
+        if count != self.num_keypoints:
+            raise DataError(
+                f"{table.path}: the persons have {count} key points and the skeleton {self.num_keypoints}: set "
+                "`skeleton` (coco, mpii or the path of a YAML file) to the one of these data."
+            )
+
+    def _with_sizes(self, table: PersonTable, folder: Path, turned: Any = ()) -> PersonTable:
+        """The table with the sizes that it does not state, from the heads of the files."""
+        unknown = np.flatnonzero((table.image_sizes == 0).all(axis=1) & (table.file_names != ""))
+        if not len(unknown):
+            return table
+        sizes, turned = table.image_sizes.copy(), set(turned)
+
+        def size_of(row: int) -> tuple[int, int]:
+            try:
+                header = read_header(folder / table.file_names[row], limit=self.stated_reading.pixel_limit)
+            except (OSError, DataError):  # which is said when the file is read
+                return 0, 0
+            return header.shown if row in turned else header.size
+
+        sizes[unknown] = in_threads(size_of, unknown.tolist())
+        return replace(table, image_sizes=sizes)
+
+    def tagged(self, split: Split, table: PersonTable | None = None) -> list[Tagged]:
+        """The images that carry an EXIF orientation, whose stated sizes tell whether to turn them."""
+        folder = self.image_folder(split)
+        table = _spelled_as_stored(self.persons(split), folder) if table is None else table
+        paths = [folder / name for name in table.file_names.tolist()]
+        sizes = [tuple(size) if min(size) > 0 else None for size in table.image_sizes.tolist()]
+        return find_tagged(paths, sizes.__getitem__, self.stated_reading.pixel_limit)
+
+
+def _spelled_as_stored(table: PersonTable, folder: Path) -> PersonTable:
+    """The table with the names that its image files have, and a defect where these differ."""
+    names = table.file_names.tolist()
+    stored = as_stored(folder, filter(None, names))
+    if not stored:
+        return table
+    first = next(iter(stored))
+    sentence = (
+        f"{table.path} spells {len(stored)} of {len(names)} images otherwise than {folder} does, the first "
+        f"{first!r} for {stored[first]!r}; these are taken."
+    )
+    found = [
+        (f"image {short(key)} ({short(name)})", f"is {stored[name]}")
+        for key, name in zip(table.image_ids, names, strict=True)
+        if name in stored
+    ]
+    defect = Defect("file name spelled otherwise", sentence, lambda: found, grave=False)
+    spelled = np.array([stored.get(name, name) for name in names])
+    return replace(table, file_names=spelled, defects=[*table.defects, defect])
+
+
+def _found(split: Split, defects: Iterable[Defect]) -> Iterator[Finding]:
+    for defect in defects:
+        yield from (Finding(defect.kind, split, item, found) for item, found in defect.each())
+
+
+def _counts(split: Split, table: PersonTable, skeleton: Skeleton) -> Iterator[Count]:
+    """How much there is in a split, and what of each kind."""
+    counts = table.counts
+    yield Count(split, None, Counter(images=len(table.file_names), annotations=counts.total()))
+    yield Count(split, "annotations", counts, classes=list(counts), noun="annotation")
+    labelled = (table.visible > 0).sum(axis=0).tolist()
+    yield Count(split, "labelled key points", Counter(dict(zip(skeleton.names, labelled, strict=True))))
+    boxes = table.boxes[np.isfinite(table.boxes).all(axis=1), 2:]
+    yield Count(split, "boxes, longer side in pixels", size_histogram(boxes))

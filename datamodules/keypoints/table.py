@@ -1,0 +1,345 @@
+"""The persons of a split as a table of arrays: all that a key-point data set has to say, whatever its files look like.
+
+Crops, detections, the ground truth of the evaluation and the data doctor start from it (`data.py`). Arrays, because
+plain Python objects of 150,000 persons would be copied into every loader process by reference counting.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
+
+from datamodules.base import DataError
+from datamodules.keypoints.columns import batch_numbers, capped, identifiers
+from datamodules.keypoints.defects import Defect, Notes, accept, listed, short
+from datamodules.skeleton import Skeleton
+
+PERSONS = frozenset({"person", "persons", "people", "human", "pedestrian"})
+"""Categories of which messages and tables speak as persons."""
+SEGMENT_SHARE = 0.53
+"""Mean share of a COCO person's box that the segment covers: stands in where no area is stated."""
+ROUNDED = 1.0
+"""Pixels by which a box may leave the image: COCO's own are rounded."""
+
+
+@dataclass(frozen=True)
+class PersonTable:
+    """I images and N persons, or other things, with K key points each, in the order of their file.
+
+    The first six are what every data set has. Lists do as well as arrays.
+
+    Args:
+        path: File or folder that it was read from, which messages name.
+        file_names: (I,) of the images, below their folder.
+        images: (N,) row of each person's image.
+        boxes: (N, 4) x, y, width, height in pixels of the image.
+        keypoints: (N, K, 2) x, y in pixels of the image; anything where not labelled.
+        visible: (N, K) 0 not labelled, 1 labelled but hidden, 2 visible.
+        image_sizes: (I, 2) height, width in pixels; 0, or None for all, where the image file has to say it.
+        areas: (N,) of the persons themselves in square pixels, for OKS; None takes a share of the box.
+        crowd: (N,) bool, whether the box is of a crowd, which is neither learned nor evaluated; None for no crowds.
+        num_labelled: (N,) labelled key points as the file states them, for the evaluation; None, or nan, counts them.
+        image_ids: (I,) ids of the images, numbers or text, as they are shown and written; None counts from 1.
+        ids: (N,) likewise, of the persons.
+        categories: Id -> name of what is annotated.
+        category_ids: Those of which the N are; a detector's boxes of these are taken.
+        counts: Name -> annotations of each category, for statistics; None for N of the only one.
+        defects: What was found wrong while reading.
+
+    Raises:
+        DataError: If the shapes do not fit together.
+    """
+
+    path: Path
+    file_names: np.ndarray
+    images: np.ndarray
+    boxes: np.ndarray
+    keypoints: np.ndarray
+    visible: np.ndarray
+    image_sizes: np.ndarray | None = None
+    areas: np.ndarray | None = None
+    crowd: np.ndarray | None = None
+    num_labelled: np.ndarray | None = None
+    image_ids: Sequence[Any] | None = None
+    ids: Sequence[Any] | None = None
+    categories: Mapping[Any, str] = field(default_factory=lambda: {1: "person"})
+    category_ids: frozenset[int | str | None] = frozenset({1})
+    counts: Counter | None = None
+    defects: Sequence[Defect] = ()
+
+    def __post_init__(self) -> None:
+        count, num_images, points = len(self.images), len(self.file_names), np.shape(self.keypoints)
+        shares = self.areas is None
+        columns = {
+            "file_names": (np.str_, (num_images,), None),
+            "images": (np.int64, (count,), None),
+            "boxes": (np.float64, (count, 4), None),
+            "keypoints": (np.float64, (count, *points[1:2], 2), None),
+            "visible": (None, (count, *points[1:2]), None),
+            "image_sizes": (np.int64, (num_images, 2), 0),
+            "areas": (np.float64, (count,), np.nan),
+            "crowd": (np.bool_, (count,), False),
+            "num_labelled": (np.float64, (count,), np.nan),
+        }
+        for name, (kind, shape, default) in columns.items():
+            value = getattr(self, name)
+            array = np.full(shape, default, kind) if value is None else np.asarray(value, kind)
+            if array.shape != shape:
+                raise DataError(f"{self.path}: `{name}` of the persons has shape {array.shape}, expected {shape}.")
+            object.__setattr__(self, name, array)
+        if shares:
+            object.__setattr__(self, "areas", self._shares())
+        for name, size in (("image_ids", num_images), ("ids", count)):
+            ids = getattr(self, name)
+            ids = (
+                list(range(1, size + 1)) if ids is None else ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+            )
+            if len(ids) != size:
+                raise DataError(f"{self.path}: {len(ids)} `{name}` of the persons, expected {size}.")
+            object.__setattr__(self, name, list(ids))
+        if self.counts is None:
+            object.__setattr__(self, "counts", Counter({name: count for name in self.category_names}))
+
+    # ---- what is asked of it
+
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        """(N,) int64 what batches call the persons: their ids, or rows where an id is text or beyond 64 bits."""
+        return batch_numbers(identifiers(self.ids))
+
+    @cached_property
+    def image_numbers(self) -> np.ndarray:
+        """(I,) likewise, of the images."""
+        return batch_numbers(identifiers(self.image_ids))
+
+    @property
+    def category_names(self) -> tuple[str, ...]:
+        """Of what has key points."""
+        return tuple(dict.fromkeys(name for key, name in self.categories.items() if key in self.category_ids))
+
+    @property
+    def noun(self) -> str:
+        """What one annotated thing is called: a person, or, of other categories, an instance."""
+        return "person" if all(name.lower() in PERSONS for name in self.category_names) else "instance"
+
+    def label(self, row: int) -> str:
+        """What the data doctor calls a person: id and file name."""
+        image = self.images[row]
+        return f"annotation {short(self.ids[row])} ({short(self.file_names[image]) if image >= 0 else 'no image'})"
+
+    def clean_boxes(self) -> np.ndarray:
+        """(N, 4) boxes clipped to their images, one pixel smaller, as in the official code; of size 0 if unusable."""
+        start = np.maximum(0, self.boxes[:, :2])
+        # An image of unknown size limits nothing: a box is not at fault for a file that is not there.
+        extent = np.fmin(self._limits() - 1, start + np.maximum(0, self.boxes[:, 2:] - 1)) - start
+        # A box one pixel wide has no width left, but its height still gives a crop.
+        usable = (self.areas > 0) & (extent >= 0).all(axis=1) & (extent > 0).any(axis=1)
+        return np.column_stack([start, np.where(usable[:, None], extent, 0)])
+
+    def usable(self) -> np.ndarray:
+        """(n,) rows to learn from, those of an image together: no crowd, some key point labelled, a box with area."""
+        labelled = ~self.crowd & (self.visible > 0).any(axis=1)
+        boxed = (self.clean_boxes()[:, 2:] > 0).any(axis=1)
+        without = [self.ids[row] for row in np.flatnonzero(labelled & ~boxed)]
+        if without:
+            rank_zero_warn(f"{self.path}: skipped {listed(without)} whose box or area is empty inside the image.")
+        rows = np.flatnonzero(labelled & boxed)
+        if not len(rows):
+            raise DataError(
+                f"{self.path} has no usable {self.noun}: of {len(self.ids)} annotations in categories with key points, "
+                f"{int(self.crowd.sum())} are crowds, {int((~labelled & ~self.crowd).sum())} have no labelled key "
+                f"point and {len(without)} no box with area. Expected at least one with `keypoints` and `bbox`."
+            )
+        return rows[np.argsort(self.images[rows], kind="stable")]
+
+    def to_coco(self, skeleton: Skeleton) -> dict[str, list]:
+        """A COCO ground-truth dict for the metric, crowds and unlabelled persons included.
+
+        All categories with key points become category 1, since one network predicts the points of all of them. Ids
+        are the file's, unless an annotation's is no integer above 0, as COCO's evaluation wants it: then all of these
+        count from 1, beside `original_id`. An image or annotation that batches call otherwise has that `number` too.
+        """
+        counted = not all(type(value) is int and value > 0 for value in self.ids)
+        ids = list(range(1, len(self.ids) + 1)) if counted else self.ids
+        points = np.concatenate([self.keypoints, self.visible[..., None]], axis=2).reshape(len(ids), -1)
+        columns: dict[str, Sequence] = {
+            "id": ids,
+            "image_id": [self.image_ids[row] for row in self.images.tolist()],
+            "category_id": [1] * len(ids),
+            "bbox": self.boxes.tolist(),
+            "area": self.areas.tolist(),
+            "iscrowd": self.crowd.astype(int).tolist(),
+            "keypoints": points.tolist(),
+            "num_keypoints": self.num_labelled.astype(int).tolist(),
+        }
+        columns |= {"original_id": self.ids} if counted else {}
+        columns |= _numbers(ids, self.numbers)
+        height, width = self.image_sizes.T.tolist()
+        images = {"id": self.image_ids, "file_name": self.file_names.tolist(), "height": height, "width": width}
+        images |= _numbers(self.image_ids, self.image_numbers)
+        limbs = [[first + 1, second + 1] for first, second in skeleton.limbs]
+        names = self.category_names
+        name = self.noun if self.noun == "person" or len(names) != 1 else names[0]
+        return {
+            "images": _rows(images),
+            "annotations": _rows(columns),
+            "categories": [{"id": 1, "name": name, "keypoints": list(skeleton.names), "skeleton": limbs}],
+        }
+
+    # ---- what may be wrong with it
+
+    def accepted(self) -> "PersonTable":
+        """`checked`, without defects: warned of those that were put right; raises DataError for the first grave one."""
+        table = self.checked()
+        accept(table.defects)
+        return replace(table, defects=())
+
+    def checked(self) -> "PersonTable":
+        """The table with what can be put right put right, and in `defects` all that is wrong."""
+        notes = Notes(self.path, "annotation", self.ids, self.label, list(self.defects))
+        self._check_boxes(notes)
+        areas = self._checked_areas(notes)
+        keypoints, visible = self._checked_keypoints(notes)
+        num_labelled = self._checked_counts(notes, visible)
+        changed = {"keypoints": keypoints, "visible": visible, "areas": areas, "num_labelled": num_labelled}
+        table = replace(self, **changed, defects=notes.defects)
+        table._find_misplaced(notes)  # of the points as they now are
+        return table
+
+    def _check_boxes(self, notes: Notes) -> None:
+        def one(row: int) -> str:
+            return f"bbox is {self.boxes[row].tolist()}"
+
+        finite = np.isfinite(self.boxes).all(axis=1)
+        expected = "x, y, width, height"
+        notes.refuse(~finite, "malformed entry", "have a `bbox` that is not finite", expected, one)
+        empty = (self.boxes[:, 2:] < 1).any(axis=1)
+        notes.mention(finite & empty, "box without area", one)
+        start, extent = self.boxes[:, :2], self.boxes[:, 2:]
+        over = np.maximum(-start, start + extent - self._limits()).max(axis=1)
+        outside = finite & ~empty & (over > ROUNDED)  # not where the size is unknown, nan
+        notes.mention(
+            outside,
+            "box outside of the image",
+            lambda row: f"{one(row)}, by {over[row]:.4g} pixels outside of {self._size(row)}",
+        )
+
+    def _checked_areas(self, notes: Notes) -> np.ndarray:
+        """(N,) above 0 wherever the box is."""
+        kind, expected = "area absent or not positive", "square pixels"
+        areas = capped(self.areas)
+
+        def one(row: int) -> str:
+            return "has no area" if np.isnan(self.areas[row]) else f"area is {self.areas[row]:g}"
+
+        notes.refuse(np.isinf(areas), kind, "have an `area` that is not finite", expected, one)
+        shares = self._shares()
+        absent = ~(areas > 0) & ~(areas == shares)  # exporters write 0 for what they do not know
+        found = f"have no `area` above 0, which OKS needs; replaced by the box's area x {SEGMENT_SHARE}."
+        notes.warn(absent, kind, found, one)
+        return np.where(absent, shares, areas)
+
+    def _checked_keypoints(self, notes: Notes) -> tuple[np.ndarray, np.ndarray]:
+        """(N, K, 2) coordinates, zero where not labelled, and (N, K) visibility 0, 1, 2."""
+        kind, stated = "visibility not 0, 1 or 2", self.visible
+
+        def seen(row: int) -> str:
+            return f"a visibility is {next(v for v in stated[row].tolist() if v not in (0, 1, 2)):g}"
+
+        finite = np.isfinite(stated)
+        notes.refuse(~finite.all(axis=1), kind, "have a visibility that is not finite", "0, 1 or 2", seen)
+        odd = (finite & ~np.isin(stated, (0, 1, 2))).any(axis=1)
+        notes.warn(odd, kind, "have a visibility other than 0, 1, 2; clipped to these.", seen)
+        # A fraction still says "labelled".
+        visible = np.clip(np.ceil(np.where(finite, stated, 0)), 0, 2).astype(np.int8)
+        labelled, points = visible > 0, self.keypoints
+        broken = labelled & ~np.isfinite(points).all(axis=2)
+        notes.refuse(
+            broken.any(axis=1),
+            "malformed entry",
+            "have labelled key points that are not finite",
+            "numbers, or visibility 0",
+            lambda row: f"a labelled key point is at {points[row][broken[row]][0].tolist()}",
+        )
+        # COCO's own coordinates reach the width and the height themselves.
+        limits = self._limits()[:, None]
+        outside = labelled & ~broken & ((points < 0) | (points > limits)).any(axis=2)
+        notes.warn(
+            outside.any(axis=1),
+            "key point outside of the image",
+            "have labelled key points outside of the image; kept.",
+            lambda row: f"a key point is at {points[row][outside[row]][0].tolist()}, outside of {self._size(row)}",
+        )
+        return np.where(labelled[..., None], points, 0.0), visible
+
+    def _checked_counts(self, notes: Notes, visible: np.ndarray) -> np.ndarray:
+        """(N,) labelled key points as the evaluation counts them."""
+        stated, counted = capped(self.num_labelled), np.count_nonzero(visible, axis=1)
+
+        def one(row: int) -> str:
+            return f"num_keypoints is {stated[row]:g}, but {counted[row]} are labelled"
+
+        found = "have a `num_keypoints` that is not finite"
+        notes.refuse(np.isinf(stated), "malformed entry", found, "a count", one)
+        notes.mention(stated < 0, "malformed entry", one)
+        taken = np.where((stated >= 0) & np.isfinite(stated), np.floor(stated), counted)  # nan where absent
+        found = "state a num_keypoints other than their labelled ones; kept for evaluation."
+        notes.warn((stated >= 0) & (stated != counted), "num_keypoints disagrees", found, one)
+        return taken
+
+    def _find_misplaced(self, notes: Notes) -> None:
+        """Find key points that are no pixels, such as shares of the image, beside boxes that are.
+
+        If most labelled points of most persons lie outside of their own boxes, no network could learn them. So it is
+        with points as shares of the image, in another order than x, y, or of another picture; shares in a box that is
+        the whole image lie inside it, and are told by being at most 1.
+        """
+        labelled = (self.visible > 0) & np.isfinite(self.keypoints).all(axis=2)
+        rows = np.flatnonzero(~self.crowd & labelled.any(axis=1) & (self.boxes[:, 2:] >= 1).all(axis=1))
+        labelled, points, boxes = labelled[rows], self.keypoints[rows], self.boxes[rows]
+        start, extent = boxes[:, :2], boxes[:, 2:]
+        slack = 1 + 0.1 * extent  # annotators draw boxes tightly
+        low, high = (start - slack)[:, None], (start + extent + slack)[:, None]
+        outside = ((points < low) | (points > high)).any(axis=2) & labelled
+        shares = (((points >= 0) & (points <= 1)).all(axis=2) | ~labelled).all(axis=1) & (extent.max(axis=1) > 4)
+        wrong = (2 * outside.sum(axis=1) > labelled.sum(axis=1)) | shares
+        if 2 * np.count_nonzero(wrong) <= len(rows):
+            return
+        first = int(np.flatnonzero(wrong)[0])
+        x, y = points[first][labelled[first]][0].tolist()
+        pixels = "multiply them by the width and height" if 2 * np.count_nonzero(shares) > len(rows) else "as boxes are"
+        said = (
+            f"of {len(rows)} with key points have most of them outside of their own boxes, the first at "
+            f"({x:.6g}, {y:.6g}) beside the bbox {boxes[first].tolist()}; expected x, y in pixels of the image "
+            f"({pixels})"
+        )
+        sentence = f"{self.path}: {listed([self.ids[row] for row in rows[wrong]])} {said}."
+        item, found = f"{self.label(rows[first])} and others", f"{np.count_nonzero(wrong)} annotations {said}"
+        notes.defects.append(Defect("key points beside their boxes", sentence, lambda: [(item, found)], grave=True))
+
+    def _shares(self) -> np.ndarray:
+        return SEGMENT_SHARE * self.boxes[:, 2] * self.boxes[:, 3]
+
+    def _limits(self) -> np.ndarray:
+        """(N, 2) width and height of each person's image; nan where that is not known."""
+        known = np.append(self.image_sizes, [[0, 0]], axis=0)[self.images].astype(np.float64)  # row -1: no image
+        known[known < 1] = np.nan
+        return known[:, ::-1]
+
+    def _size(self, row: int) -> str:
+        height, width = self.image_sizes[self.images[row]].tolist()
+        return f"{height} x {width} (height x width)"
+
+
+def _numbers(ids: Sequence[Any], numbers: np.ndarray) -> dict[str, list]:
+    """The column `number`, where batches do not use the ids themselves."""
+    return {} if ids == numbers.tolist() else {"number": numbers.tolist()}
+
+
+def _rows(columns: Mapping[str, Sequence]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
