@@ -142,7 +142,8 @@ def parse(parser: ArgumentParser, files: list[Path], flags: list[str]) -> Namesp
     try:
         config = parser.parse_args(["--config", json.dumps(merged), *questions])
     except (ArgumentError, AttributeError) as error:
-        raise ConfigError(explain(str(error), merged, sources, SECTIONS)) from error
+        # What another class does not take may be what is missing now.
+        raise ConfigError(" ".join([explain(str(error), merged, sources, SECTIONS), *_ended(rules.dropped)])) from error
     mistake = find_mistake(merged, sources, SECTIONS)
     if mistake is not None and (mistake.null or len(mistake.path) == 1):  # which jsonargparse lets pass
         raise ConfigError(mistake.text)
@@ -151,6 +152,10 @@ def parse(parser: ArgumentParser, files: list[Path], flags: list[str]) -> Namesp
     for sentence in rules.dropped:
         _say(sentence)
     return config
+
+
+def _ended(sentences: list[str]) -> list[str]:
+    return [f"{sentence[:1].upper()}{sentence[1:]}." for sentence in sentences]
 
 
 @rank_zero_only

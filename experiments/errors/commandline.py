@@ -135,6 +135,8 @@ def _shown(report: Report) -> list[Table]:
 
 
 def _read_run(folder: Path) -> dict[str, Any]:
+    if folder.parent.name == "checkpoints":
+        raise ConfigError(f"{folder} is a checkpoint: name its run, {folder.parent.parent}, whose best is analysed.")
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"{folder} has no config.yaml: name a run folder such as runs/pose_coco/20260101-120000-abc.")
     content = read(folder / "config.yaml")

@@ -280,4 +280,5 @@ def _report(failures: Sequence[Failure], sources: int, folder: Path) -> None:
         print(f"{len(failures)} of {sources} files could not be predicted on:", file=sys.stderr)
         for failure in failures:
             print(f"  {failure.path}: {failure.error}", file=sys.stderr)
-    print(f"predictions: {folder}")
+    if folder.is_dir():
+        print(f"predictions: {folder}")

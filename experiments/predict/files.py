@@ -33,13 +33,14 @@ class PredictionFiles:
     """Writes the results of one task.
 
     Args:
-        folder: Made where it is missing.
+        folder: Made where it is missing, and taken away again where nothing was written.
         saves: Some of overlays, json, masks, csv; what a result cannot be written as is left out.
     """
 
     def __init__(self, folder: Path, saves: Iterable[str]) -> None:
         self.folder, self.saves = folder, frozenset(saves)
         self.count = 0
+        self._made: list[Path] = []
         self._json = _Json(folder / "predictions.json")
         self._csv = _Csv(folder / "predictions.csv")
         self._video: VideoWriter | None = None
@@ -90,6 +91,7 @@ class PredictionFiles:
             self._video = None
 
     def __enter__(self) -> Self:
+        self._made = [place for place in (self.folder, *self.folder.parents) if not place.exists()]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -105,6 +107,10 @@ class PredictionFiles:
         with ExitStack() as stack:
             for close in (self._end_video, self._json.close, self._csv.close):
                 stack.callback(close, not interrupted)
+        for place in self._made:
+            if any(place.iterdir()):
+                break
+            place.rmdir()
 
 
 def refuse_existing(folder: Path, sources: Sequence[Source], saves: Iterable[str]) -> None:

@@ -33,7 +33,7 @@ def configuration_of(checkpoint: str) -> Path:
         ConfigError: If it is no run's.
     """
     path = Path(checkpoint).expanduser()
-    folder = path.parent.parent if path.parent.name == "checkpoints" else path
+    folder = next((place.parent for place in (path, path.parent) if place.name == "checkpoints"), path)
     if not (folder / "config.yaml").is_file():
         raise ConfigError(
             f"--checkpoint {checkpoint} is no run folder with a config.yaml, so it does not say on which data: name an "

@@ -44,7 +44,8 @@ def find_checkpoint(path: str | Path) -> Path:
         FileNotFoundError: If there is none.
     """
     path = Path(path).expanduser()
-    found = path if path.is_file() else checkpoint_of_run(path)
+    run = path.parent if path.name == "checkpoints" else path
+    found = path if path.is_file() else checkpoint_of_run(run)
     if found is None:
         raise FileNotFoundError(
             f"No checkpoint at {path}: expected a checkpoint file, or a run folder with checkpoints/best.ckpt."

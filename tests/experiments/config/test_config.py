@@ -315,6 +315,11 @@ def test_what_a_derived_class_does_not_take_is_said(tmp_path, capsys):
     assert "data.id_map is replaced" in out
 
 
+def test_what_is_missing_for_another_class_was_dropped_with_the_one_before():
+    with pytest.raises(ConfigError, match=r"needs backbone.*SegmentationTask instead of PoseTask; dropped backbone"):
+        parse(PARSER, [POSE], ["--model.class_path", "SegmentationTask"])
+
+
 def test_a_mapping_is_replaced_whole_from_a_file_and_from_the_command_line(tmp_path):
     mine = overlay(tmp_path, "model: {init_args: {schedule=: {name: cosine}}}")
     assert parse(PARSER, [POSE, mine], []).model.init_args.schedule == {"name": "cosine"}

@@ -96,7 +96,10 @@ def test_bad_pictures_are_failures_in_their_places(
     assert {Path(record["file_name"]).stem for record in records} == set(good)
     words = [checkpoints[kind], folder / "large.png", "--output", tmp_path / "b", "--pixel_limit", 200_000_000]
     assert status(monkeypatch, *words) == 1
-    assert "large.png is damaged or cut off" in capsys.readouterr().err  # it was let through, and has no pixels
+    said = capsys.readouterr()
+    assert "large.png is damaged or cut off" in said.err  # it was let through, and has no pixels
+    assert "predictions:" not in said.out
+    assert not (tmp_path / "b").exists()  # nothing was predicted, and nothing is left
 
 
 @pytest.mark.parametrize("kind", ["pose", "masks", "classes"])
