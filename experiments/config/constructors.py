@@ -141,8 +141,8 @@ def _unfinished(cls: type) -> bool:
     """A base that is meant to be derived from, such as Task or Callback: without methods, or with none to construct."""
     if not cls.__subclasses__():
         return False
-    forward = vars(cls).get("forward")
-    unwritten = inspect.isfunction(forward) and "NotImplementedError" in forward.__code__.co_names
+    methods = filter(inspect.isfunction, vars(cls).values())
+    unwritten = any("NotImplementedError" in method.__code__.co_names for method in methods)
     return unwritten or not any("__init__" in vars(base) for base in cls.__mro__[:-1])
 
 
