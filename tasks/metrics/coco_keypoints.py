@@ -218,20 +218,14 @@ class CocoKeypoints(Metric):
         return keypoint_accuracy(self._evaluated_persons(poses), poses, self.keypoint_names, self.sigmas)
 
     def table(self) -> Table:
-        """The ten figures and what each means."""
-        table = Table("metric", "value", "meaning")
+        """The ten figures and what each means; below it, what the columns of `per_keypoint` mean."""
+        caption = (
+            f"pck: share of the labelled points with a similarity exp(-d² / (2 area (2 sigma)²)) of at least "
+            f"{PCK_SIMILARITY}; error: mean distance d in pixels; normalised_error: mean of d / √area"
+        )
+        table = Table("metric", "value", "meaning", caption=caption, caption_justify="left")
         for key, value in self.compute().items():
-            table.add_row(key, _figure(value), MEANINGS[key])
-        return table
-
-    def keypoint_table(self) -> Table:
-        """`per_keypoint` for reading."""
-        threshold = f"PCK: share with a similarity exp(-d² / (2 area (2 sigma)²)) of at least {PCK_SIMILARITY}"
-        columns = ("key point", "labelled", f"PCK at {PCK_SIMILARITY}", "error, px", "error / √area")
-        table = Table(*columns, caption=threshold)
-        for row in self.per_keypoint():
-            numbers = _figure(row["pck"]), _figure(row["error"], 1), _figure(row["normalised_error"])
-            table.add_row(row["name"], str(row["labelled"]), *numbers)
+            table.add_row(key, "n/a" if math.isnan(value) else f"{value:.3f}", MEANINGS[key])
         return table
 
     def _final_poses(self) -> Poses:
@@ -352,8 +346,3 @@ def _only_category(ground_truth: Mapping[str, Any], persons: list[dict[str, Any]
             "keep the category that has key points, and its annotations only."
         )
     return categories.pop()
-
-
-def _figure(value: float, digits: int = 3) -> str:
-    """For a table: `digits` decimals, n/a where the figure is not defined."""
-    return "n/a" if math.isnan(value) else f"{value:.{digits}f}"
