@@ -43,15 +43,15 @@ from experiments.config.files import files_and_flags
 from experiments.training.callbacks import LearningRate, PartsSummary, Preflight
 from experiments.training.checkpoints import LastCheckpoint, StopOnSignal, WholeFiles
 from experiments.training.cost import cost
-from experiments.training.loggers import RememberRun, log_best, make_wandb_logger
-from experiments.training.metrics_file import MetricsFile
-from experiments.training.resume import check_resume, find_resumable
+from experiments.training.loggers import MetricsFile, RememberRun, log_best, make_wandb_logger
 from experiments.training.run_folder import RunFolder, environment, peak_memory
 from experiments.training.start import (
     begin,
+    check_resume,
     check_start,
     check_trainer,
     configuration_of,
+    find_resumable,
     show_weight_reports,
     to_instantiate,
 )

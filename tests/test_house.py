@@ -18,7 +18,6 @@ SINGLE_IMPORTERS = 26
 LADDERS: dict[str, int] = {}
 # Private members of other files that are read or written, by file.
 PRIVATE = {
-    "experiments/config/help.py": {"_actions"},
     "tasks/metrics/coco_keypoints.py": {"_computed"},
     "tasks/optim.py": {"_average_model"},
 }

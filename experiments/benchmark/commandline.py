@@ -22,50 +22,35 @@ from typing import Literal
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks the network at import otherwise
 
 import torch
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from experiments.benchmark import gpu as benchmark_gpu
 from experiments.benchmark.data import data_eval, data_train
 from experiments.benchmark.evaluation import decode, evaluation, oks_suppression
 from experiments.benchmark.networks import inference, joint, segmentation, train
 from experiments.benchmark.noise import HEADERS as NOISE_HEADERS
 from experiments.benchmark.noise import gradient_noise
-from experiments.benchmark.table import markdown_table, rich_table
+from experiments.benchmark.table import HEADERS, ROWS, cells, legend
 from experiments.benchmark.timing import Benchmark, Result, Setting, measure
 from experiments.benchmark.timing import threads as threads_of
 from experiments.cli import call, run
 from experiments.cli.files import write_json
 from experiments.cli.mistakes import Mistake, did_you_mean, nearest
+from experiments.cli.tables import MISSING, Rows, show
+from experiments.cli.tables import markdown as in_markdown
 from experiments.training.run_folder import environment
 
 BENCHMARKS: dict[str, Benchmark] = {
     "inference": Benchmark(
-        "images/s of pose HRNet-W32 256x192, batch 8 and 1, against timm",
-        7,
-        inference,
-        networks=True,
-        on_gpu=benchmark_gpu.inference,
+        "images/s of pose HRNet-W32 256x192, batch 8 and 1, against timm", 7, inference, networks=True, on_gpu=True
     ),
-    "train": Benchmark(
-        "a training step of the same, batch 8, against timm", 5, train, networks=True, on_gpu=benchmark_gpu.train
-    ),
+    "train": Benchmark("a training step of the same, batch 8, against timm", 5, train, networks=True, on_gpu=True),
     "segmentation": Benchmark(
-        "the head at 512x1024 against its published order",
-        9,
-        segmentation,
-        networks=True,
-        on_gpu=benchmark_gpu.segmentation,
+        "the head at 512x1024 against its published order", 9, segmentation, networks=True, on_gpu=True
     ),
-    "joint": Benchmark(
-        "one backbone for three tasks against three networks", 5, joint, networks=True, on_gpu=benchmark_gpu.joint
-    ),
+    "joint": Benchmark("one backbone for three tasks against three networks", 5, joint, networks=True, on_gpu=True),
     "data_train": Benchmark("training samples/s of CocoPose against the plain recipe, one thread", 9, data_train),
     "data_eval": Benchmark("evaluation samples/s of the same", 9, data_eval),
-    "decode": Benchmark(
-        "heatmaps to key points, MSRA and DARK, against a loop over joints", 15, decode, on_gpu=benchmark_gpu.decode
-    ),
+    "decode": Benchmark("heatmaps to key points, MSRA and DARK, against a loop over joints", 15, decode, on_gpu=True),
     "oks_nms": Benchmark("suppression of double poses against a loop over pairs", 5, oks_suppression),
     "evaluation": Benchmark("COCO evaluation of a split as large as val2017 against pycocotools", 3, evaluation),
 }
@@ -117,7 +102,9 @@ def benchmark(
     if list_:
         console.print(*(f"{name:<12} {one.about}" for name, one in BENCHMARKS.items()), sep="\n")
     elif table:
-        console.print(rich_table()) if not markdown else print(markdown_table())
+        heads, rows = HEADERS, [cells(row) for row in ROWS]
+        print_table("Published networks", heads, rows, markdown, console)
+        console.print("", *legend(), sep="\n\n" if markdown else "\n", markup=False, soft_wrap=markdown)
     elif noise:
         with threads_of(threads):
             rows = [(name, *(f"{value:.2g}" for value in errors)) for name, *errors in gradient_noise(quick)]
@@ -128,7 +115,7 @@ def benchmark(
             json.parent.mkdir(parents=True, exist_ok=True)  # before minutes of work that it should hold
         return _measure(
             names or list(BENCHMARKS),
-            Setting(quick, data_root, device, compile),
+            Setting(quick, data_root, device, compile, precisions=device == "cuda"),
             rounds,
             threads,
             markdown,
@@ -168,9 +155,8 @@ def _measure(
     results: list[Result] = []
     for name in names:
         one = BENCHMARKS[name]
-        comparisons = one.comparisons if setting.device == "cpu" else one.on_gpu
         with threads_of(threads if one.networks else 1):
-            for comparison in comparisons(setting) if comparisons else ():
+            for comparison in one.comparisons(setting) if one.on_gpu or setting.device == "cpu" else ():
                 found = measure(name, comparison, rounds or (2 if setting.quick else one.rounds))
                 if setting.quick:
                     found = [replace(result, target=None) for result in found]  # tiny sizes say nothing about speed
@@ -202,7 +188,7 @@ def report(results: Sequence[Result], markdown: bool, console: Console) -> None:
 
 def _figures(result: Result, on_gpu: bool) -> tuple[str, ...]:
     if result.ratio is None:
-        return ("n/a",) * 5
+        return (MISSING,) * 5
     target = "" if result.target is None else f"{result.target:g}: {'reached' if result.met else 'missed'}"
     return (
         f"{result.ratio:.2f}",
@@ -213,20 +199,12 @@ def _figures(result: Result, on_gpu: bool) -> tuple[str, ...]:
     )
 
 
-def print_table(
-    title: str, headers: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool, console: Console
-) -> None:
-    """Print a table for the terminal, or as Markdown; the first column is text, the others are numbers."""
-    if markdown:
-        lines = [headers, ["---"] * len(headers), *rows]
-        print(f"\n{title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines), flush=True)
-        return
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for column, header in enumerate(headers):
-        table.add_column(header, justify="right" if column else "left", no_wrap=column > 0)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+def print_table(title: str, heads: Sequence[str], rows: Rows, as_markdown: bool, console: Console) -> None:
+    """Print a table for the terminal, or as Markdown."""
+    if as_markdown:
+        print(f"\n{title}\n\n{in_markdown(heads, rows)}", flush=True)
+    else:
+        show(console, heads, rows, title, fold=True)
 
 
 main = partial(call, benchmark)

@@ -1,6 +1,6 @@
 """Speed of what follows the network: decoding heatmaps, OKS suppression, COCO's evaluation of a whole split.
 
-Each is compared with the plain loop of `benchmark_peers`, or with pycocotools on JSON files, on synthetic poses of the
+Each is compared with the plain loop of `peers.py`, or with pycocotools on JSON files, on synthetic poses of the
 size that COCO val2017 has with a detector's boxes.
 """
 
@@ -17,9 +17,11 @@ import torch
 from datamodules.skeleton import Skeleton
 from experiments.benchmark.peers import plain_dark, plain_evaluation, plain_msra, plain_oks_nms
 from experiments.benchmark.timing import Comparison, Setting, Variant, require
+from experiments.benchmark.variants import made
 from tasks.heatmaps import Codec, DarkCodec, MSRACodec
 from tasks.metrics.coco_keypoints import CocoKeypoints
 from tasks.metrics.oks import oks_nms
+from tasks.pose import in_image
 
 SKELETON = Skeleton.load("coco")
 SIGMAS = np.array(SKELETON.sigmas)
@@ -28,8 +30,11 @@ SIZE = (256, 192)
 
 
 def decode(setting: Setting) -> Iterator[Comparison]:
-    """32x17x64x48 heatmaps -> key points in original pixels, by MSRA's and by DARK's decoding."""
-    batch = 4 if setting.quick else 32
+    """Heatmaps 17x64x48 -> key points in original pixels in the CPU's memory, by MSRA's and by DARK's decoding.
+
+    On a GPU the maps are there: copied for the loop over joints, and decoded where they are.
+    """
+    batch = 4 if setting.quick else 64 if setting.precisions else 32
     generator = torch.Generator().manual_seed(0)
     # Away from the border, where the plain decoding refines nothing and ours does.
     points = 16 + torch.rand(batch, 17, 2, generator=generator) * torch.tensor([SIZE[1] - 32, SIZE[0] - 32])
@@ -38,28 +43,35 @@ def decode(setting: Setting) -> Iterator[Comparison]:
     for codec, plain in ((MSRACodec(), plain_msra), (DarkCodec(), plain_dark)):
         heatmaps, _ = codec.encode(points, torch.ones(batch, 17), SIZE)
         heatmaps += 0.01 * torch.rand(heatmaps.shape, generator=generator)
-        yield _decoding(codec, plain, heatmaps, to_image)
+        yield _decoding(setting, codec, plain, heatmaps.to(setting.device), to_image)
 
 
-def _decoding(codec: Codec, plain: Callable, heatmaps: torch.Tensor, to_image: torch.Tensor) -> Comparison:
-    arrays = heatmaps.numpy()
+def _decoding(
+    setting: Setting, codec: Codec, plain: Callable, heatmaps: torch.Tensor, to_image: torch.Tensor
+) -> Comparison:
     matrices = to_image.double().numpy() @ np.diag([codec.stride, codec.stride, 1.0])
+    on_device = to_image.to(setting.device)
 
-    def ours() -> tuple[torch.Tensor, torch.Tensor]:
+    def loop() -> tuple[np.ndarray, np.ndarray]:
+        return plain(heatmaps.cpu().numpy(), matrices)
+
+    def ours() -> tuple[np.ndarray, np.ndarray]:
         keypoints, scores = codec.decode(heatmaps)
-        return keypoints @ to_image[:, :, :2].mT + to_image[:, None, :, 2], scores
+        return in_image(keypoints, on_device).cpu().numpy(), scores.cpu().numpy()
 
-    keypoints, scores = ours()
-    expected, expected_scores = plain(arrays, matrices)
-    far = np.abs(keypoints.numpy() - expected).max()
+    (keypoints, scores), (expected, expected_scores) = ours(), loop()
+    far = np.abs(keypoints - expected).max()
     require(f"{type(codec).__name__} and the loop differ by {far:.4f} pixels", far < 0.02)
-    require("scores of the decoders differ", np.allclose(scores.numpy(), expected_scores[..., 0], atol=1e-6))
-    return Comparison(
-        f"decode {'x'.join(map(str, heatmaps.shape))}, {type(codec).__name__}",
-        "persons",
-        len(heatmaps),
-        (Variant("loop over joints", lambda: plain(arrays, matrices)), Variant("ours", ours, 4.0)),
-    )
+    require("scores of the decoders differ", np.allclose(scores, expected_scores[..., 0], atol=1e-6))
+    name = f"decode {'x'.join(map(str, heatmaps.shape))}, {type(codec).__name__}"
+    variants = [
+        made(label, lambda run=run: run, lambda run: "", setting.device, target)
+        for label, run, target in (
+            ("loop over joints", loop, None),
+            ("ours", ours, None if setting.precisions else 4.0),
+        )
+    ]
+    return Comparison(name, "persons", len(heatmaps), tuple(variants), setting.device)
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,42 @@
-"""Speed of the network: inference and training step of pose HRNet-W32 against timm's HRNet with the same weights.
+"""Speed of the networks: inference, training step, segmentation head and a joint pass, on a CPU and on a GPU.
 
-timm's is its feature extractor of the same width (finest stream) with the 1x1 convolution of the pose head, in plain
-eager NCHW, as one gets it from `timm.create_model`. It computes all four streams in the last unit too, 1 % more work.
+The peer of pose is timm's feature extractor of the same width (finest stream) with the 1x1 convolution of the pose
+head, in plain eager NCHW, as one gets it from `timm.create_model`, with the same weights; on a GPU with convolutions
+rounded to TF32, which is torch's default. It computes all four streams in the last unit too, 1 % more work.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
+from functools import partial
 
 import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from experiments.benchmark.timing import Comparison, Setting, Variant, require
-from hrnet import HRNet, HRNetV2, SegmentationHead
-from hrnet.inference import for_inference
+from experiments.benchmark.timing import Comparison, Setting, Variant
+from experiments.benchmark.variants import (
+    BF16,
+    BF16_TUNED,
+    FP16,
+    FP32,
+    PLAIN,
+    TF32,
+    TUNED,
+    Numbers,
+    Run,
+    captured,
+    check,
+    check_output,
+    check_outputs,
+    compiled,
+    made,
+    nhwc,
+    predict,
+    random,
+)
+from hrnet import HRNet, HRNetV2, SegmentationHead, for_inference
+from hrnet.representations import mixed_strips
 from tasks import ClassificationTask, MultiTask, PoseTask, SegmentationTask
 from tasks.optim import create_optimizer
 
@@ -34,121 +56,191 @@ class TimmPose(nn.Module):
         self.head = nn.Conv2d(self.backbone.feature_info.channels()[0], KEYPOINTS, 1)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Heatmaps."""
         return self.head(self.backbone(images)[0])
 
 
 def inference(setting: Setting) -> Iterator[Comparison]:
-    """Images/s at batch 8 and 1: timm eager NCHW, our task, our task after `for_inference`."""
+    """Images/s of pose HRNet-W32 256x192, without decoding; at batch 8 and 1, on a GPU at 64 too (compiled at 8)."""
     theirs, ours, size = networks(setting.quick)
-    theirs.eval()
-    ours.eval().to(memory_format=torch.channels_last)
-    fast = for_inference(ours)
-    for batch, target in ((BATCH, 1.25), (1, None)):
-        images = torch.rand(batch, 3, *size)
-        runs = [_forward(network, images) for network in (theirs, ours, fast)]
-        expected = runs[0]()
-        for run in runs[1:]:
-            difference = (run() - expected).abs().max() / expected.abs().max()
-            require(f"heatmaps of our network and timm's differ by {difference:.1e} of their size", difference < 1e-3)
-        yield Comparison(
-            f"inference {size[0]}x{size[1]}, batch {batch}",
-            "images",
-            batch,
-            (
-                Variant("timm, NCHW", runs[0]),
-                Variant("ours, not prepared", runs[1]),
-                Variant("ours, for_inference", runs[2], target),
-            ),
-        )
+    theirs.eval(), ours.eval()
+    batches = (BATCH,) if setting.compiled else (1, BATCH, 64) if setting.precisions else (BATCH, 1)
+    for batch in (2,) if setting.quick else batches:
+        yield _inference(setting, theirs, ours, random(setting, batch, 3, *size))
+
+
+def _inference(setting: Setting, theirs: nn.Module, ours: nn.Module, images: Tensor) -> Comparison:
+    batch, _, height, width = images.shape
+    with FP32.in_use(setting.device), torch.inference_mode():
+        expected = deepcopy(theirs).to(setting.device)(images)
+
+    def variant(
+        label: str,
+        network: nn.Module,
+        numbers: Numbers,
+        prepare: Callable,
+        graph: bool = False,
+        target: float | None = None,
+    ) -> Variant:
+        def make() -> Run:
+            run = partial(predict, prepare(network).to(setting.device), images, numbers)
+            return captured(run) if graph else run
+
+        agrees = partial(check_output, expected=expected, tolerance=numbers.tolerance)
+        return made(numbers.label(label), make, agrees, setting.device, target)
+
+    plain = TF32 if setting.precisions else PLAIN
+    variants = [variant("timm, NCHW", theirs, plain, deepcopy), variant("ours, channels_last", ours, plain, nhwc)]
+    if not setting.precisions:
+        target = 1.25 if batch == BATCH else None
+        variants += [variant("ours, for_inference", ours, PLAIN, for_inference, target=target)]
+    elif setting.compiled:
+        variants += [variant("ours, compiled", ours, numbers, compiled) for numbers in (BF16, TF32)]
+    else:
+        variants += [variant("timm, NCHW", theirs, numbers, deepcopy) for numbers in (FP32, BF16)]
+        variants += [variant("ours, channels_last", ours, numbers, nhwc) for numbers in (FP32, TUNED, BF16, FP16)]
+        prepared = (FP32, TF32, BF16, FP16)
+        variants += [variant("ours, for_inference", ours, numbers, for_inference) for numbers in prepared]
+        variants += [variant("ours, for_inference in a CUDA graph", ours, FP16, for_inference, graph=True)]
+    name = f"inference {height}x{width}, batch {batch}"
+    return Comparison(name, "images", batch, tuple(variants), setting.device, setting.calls(5))
 
 
 def train(setting: Setting) -> Iterator[Comparison]:
-    """Training steps: forward, mean squared error, backward, Adam; timm NCHW, ours channels_last with a task's Adam.
+    """Training steps of the same: forward, mean squared error, backward, Adam; at batch 8, on a GPU at 32 and 128.
 
-    The order of memory costs some exactness on a CPU, see `benchmark_noise.py`.
+    The order of memory costs some exactness on a CPU, see `noise.py`.
     """
     theirs, ours, size = networks(setting.quick)
-    theirs.train()
-    ours.train().to(memory_format=torch.channels_last)
-    images = torch.rand(BATCH, 3, *size)
-    targets = torch.rand(BATCH, KEYPOINTS, size[0] // 4, size[1] // 4)
-    gradients = [_gradient(network, images[:2], targets[:2]) for network in (theirs, ours)]
-    difference = ((gradients[0] - gradients[1]).norm() / gradients[0].norm()).item()
-    require(f"gradients of our network and timm's differ by {difference:.1e} of their size", difference < 1e-6)
-    yield Comparison(
-        f"training step {size[0]}x{size[1]}, batch {BATCH}",
-        "images",
-        BATCH,
-        (
-            Variant("timm, NCHW", _step(theirs, torch.optim.Adam(theirs.parameters(), lr=1e-3), images, targets)),
-            Variant(
-                "ours, channels_last",
-                _step(ours, create_optimizer(ours, {"name": "adam", "lr": 1e-3}), images, targets),
-                1.0,
-            ),
-        ),
-    )
+    theirs.train(), ours.train()
+    batches = (BATCH,) if not setting.precisions else (32,) if setting.compiled else (32, 128)
+    for batch in (2,) if setting.quick else batches:
+        targets = random(setting, batch, KEYPOINTS, size[0] // 4, size[1] // 4)
+        yield _training(setting, theirs, ours, random(setting, batch, 3, *size), targets)
+
+
+def _training(setting: Setting, theirs: nn.Module, ours: nn.Module, images: Tensor, targets: Tensor) -> Comparison:
+    gradient = _head_gradient if setting.precisions else _exact_gradient
+    expected = gradient(deepcopy(theirs).to(setting.device), images, targets, FP32)
+
+    def variant(
+        label: str, network: nn.Module, numbers: Numbers, prepare: Callable, target: float | None = None, **adam: bool
+    ) -> Variant:
+        def make() -> Run:
+            return Step(prepare(network).to(setting.device), images, targets, numbers, adam)
+
+        def agrees(step: Step) -> str:
+            tolerance = numbers.tolerance if setting.precisions else 1e-6
+            return check(gradient(step.network, images, targets, numbers), expected, tolerance)
+
+        return made(numbers.label(label), make, agrees, setting.device, target)
+
+    plain, target = (TF32, None) if setting.precisions else (PLAIN, 1.0)
+    variants = [variant("timm, NCHW", theirs, plain, deepcopy)]
+    variants += [variant("ours, channels_last", ours, plain, nhwc, target)]
+    if setting.compiled:
+        variants += [variant("ours, compiled", ours, numbers, compiled) for numbers in (BF16, TF32)]
+    elif setting.precisions:
+        tried = (FP32, TUNED, BF16, BF16_TUNED, FP16)
+        variants += [variant("timm, NCHW", theirs, numbers, deepcopy) for numbers in (FP32, BF16)]
+        variants += [variant("ours, channels_last", ours, numbers, nhwc) for numbers in tried]
+        variants += [variant("ours, channels_last, fused Adam", ours, BF16, nhwc, fused=True)]
+    batch, _, height, width = images.shape
+    name = f"training step {height}x{width}, batch {batch}"
+    return Comparison(name, "images", batch, tuple(variants), setting.device, setting.calls(2))
+
+
+class Step:
+    """A training step as Lightning makes it in these numbers: with autocast, and a scaler for float16.
+
+    Args:
+        network: On the device, in training mode.
+        images: (B, 3, H, W).
+        targets: (B, K, H/4, W/4).
+        numbers: How numbers are kept.
+        adam: Options of Adam, as a task's `optimizer` has them.
+    """
+
+    def __init__(self, network: nn.Module, images: Tensor, targets: Tensor, numbers: Numbers, adam: dict) -> None:
+        self.network, self.images, self.targets, self.numbers = network, images, targets, numbers
+        self.device = images.device.type
+        self.optimizer = create_optimizer(network, {"name": "adam", "lr": 1e-3, **adam})
+        self.scaler = torch.amp.GradScaler(self.device, enabled=numbers.dtype == torch.float16)
+
+    def __call__(self) -> None:
+        """Do it."""
+        self.optimizer.zero_grad()
+        with self.numbers.in_use(self.device):
+            loss = functional.mse_loss(self.network(self.images).float(), self.targets)
+            self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
 
 def segmentation(setting: Setting) -> Iterator[Comparison]:
-    """The segmentation head at 512x1024: mixed after concatenation as published, and each stream at its own size."""
+    """The head at 512x1024: mixed after concatenation as published, per stream, and in the strips that suit a CPU."""
     height, width = (64, 128) if setting.quick else (512, 1024)
+    batch = 4 if setting.precisions and not setting.quick else 1
     for variant in ("w18_small_v1",) if setting.quick else ("w18", "w48"):
         torch.manual_seed(0)
         channels = HRNet(variant).channels
-        head = SegmentationHead(channels, 19).eval().to(memory_format=torch.channels_last)
-        streams = [
-            torch.rand(1, c, height // stride, width // stride).to(memory_format=torch.channels_last)
-            for c, stride in zip(channels, (4, 8, 16, 32), strict=True)
-        ]
-
-        def published(head: SegmentationHead = head, streams: list[Tensor] = streams) -> Tensor:
-            with torch.inference_mode():
-                return nn.Sequential.forward(head, HRNetV2()(streams))
-
-        def ours(head: SegmentationHead = head, streams: list[Tensor] = streams) -> Tensor:
-            with torch.inference_mode():
-                return head(streams)
-
-        expected = published()
-        difference = ((ours() - expected).abs().max() / expected.abs().max()).item()
-        require(f"logits of the two heads differ by {difference:.1e} of their size", difference < 1e-4)
-        yield Comparison(
-            f"segmentation head {variant}, {height}x{width}",
-            "images",
-            1,
-            (Variant("after concatenation", published), Variant("per stream", ours)),
-        )
+        head = nhwc(SegmentationHead(channels, 19).eval()).to(setting.device)
+        sizes = [(c, height // s, width // s) for c, s in zip(channels, (4, 8, 16, 32), strict=True)]
+        streams = [random(setting, batch, *size).to(memory_format=torch.channels_last) for size in sizes]
+        ways = {"after concatenation": _concatenated, "per stream": _whole}
+        if setting.precisions:
+            ways["per stream, in strips"] = _in_strips
+        named = {label: partial(way, head) for label, way in ways.items()}
+        name = f"segmentation head {variant}, {height}x{width}, batch {batch}"
+        yield _forwards(setting, name, batch, named, streams, check_output)
 
 
 def joint(setting: Setting) -> Iterator[Comparison]:
     """Pose, segmentation and classes of the same images: three networks, and three heads on one backbone."""
     variant, size, batch = ("w18_small_v1", (64, 64), 1) if setting.quick else ("w32", (256, 192), 4)
+    batch *= 4 if setting.precisions and not setting.quick else 1
     torch.manual_seed(0)
-    backbone = {"variant": variant, "upsample": "bilinear"}
     heads = {
         "pose": lambda b: PoseTask(b, KEYPOINTS),
         "segmentation": lambda b: SegmentationTask(b, 19),
         "classification": lambda b: ClassificationTask(b, 1000),
     }
-    together = MultiTask(HRNet(**backbone), heads).eval().to(memory_format=torch.channels_last)
-    single = {name: together.single(name).eval().to(memory_format=torch.channels_last) for name in heads}
-    images = torch.rand(batch, 3, *size)
+    together = nhwc(MultiTask(HRNet(variant, upsample="bilinear"), heads).eval()).to(setting.device)
+    single = nhwc(nn.ModuleDict({name: together.single(name) for name in heads}).eval())
 
-    def separate() -> dict[str, Tensor]:
-        with torch.inference_mode():
-            return {name: network(images) for name, network in single.items()}
+    def apart(images: Tensor) -> dict[str, Tensor]:
+        return {name: network(images) for name, network in single.items()}
 
-    expected, found = separate(), _forward(together, images)()
-    for name in heads:
-        difference = ((found[name] - expected[name]).abs().max() / expected[name].abs().max()).item()
-        require(f"outputs of {name} differ by {difference:.1e} of their size", difference < 1e-3)
-    yield Comparison(
-        f"three tasks {size[0]}x{size[1]}, batch {batch}",
-        "images",
-        batch,
-        (Variant("three networks", separate), Variant("one backbone", _forward(together, images), 2.0)),
-    )
+    ways = {"three networks": apart, "one backbone": together}
+    targets = {} if setting.precisions else {"one backbone": 2.0}
+    name = f"three tasks {size[0]}x{size[1]}, batch {batch}"
+    yield _forwards(setting, name, batch, ways, random(setting, batch, 3, *size), check_outputs, targets)
+
+
+def _forwards(
+    setting: Setting,
+    name: str,
+    batch: int,
+    ways: dict[str, Callable],
+    inputs: Tensor | list[Tensor],
+    agrees: Callable,
+    targets: dict[str, float] | None = None,
+) -> Comparison:
+    """Ways to compute the same from the same inputs; the first is what the others are held against."""
+    with FP32.in_use(setting.device), torch.inference_mode():
+        expected = next(iter(ways.values()))(inputs)
+    variants = [
+        made(
+            numbers.label(label),
+            lambda way=way, numbers=numbers: partial(predict, way, inputs, numbers),
+            partial(agrees, expected=expected, tolerance=numbers.tolerance),
+            setting.device,
+            (targets or {}).get(label),
+        )
+        for numbers in ((TF32, BF16) if setting.precisions else (PLAIN,))
+        for label, way in ways.items()
+    ]
+    return Comparison(name, "images", batch, tuple(variants), setting.device, setting.calls(5))
 
 
 def networks(quick: bool) -> tuple[TimmPose, PoseTask, tuple[int, int]]:
@@ -174,25 +266,30 @@ def networks(quick: bool) -> tuple[TimmPose, PoseTask, tuple[int, int]]:
     return theirs, ours, size
 
 
-def _forward(network: nn.Module, images: Tensor) -> Callable[[], Tensor]:
-    def run() -> Tensor:
-        with torch.inference_mode():
-            return network(images)
-
-    return run
+def _concatenated(head: SegmentationHead, streams: Sequence[Tensor]) -> Tensor:
+    return nn.Sequential.forward(head, HRNetV2()(streams))
 
 
-def _gradient(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    """Of the first convolution, in float64: in float32 rounding moves it by some per cent, see `benchmark_noise.py`."""
+def _whole(head: SegmentationHead, streams: list[Tensor]) -> Tensor:
+    return head(streams)
+
+
+def _in_strips(head: SegmentationHead, streams: list[Tensor]) -> Tensor:
+    rest = nn.Sequential(*head.children())[1:]
+    return torch.cat([rest(strip) for strip in mixed_strips(head[0], streams, head.align_corners)], dim=2)
+
+
+def _head_gradient(network: nn.Module, images: Tensor, targets: Tensor, numbers: Numbers) -> Tensor:
+    """Of the last convolution, before any step; running statistics move on by one batch."""
+    scale = 2.0**10 if numbers.dtype == torch.float16 else 1.0
+    with numbers.in_use(images.device.type):
+        loss = functional.mse_loss(network(images).float(), targets)
+        (gradient,) = torch.autograd.grad(scale * loss, [network.head.weight])
+    return gradient / scale
+
+
+def _exact_gradient(network: nn.Module, images: Tensor, targets: Tensor, _: Numbers) -> Tensor:
+    """Of the first convolution, in float64: in float32 rounding moves it by some per cent, see `noise.py`."""
     network = deepcopy(network).double()
-    functional.mse_loss(network(images.double()), targets.double()).backward()
+    functional.mse_loss(network(images[:2].double()), targets[:2].double()).backward()
     return network.backbone.conv1.weight.grad
-
-
-def _step(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, targets: Tensor) -> Callable[[], None]:
-    def run() -> None:
-        optimizer.zero_grad()
-        functional.mse_loss(network(images), targets).backward()
-        optimizer.step()
-
-    return run

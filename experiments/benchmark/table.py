@@ -7,12 +7,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby
 
 import torch
-from rich import box
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -220,22 +216,3 @@ def cells(row: Row) -> tuple[str, ...]:
 def legend() -> list[str]:
     """What stands below the table, a paragraph an item."""
     return [LEGEND, *(f"[{number}] {note}" for number, note in enumerate(NOTES, start=1))]
-
-
-def rich_table() -> Table:
-    """All rows, for a terminal of 125 columns or more (narrower ones fold the cells)."""
-    caption = Text("\n".join(legend()))
-    table = Table(title="Published networks", caption=caption, caption_justify="left", box=box.SIMPLE_HEAD)
-    for column, header in enumerate(HEADERS):
-        table.add_column(header, justify="right" if column in (3, 4, 7) else "left", overflow="fold")
-    for _, rows in groupby(ROWS, key=lambda row: row.task):
-        for row in rows:
-            table.add_row(*map(Text, cells(row)))
-        table.add_section()
-    return table
-
-
-def markdown_table() -> str:
-    """All rows, for a README."""
-    lines = [HEADERS, tuple("---" for _ in HEADERS), *(cells(row) for row in ROWS)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n" + "\n\n".join(legend())

@@ -22,13 +22,19 @@ class Setting:
         quick: Tiny sizes, which show that everything works and say nothing about speed.
         data_root: Root of CocoPose for the data benchmarks; `sample` is the embedded data.
         device: cpu or cuda.
-        compiled: On a GPU: the variants by `torch.compile`, instead of the others beside the peer.
+        compiled: With `precisions`: the variants by `torch.compile`, instead of the others beside the peer.
+        precisions: Whether each precision that a training may ask for is a variant, as on a GPU.
     """
 
     quick: bool = False
     data_root: str = "sample"
     device: str = "cpu"
     compiled: bool = False
+    precisions: bool = False
+
+    def calls(self, on_gpu: int) -> int:
+        """How many calls are timed together: a GPU's are short."""
+        return on_gpu if self.precisions and not self.quick else 1
 
 
 @dataclass(frozen=True)
@@ -80,14 +86,14 @@ class Benchmark:
         rounds: How many are needed for a steady median.
         comparisons: Loads what they need and checks that the variants agree.
         networks: Whether networks are run, which use the user's number of threads; everything else has one.
-        on_gpu: The same on a GPU, where there is something to compare there.
+        on_gpu: Whether there is something to compare on a GPU.
     """
 
     about: str
     rounds: int
     comparisons: Callable[[Setting], Iterator[Comparison]]
     networks: bool = False
-    on_gpu: Callable[[Setting], Iterator[Comparison]] | None = None
+    on_gpu: bool = False
 
 
 @dataclass(frozen=True)

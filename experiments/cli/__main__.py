@@ -2,6 +2,6 @@
 
 import sys
 
-from experiments.cli.words import main
+from experiments.cli.command import main
 
 sys.exit(main())

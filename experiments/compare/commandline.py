@@ -5,8 +5,8 @@ python -m experiments.compare RUN RUN --metric val/AP50 --out comparison
 python -m experiments.compare "runs/*/2026*" --html comparison.html
 python -m experiments.compare runs/mine --metric val/RMSE --mode val/RMSE=min    # where the runs do not say it
 
-In a notebook: `compare(["runs/pose_coco"])` shows itself; `.tables` are lists of dicts, `.plot()` is a figure. A W&B
-folder, `wandb/offline-run-*`, is a run too. The first run is the one that the others are held against.
+In a notebook: `compare(["runs/pose_coco"])` shows itself; `.tables` are lists of dicts, `.plot()` is a figure.
+The first run is the one that the others are held against.
 """
 
 import sys
@@ -86,9 +86,9 @@ class Comparison:
         return to_csv(self.runs, self.titled)
 
     def _repr_html_(self) -> str:
-        from experiments.compare.html import to_fragment
+        from experiments.compare.html import to_html
 
-        return to_fragment(self.runs, self.titled, self.curves)
+        return to_html(self.runs, self.titled, self.curves, page=False)
 
 
 def compare(
@@ -97,7 +97,7 @@ def compare(
     """Compare runs; nothing is written. Runs in which nothing was measured are left out, and named in the first note.
 
     Args:
-        runs: Run folders, globs, folders of run folders, W&B's offline-run-* folders.
+        runs: Run folders, globs, folders of run folders.
         metric: To compare by, such as val/AP; the one that each run monitors when not given.
         modes: Metric -> "min" where less is better, or "max", instead of what the runs say.
 

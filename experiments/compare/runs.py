@@ -4,11 +4,12 @@
 `Run.notes` and never an error. Imports neither torch nor lightning, so that twenty runs are read in a second.
 """
 
+import csv
 import glob
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -17,9 +18,7 @@ from typing import Any
 import yaml
 
 from experiments.cli.mistakes import Mistake
-from experiments.compare.files import numbers, read_csv, read_mapping, scores
 from experiments.compare.modes import MONITORS, Mode, checkpoint_monitor, is_rate, known_mode, recorded_modes
-from experiments.compare.wandb import is_wandb_run, read_wandb_run
 
 FILES = ("config.yaml", "metrics.csv", "summary.json")
 RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
@@ -34,7 +33,7 @@ class Run:
     """What one run left behind.
 
     Args:
-        path: Run folder, or W&B's folder of one run.
+        path: Run folder.
         name: experiment/folder.
         config: Dotted keys without `init_args`; a `class_path` is its short name under the class's own key.
         environment: As environment.json; empty where there is none.
@@ -134,7 +133,7 @@ def find_runs(names: Iterable[str | Path]) -> list[Path]:
     """Run folders of names, globs and parent folders, each once, in the order named.
 
     Raises:
-        RunsError: If a name stands for no run.
+        RunsError: If a name stands for no run, or for W&B's own record of one.
     """
     found: dict[Path, Path] = {}
     for name in names:
@@ -143,36 +142,39 @@ def find_runs(names: Iterable[str | Path]) -> list[Path]:
             raise RunsError(
                 f"There is nothing at {name}; name run folders, a glob, or a folder such as runs/pose_coco."
             )
+        if record := next((path for path in paths if _is_record(path)), None):
+            raise RunsError(
+                f"{record} is W&B's record of a run: name the run folder, which its folder `wandb` lies in."
+            )
         runs = [run for path in paths for run in _runs_in(path)]
         if not runs:
             raise RunsError(
-                f"There is no run in {name}: a run folder has {', '.join(FILES)}, or wandb/offline-run-*; "
-                "`python -m experiments.run` makes one."
+                f"There is no run in {name}: a run folder has {', '.join(FILES)}; python -m experiments.run makes one."
             )
         for run in runs:
             found.setdefault(run.resolve(), run)
     return list(found.values())
 
 
+def _is_record(path: Path) -> bool:
+    """Whether W&B has kept a run here, offline or online: its own file, its folder, or the folder of these."""
+    folder = path.parent if path.suffix == ".wandb" else path
+    return any(folder.glob("run-*.wandb")) or (folder.name == "wandb" and any(folder.glob("*/run-*.wandb")))
+
+
 def _runs_in(path: Path) -> list[Path]:
-    if path.suffix == ".wandb" or path.name in FILES:
+    if path.name in FILES:
         return [path.parent]
     if not path.is_dir():
         return []
-    if _is_run(path):
+    if any((path / name).is_file() for name in FILES) or RUN_NAME.fullmatch(path.name):
         return [path]
     children = sorted(child for child in path.iterdir() if child.is_dir() and not child.is_symlink())
     return [run for child in children for run in _runs_in(child)]
 
 
-def _is_run(path: Path) -> bool:
-    if is_wandb_run(path) or any((path / name).is_file() for name in FILES):
-        return True
-    return RUN_NAME.fullmatch(path.name) is not None or (path / "wandb").is_dir()
-
-
 def read_run(path: Path, metric: str | None = None, modes: Mapping[str, Mode] = MappingProxyType({})) -> Run:
-    """One run from its folder, or from W&B's record in it where there is nothing else.
+    """One run from its folder.
 
     Args:
         path: The folder.
@@ -181,24 +183,17 @@ def read_run(path: Path, metric: str | None = None, modes: Mapping[str, Mode] = 
     """
     path = Path(path)
     name = "/".join(path.resolve().parts[-2:])
-    if is_wandb_run(path) or not any((path / file).is_file() for file in FILES):
-        logs = [path] if is_wandb_run(path) else sorted(p for p in (path / "wandb").glob("*") if is_wandb_run(p))
-        if not logs:
-            return Run(path, name)
-        content, notes = read_wandb_run(logs[-1])
-        name = content["name"] or name
-        kinds = ("config", "rows", "summary", "environment", "tables")
-        config, rows, summary, environment, tables = (content[key] for key in kinds)
-    else:
-        notes = []
-        config = read_mapping(path / "config.yaml", lambda text: yaml.load(text, yaml.CSafeLoader), notes)
-        summary = read_mapping(path / "summary.json", json.loads, notes)
-        environment = read_mapping(path / "environment.json", json.loads, notes)
-        written = [row for row in read_csv(path / "metrics.csv", notes) if not row.get("best_checkpoint")]
-        rows = _last_lives([numbers(row) for row in written])
-        if isinstance(summary.get("best"), float):
-            summary["best"] = {summary["monitor"]: summary["best"]}
-        tables = {file.stem: read_csv(file, notes) for file in sorted((path / "predictions").glob("*.csv"))}
+    if not any((path / file).is_file() for file in FILES):
+        return Run(path, name)
+    notes: list[str] = []
+    config = read_mapping(path / "config.yaml", lambda text: yaml.load(text, yaml.CSafeLoader), notes)
+    summary = read_mapping(path / "summary.json", json.loads, notes)
+    environment = read_mapping(path / "environment.json", json.loads, notes)
+    written = [row for row in read_csv(path / "metrics.csv", notes) if not row.get("best_checkpoint")]
+    rows = _last_lives([numbers(row) for row in written])
+    if isinstance(summary.get("best"), float):
+        summary["best"] = {summary["monitor"]: summary["best"]}
+    tables = {file.stem: read_csv(file, notes) for file in sorted((path / "predictions").glob("*.csv"))}
     flat = flatten({key: value for key, value in config.items() if key != "config"})
     monitored = _monitored(path, summary, flat)
     monitor, mode = monitored or (metric, None)
@@ -255,7 +250,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """W&B stores 1.0 as 1; written either way it is the same choice."""
+    """1.0 and 1 are the same choice."""
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, dict):
@@ -283,3 +278,73 @@ def _training_only(rows: list[dict[str, float]], epochs: Any) -> list[dict[str, 
         return rows
     kept = [row for row in rows if row.get("epoch", 0) < epochs]
     return kept or rows
+
+
+# Files of a run folder, whole, cut off or missing: what can be read, and a note of what cannot.
+
+
+def read_mapping(path: Path, parse: Callable[[str], Any], notes: list[str]) -> dict[str, Any]:
+    """A mapping by `parse`; empty, with a note, where there is none."""
+    try:
+        content = parse(path.read_text(encoding="utf-8-sig", errors="replace"))
+    except FileNotFoundError:
+        notes.append(f"no {path.name}" + (": unfinished" if path.name == "summary.json" else ""))
+        return {}
+    except (OSError, ValueError, yaml.YAMLError):
+        notes.append(f"{path.name} cannot be read")
+        return {}
+    if not isinstance(content, dict):
+        notes.append(f"{path.name} is no mapping")
+        return {}
+    return content
+
+
+def read_csv(path: Path, notes: list[str]) -> list[dict[str, str]]:
+    """Whole rows of a CSV file; a last line without its end was cut off, so even its last number may be."""
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="replace").replace("\0", "")
+    except FileNotFoundError:
+        notes.append(f"no {path.name}")
+        return []
+    except OSError:
+        notes.append(f"{path.name} cannot be read")
+        return []
+    lines = text.splitlines(keepends=True)
+    whole = lines[:-1] if lines and not lines[-1].endswith("\n") else lines
+    try:
+        rows = list(csv.DictReader(whole))
+    except csv.Error:
+        notes.append(f"{path.name} cannot be read")
+        return []
+    kept = [row for row in rows if None not in row and None not in row.values()]
+    if len(whole) < len(lines) or len(kept) < len(rows):
+        notes.append(f"{path.name} is cut off")
+    return kept
+
+
+def numbers(row: Mapping[str, str]) -> dict[str, float]:
+    """The finite numbers of a row."""
+    values = {key: _number(text) for key, text in row.items()}
+    return {key: value for key, value in values.items() if math.isfinite(value)}
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def scores(rows: list[dict[str, str]]) -> dict[int, float]:
+    """sample -> score, of rows that have both."""
+    pairs = [(_id(row.get("sample", "")), _number(row.get("score", ""))) for row in rows]
+    return {sample: score for sample, score in pairs if sample is not None and math.isfinite(score)}
+
+
+def _id(text: str) -> int | None:
+    """Ids may have 64 bits, of which a float keeps 53."""
+    try:
+        return int(text)
+    except ValueError:
+        value = _number(text)
+        return int(value) if math.isfinite(value) else None

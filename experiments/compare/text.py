@@ -6,23 +6,20 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
 
+from experiments.cli.tables import MISSING, markdown, show
 from experiments.compare.runs import Run
 from experiments.compare.tables import Table
 
 P_VALUES = ("p", "p (Holm)")
 SIGNED = ("difference", "low", "high")
-NUMBER = re.compile(r"n/a|[-+<]? ?\d[\d.e+-]*( ?(s|min|h|GiB|M|GFLOPs))?")
 
 
 def cell(column: str, value: Any, signed: bool = False) -> str:
     """A value as it is shown: time in minutes, memory in GiB, multiply-adds / 2^30 as the papers' GFLOPs."""
     if value is None:
-        return "n/a"
+        return MISSING
     if isinstance(value, str):
         return visible(value)
     if column == "time":
@@ -64,21 +61,14 @@ def readable(table: Table) -> Table:
     return table.turned() if keyed and len(table.rows[0]) > 8 and len(table.rows[0]) > len(table.rows) + 1 else table
 
 
-def is_number(text: str) -> bool:
-    """Whether a cell is aligned as a number, or stands for one."""
-    return NUMBER.fullmatch(text) is not None
-
-
 def to_markdown(tables: Mapping[str, Table]) -> str:
     """Tables under their titles."""
     parts = ["# Comparison of runs"]
     for table in map(readable, tables.values()):
         heads, rows = cells(table)
-        numbers = [all(is_number(row[i]) for row in rows) for i in range(len(heads))]
-        lines = [heads, ["---:" if right else "---" for right in numbers], *rows]
         parts.append(f"## {_escaped(visible(table.title))}")
         parts += [_escaped(visible(table.note))] if table.note else []
-        parts.append("\n".join("| " + " | ".join(_escaped(text) for text in line) + " |" for line in lines))
+        parts.append(markdown([_escaped(head) for head in heads], [[_escaped(text) for text in row] for row in rows]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -103,28 +93,6 @@ def to_csv(runs: Sequence[Run], tables: Mapping[str, Table]) -> str:
 
 
 def print_tables(tables: Mapping[str, Table], console: Console) -> None:
-    """Print; a table too wide for the console comes in blocks of columns, each with the first column."""
+    """Print them one below the other."""
     for table in map(readable, tables.values()):
-        heads, rows = cells(table)
-        blocks = _blocks(heads, rows, console.width)
-        for block in blocks:
-            shown = RichTable(title=Text(visible(table.title)) if block is blocks[0] else None, box=box.SIMPLE)
-            for i in block:
-                right = all(is_number(row[i]) for row in rows)
-                shown.add_column(Text(heads[i]), justify="right" if right else "left", overflow="fold")
-            for row in rows:
-                shown.add_row(*(Text(row[i]) for i in block))
-            console.print(shown)
-        if table.note:
-            console.print(Text(visible(table.note), style="dim"))
-
-
-def _blocks(heads: list[str], rows: list[list[str]], width: int) -> list[list[int]]:
-    widths = [min(40, max(len(head), *(len(row[i]) for row in rows))) + 3 for i, head in enumerate(heads)]
-    first = [0]
-    blocks = [first.copy()]
-    for i in range(1, len(heads)):
-        if len(blocks[-1]) > 1 and sum(widths[j] for j in blocks[-1]) + widths[i] > width - 2:
-            blocks.append(first.copy())
-        blocks[-1].append(i)
-    return blocks
+        show(console, *cells(table), visible(table.title), visible(table.note))

@@ -3,7 +3,8 @@
 from datamodules.text_files import ConfigError
 from experiments.config.files import find, merge, read, split_flags
 from experiments.config.mistakes import explain, find_mistake
-from experiments.config.parser import SECTIONS, WandbSpec, make_parser, parse
+from experiments.config.parser import make_parser, parse
+from experiments.config.sections import SECTIONS, WandbSpec
 
 __all__ = [
     "SECTIONS",

@@ -9,7 +9,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -173,6 +173,12 @@ def is_keys(hint: Any) -> bool:
     return typing.is_typeddict(hint)
 
 
+def is_list(hint: Any) -> bool:
+    """Whether it holds values of certain types, one after the other."""
+    origin = typing.get_origin(hint)
+    return isinstance(origin, type) and issubclass(origin, typing.Iterable) and bool(typing.get_args(hint))
+
+
 def made_by(hint: Any) -> tuple[type, int] | None:
     """Of a callable type: the class that it makes, and how many arguments are given to it elsewhere."""
     if typing.get_origin(hint) is not Callable or len(typing.get_args(hint)) != 2:
@@ -286,6 +292,28 @@ def arguments(value: Any) -> dict[str, Any]:
         inner = value.get("init_args")
         return dict(inner) if isinstance(inner, Mapping) else {}
     return dict(value)
+
+
+def below(hint: Any, value: Any, *, lists: bool = False) -> Iterator[tuple[str, Parameter, Any]]:
+    """Keys one level below a type, for the class that the value names: each with what is said of it, and its value.
+
+    With `lists` those of a list of objects are the parameters of the first.
+    """
+    for option in alternatives(hint):
+        base = (made_by(option) or (option, 0))[0]
+        origin, inner = typing.get_origin(option), typing.get_args(option)
+        if is_keys(option):
+            known, values = parameters(option), value if isinstance(value, Mapping) else {}
+        elif is_class(base):
+            known, values = parameters(chosen(value, base) or base), arguments(value)
+        elif origin is dict and isinstance(value, Mapping):
+            known, values = {str(key): Parameter(inner[1], REQUIRED, "") for key in value}, value
+        elif lists and is_list(option) and is_class(inner[0]):
+            found = next((item for item in value if isinstance(item, Mapping)), {}) if isinstance(value, list) else {}
+            known, values = parameters(chosen(found, inner[0]) or inner[0]), arguments(found)
+        else:
+            continue
+        yield from ((key, parameter, values.get(key)) for key, parameter in known.items())
 
 
 def kept_arguments(bases: Sequence[type]) -> Callable[[str, str], set[str]]:

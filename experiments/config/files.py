@@ -12,29 +12,11 @@ from typing import Any
 
 from datamodules.text_files import ConfigError, parse_yaml, read_yaml
 from experiments.cli.mistakes import did_you_mean, nearest
+from experiments.config.sections import FLAGS_ALONE, SECTIONS, SWITCHES
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-SECTIONS = (
-    "model",
-    "data",
-    "trainer",
-    "wandb",
-    "seed_everything",
-    "runs",
-    "name",
-    "save_minutes",
-    "checkpoint",
-    "random_weights",
-    "resume",
-    "debug",
-)
 ACTIONS = ("fit", "validate", "test", "predict")
 ALSO_CALLED = {"train": "fit", "training": "fit", "val": "validate", "eval": "validate", "evaluate": "validate"}
-SWITCHES = ("debug", "random_weights")
-"""Flags that need no value."""
-FLAGS_ALONE = {"resume": None, "debug": False}
-"""Sections that have an effect on the command line only, and what stored configurations have there."""
-
 Kept = Callable[[str, str], set[str]]
 """(class before, class now) -> the arguments of the former that are kept."""
 
@@ -222,7 +204,7 @@ def split_flags(flags: list[str]) -> tuple[list[tuple[str, Any]], list[str]]:
             raise ConfigError(_no_flag(word, values))
         at += 1
         following = flags[at] if at < len(flags) and not flags[at].startswith("--") else None
-        if key in ("debug", "random_weights") and not equals:
+        if key in SWITCHES and not equals:
             text = "true"
             if following in ("true", "false"):
                 text, at = following, at + 1
@@ -244,7 +226,7 @@ def _no_flag(word: str, values: list[tuple[str, Any]]) -> str:
         return f"{word} stands behind a flag: YAML files come before the flags."
     if word.startswith("-"):
         return f"{word!r} is no flag: flags have two dashes and the name of a key, as in --trainer.max_epochs 10."
-    if values and values[-1][0] not in ("debug", "random_weights"):
+    if values and values[-1][0] not in SWITCHES:
         return (
             f"{word!r} is left over behind --{values[-1][0]}, which takes one value; a list is written in brackets, "
             "as in --data.image_size '[256, 192]'."

@@ -18,7 +18,7 @@ from experiments.config.constructors import (
     REQUIRED,
     Parameter,
     alternatives,
-    arguments,
+    below,
     choices,
     chosen,
     class_named,
@@ -43,7 +43,7 @@ def help_page(
     question: str,
     words: Sequence[str],
     merged: Mapping[str, Any],
-    sections: Mapping[str, Any],
+    sections: Mapping[str, Parameter],
     parser: ArgumentParser,
 ) -> str:
     """The page for a flag that ends in `help`.
@@ -52,8 +52,8 @@ def help_page(
         question: The flag.
         words: Behind it: perhaps the name of a class.
         merged: Configuration so far, as yet unchecked.
-        sections: Type of each section.
-        parser: Of the command, for its usage and the words about its own keys.
+        sections: Type, default and documentation of each section.
+        parser: Of the command, for its usage.
 
     Raises:
         ConfigError: If there is no such key or class.
@@ -67,41 +67,21 @@ def help_page(
     return _page(".".join(keys), hint, value, parameter, name)
 
 
-def _follow(keys: list[str], merged: Mapping[str, Any], sections: Mapping[str, Any]) -> tuple[Any, Any, Parameter]:
+def _follow(
+    keys: list[str], merged: Mapping[str, Any], sections: Mapping[str, Parameter]
+) -> tuple[Any, Any, Parameter]:
     """Type, value so far, and documentation of a key."""
-    known = {key: Parameter(hint, REQUIRED, "") for key, hint in sections.items()}
-    values: Mapping[str, Any] = merged
+    known = {key: (section, merged.get(key)) for key, section in sections.items()}
     owner = "The configuration"
-    hint: Any = None
     for at, key in enumerate(keys):
         key = key.rstrip("+=")
         if key not in known:
             near = nearest(key, known)
             raise ConfigError(f"{owner} has no key {key!r}{did_you_mean(near)} It has: {', '.join(known)}.")
-        parameter, value = known[key], values.get(key)
-        hint = parameter.hint
+        parameter, value = known[key]
         owner = ".".join(keys[: at + 1])
-        known, values = _below(hint, value, at + 1 == len(keys))
-    return hint, value, parameter
-
-
-def _below(hint: Any, value: Any, last: bool) -> tuple[dict[str, Parameter], Mapping[str, Any]]:
-    """Keys below a value, with what is said of them so far."""
-    for option in alternatives(hint):
-        base = (made_by(option) or (option, 0))[0]
-        origin, inner = typing.get_origin(option), typing.get_args(option)
-        if is_keys(option):
-            return parameters(option), value if isinstance(value, Mapping) else {}
-        if is_class(base):
-            cls = chosen(value, base) or base
-            return parameters(cls), arguments(value)
-        if origin is dict and not last:
-            entries = value if isinstance(value, Mapping) else {}
-            return {str(key): Parameter(inner[1], REQUIRED, "") for key in entries}, entries
-        if isinstance(origin, type) and issubclass(origin, typing.Iterable) and inner and is_class(inner[0]):
-            found = next((item for item in value if isinstance(item, Mapping)), {}) if isinstance(value, list) else {}
-            return parameters(chosen(found, inner[0]) or inner[0]), arguments(found)
-    return {}, {}
+        known = {name: (inner, given) for name, inner, given in below(parameter.hint, value, lists=True)}
+    return parameter.hint, value, parameter
 
 
 def _base(hint: Any) -> tuple[Any, int]:
@@ -158,7 +138,7 @@ def _entries(key: str, known: Mapping[str, Parameter]) -> str:
     return "\n".join(_entry(f"--{key}.{name}", parameter) for name, parameter in known.items())
 
 
-def _entry(flag: str, parameter: Parameter, text: str | None = None) -> str:
+def _entry(flag: str, parameter: Parameter) -> str:
     base = _base(parameter.hint)[0]
     what = in_words(parameter.hint)
     if base is not None and len(what) > 60:
@@ -166,7 +146,7 @@ def _entry(flag: str, parameter: Parameter, text: str | None = None) -> str:
     default = parameter.default
     state = {REQUIRED: "required", OPTIONAL: "optional"}.get(_key(default)) or f"default {_plain(default)}"
     more = f" {flag}.help says more." if base is not None else ""
-    told = (parameter.text if text is None else text) + more
+    told = parameter.text + more
     return "\n".join(filter(None, [f"  {flag}  {what}; {state}", _indented(told.strip())]))
 
 
@@ -195,22 +175,20 @@ def _line(start: str, text: str) -> str:
     return textwrap.fill(f"{start}  {text}", width, subsequent_indent=" " * 6)
 
 
-def _overview(merged: Mapping[str, Any], sections: Mapping[str, Any], parser: ArgumentParser) -> str:
-    own: dict[str, str] = {action.dest: (action.help or "").split("(type:")[0] for action in parser._actions}
-    own["trainer"] = "Lightning's: devices, precision, how long and how often, callbacks."
+def _overview(merged: Mapping[str, Any], sections: Mapping[str, Parameter], parser: ArgumentParser) -> str:
     lines = [parser.format_usage().strip(), "", parser.description or "", "", MERGING, "", "Sections:"]
-    for key, hint in sections.items():
+    for key, section in sections.items():
+        hint = section.hint
         base, _ = _base(hint)
         if base is None:
-            default = parser.get_defaults().get(key)
-            lines.append(_entry(f"--{key}", Parameter(hint, default, own.get(key, ""))))
+            lines.append(_entry(f"--{key}", section))
             continue
         cls = base if is_keys(base) else chosen(merged.get(key), base) or base
         now = f"here {cls.__name__}" if cls is not base else in_words(hint) if len(choices(base)) > 1 else ""
         lines.append(f"  --{key}.help  {now}".rstrip())
-        lines.append(_indented(own.get(key) or _first(describe(base).text)))
+        lines.append(_indented(section.text))
     lines += ["", "Keys of the trainer (Lightning's), each explained by --trainer.KEY.help:"]
-    names = [f"--trainer.{key}" for key in parameters(sections["trainer"])]
+    names = [f"--trainer.{key}" for key in parameters(sections["trainer"].hint)]
     lines.append(
         textwrap.fill("  ".join(names), 120, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
     )

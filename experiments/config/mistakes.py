@@ -6,7 +6,7 @@ whole of a section. Here the deepest wrong key is found, with what it may be and
 
 import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -17,13 +17,14 @@ from experiments.config.constructors import (
     Parameter,
     alternatives,
     arguments,
+    below,
     choices,
-    chosen,
     class_named,
     example,
     in_words,
     is_class,
     is_keys,
+    is_list,
     made_by,
     parameters,
 )
@@ -79,29 +80,14 @@ def find_key(name: str, merged: Mapping[str, Any], sections: Mapping[str, Any]) 
     """Where a configuration takes a key of this name, as a dotted path; the least deep one."""
     level: list[tuple[Path, Any, Any]] = [((key,), hint, merged.get(key)) for key, hint in sections.items()]
     for _ in range(4):
-        below: list[tuple[Path, Any, Any]] = []
+        deeper: list[tuple[Path, Any, Any]] = []
         for path, hint, value in level:
-            for key, inner, given in _inside(hint, value):
+            for key, parameter, given in below(hint, value):
                 if key == name:
                     return ".".join((*path, key))
-                below.append(((*path, key), inner, given))
-        level = below
+                deeper.append(((*path, key), parameter.hint, given))
+        level = deeper
     return None
-
-
-def _inside(hint: Any, value: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Keys, types and values one level below a type, for the class that the value names."""
-    for option in alternatives(hint):
-        base = (made_by(option) or (option, 0))[0]
-        if is_keys(option):
-            for key, parameter in parameters(option).items():
-                yield key, parameter.hint, value.get(key) if isinstance(value, Mapping) else None
-        elif is_class(base) and (cls := chosen(value, base)) is not None:
-            for key, parameter in parameters(cls).items():
-                yield key, parameter.hint, arguments(value).get(key)
-        elif typing.get_origin(option) is dict and isinstance(value, Mapping):
-            for key, inner in value.items():
-                yield str(key), typing.get_args(option)[1], inner
 
 
 class _Walk:
@@ -142,7 +128,7 @@ class _Walk:
             return self._object(value, hint, path, union)
         if origin is dict and isinstance(value, Mapping):
             return self._mapping(value, inner, path, union)
-        if isinstance(value, list) and inner and origin is not dict and _is_iterable(origin):
+        if isinstance(value, list) and origin is not dict and is_list(hint):
             return self._list(value, hint, path, union)
         return None if _accepts(value, hint) else self._wrong(value, union, path)
 
@@ -291,10 +277,6 @@ def _unquoted(value: Any, hint: Any) -> str:
 def _odd(value: Mapping) -> bool:
     """Whether `class_path` or `init_args` stand beside keys that are neither."""
     return "class_path" in value and bool(set(value) - {"class_path", "init_args", "dict_kwargs"})
-
-
-def _is_iterable(origin: Any) -> bool:
-    return isinstance(origin, type) and issubclass(origin, typing.Iterable)
 
 
 def _accepts(value: Any, hint: Any) -> bool:

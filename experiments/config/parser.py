@@ -7,7 +7,7 @@ constructors, which are the documentation of every key.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
 from lightning import Callback, Trainer
@@ -18,29 +18,12 @@ import tasks
 from datamodules.base import BaseDataModule
 from datamodules.text_files import ConfigError
 from experiments.cli import program
-from experiments.config.constructors import kept_arguments
-from experiments.config.files import Rules, combine, find, flagged, merge, read, split_flags
+from experiments.config.constructors import REQUIRED, kept_arguments
+from experiments.config.files import Rules, combine, flagged, read, split_flags
 from experiments.config.help import help_page
 from experiments.config.mistakes import explain, find_key, find_mistake
+from experiments.config.sections import KEYS, SECTIONS, SWITCHES
 from tasks.task import Task
-
-__all__ = ["ConfigError", "explain", "find", "make_parser", "merge", "parse", "read", "split_flags"]
-
-
-class WandbSpec(TypedDict, total=False):
-    """Of `wandb.init`; `mode` is online, offline or disabled: online where there is a key, else offline.
-
-    `log_model` stores the best and the last checkpoint as versions of an artifact.
-    """
-
-    project: str
-    name: str
-    group: str
-    tags: list[str]
-    notes: str
-    entity: str
-    mode: Literal["online", "offline", "disabled"]
-    log_model: bool
 
 
 def make_parser() -> ArgumentParser:
@@ -53,49 +36,14 @@ def make_parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--config", action=ActionConfigFile, help="A YAML file; better named without the flag.")
-    parser.add_argument("--seed_everything", type=int, default=0, help="Seed of weights, data order and augmentation.")
-    parser.add_argument("--runs", type=str, default="runs", help="Folder that run folders are made in.")
-    parser.add_argument("--name", type=str | None, default=None, help="Of the run, in W&B and in comparisons.")
-    parser.add_argument("--save_minutes", type=float, default=10.0, help="Time between checkpoints within an epoch.")
-    parser.add_argument("--resume", type=str | None, default=None, help="Run folder to go on with.")
-    parser.add_argument(
-        "--checkpoint",
-        type=str | None,
-        default=None,
-        help="What to validate, test, predict or start a training with, all of it: a run folder (which needs no YAML "
-        "file then), a checkpoint, a published file. The optimiser's state is only gone on with by --resume.",
-    )
-    parser.add_argument(
-        "--random_weights",
-        type=bool,
-        nargs="?",
-        const=True,
-        default=False,
-        help="Validate, test or predict even if some weights are as they were drawn.",
-    )
-    parser.add_argument("--debug", type=bool, nargs="?", const=True, default=False, help="Show tracebacks.")
-    parser.add_argument("--model", type=Task, required=True, help="The task.")
-    parser.add_argument("--data", type=BaseDataModule, required=True, help="The data set.")
-    parser.add_argument("--wandb", type=WandbSpec | None, default=None, help="Arguments of wandb.init.")
-    parser.add_class_arguments(Trainer, "trainer", skip={"default_root_dir"}, instantiate=False)
+    for key, (hint, default, text) in KEYS.items():
+        if hint is Trainer:
+            parser.add_class_arguments(Trainer, key, skip={"default_root_dir"}, instantiate=False)
+        else:
+            options = {"required": True} if default is REQUIRED else {"default": default}
+            options |= {"nargs": "?", "const": True} if key in SWITCHES else {}
+            parser.add_argument(f"--{key}", type=hint, help=text, **options)
     return parser
-
-
-SECTIONS: dict[str, Any] = {
-    "model": Task,
-    "data": BaseDataModule,
-    "trainer": Trainer,
-    "wandb": WandbSpec | None,
-    "seed_everything": int,
-    "runs": str,
-    "name": str | None,
-    "save_minutes": float,
-    "checkpoint": str | None,
-    "random_weights": bool,
-    "resume": str | None,
-    "debug": bool,
-}
-"""Types of the sections, for help and for messages about mistakes."""
 
 
 def make_data(content: Mapping[str, Any], sources: Sequence[tuple[str, Mapping[str, Any]]]) -> BaseDataModule:
@@ -130,7 +78,7 @@ def parse(parser: ArgumentParser, files: list[Path], flags: list[str]) -> Namesp
     rules = Rules(kept_arguments((Task, BaseDataModule, Callback, tasks.Codec)))
     merged = combine([content for _, content in contents], values, rules, _guess)
     if questions and (questions[0] == "-h" or questions[0].partition("=")[0].endswith("help")):
-        print(help_page(questions[0], questions[1:], merged, SECTIONS, parser))
+        print(help_page(questions[0], questions[1:], merged, KEYS, parser))
         raise SystemExit(0)
     for section in ("model", "data"):
         if merged.get(section) is None and not questions:

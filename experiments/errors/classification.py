@@ -1,5 +1,6 @@
-"""Where a classifier errs: which classes it takes for which, its most confident mistakes, and how far its confidence
-can be trusted (calibration; Guo et al., ICML 2017).
+"""Where a classifier errs, and how far its confidence can be trusted (calibration; Guo et al., ICML 2017).
+
+Which classes it takes for which, and its most confident mistakes.
 
 errors = ClassificationErrors(num_classes, names); errors.update(probabilities, labels, ids) a batch; then the tables
 """

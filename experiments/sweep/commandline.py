@@ -1,41 +1,46 @@
-"""Search hyperparameters without an account, by Optuna; running the same command again goes on with the same study.
+r"""Search hyperparameters without an account, by Optuna; running the same command again goes on with the same study.
 
 python -m experiments.sweep pose_coco.yaml sample.yaml --sweep sweep_pose.yaml
-python -m experiments.sweep pose_coco.yaml sample.yaml --method random --trials 30 \\
-    --search.model.init_args.optimizer.lr "{distribution: log_uniform_values, min: 1.0e-4, max: 1.0e-2}" \\
+python -m experiments.sweep pose_coco.yaml sample.yaml --method random --trials 30 \
+    --search.model.init_args.optimizer.lr "{distribution: log_uniform_values, min: 1.0e-4, max: 1.0e-2}" \
     --search.data.init_args.batch_size "[8, 16]" --trainer.max_epochs 10
 
+KEY is a flag of the runner; SPACE a list, or a mapping with min, max and perhaps distribution: log_uniform_values.
 The sweep folder, `runs/sweeps/<experiment>-<sweep>/`, has study.db (SQLite), trials.csv, and the trials as ordinary run
 folders, which W&B shows as one group. Flags that are not the sweep's own are the runner's.
 """
 
-import argparse
 import gc
 import itertools
+import math
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-import yaml
 from lightning import Callback, LightningModule, Trainer
+from rich.console import Console
 
 try:
     import optuna
+    from optuna.trial import FrozenTrial, TrialState
 except ModuleNotFoundError:
     print("error: a search needs Optuna: pip install optuna, or this project with its extra [sweep]", file=sys.stderr)
     raise SystemExit(2) from None
 
-from experiments import run
-from experiments.cli import program
-from experiments.cli.mistakes import is_users_mistake
+from datamodules.text_files import parse_yaml
+from experiments import cli, run
+from experiments.cli.files import write_rows
+from experiments.cli.mistakes import Stopped, is_users_mistake
+from experiments.cli.tables import show
 from experiments.compare.modes import known_mode
-from experiments.config import ConfigError, make_parser, parse
+from experiments.config import ConfigError, find, make_parser, parse
+from experiments.config.files import files_and_flags
 from experiments.sweep.space import Sweep, check, choices, constants, read_sweep, suggest
-from experiments.sweep.table import show
-from experiments.training.checkpoints import Stopped
 from tasks import Task, subclasses
 
 DEFAULT_TRIALS = 20
@@ -74,47 +79,64 @@ class ReportTrial(Callback):
             raise optuna.TrialPruned(f"{self.metric} {value.item():.3f} after {self.validations} validations")
 
 
-def main(argv: Sequence[str] | None = None) -> optuna.Study:
+def search(
+    *words: str,
+    sweep: str | None = None,
+    method: Literal["tpe", "random", "grid"] | None = None,
+    trials: int | None = None,
+    runs: str = "runs",
+    folder: str | None = None,
+    storage: str | None = None,
+    sampler_seed: int = 0,
+) -> optuna.Study:
     """Search as the command line does.
+
+    Args:
+        words: YAML files of the experiment, then `--search.KEY SPACE` and the runner's flags.
+        sweep: File with search space and method, in W&B's format; as given or among the experiments.
+        method: Instead of that of the file; else tpe.
+        trials: In all; else run_cap of the file, the whole grid, or 20.
+        runs: Folder in which `sweeps` is.
+        folder: Sweep folder; else runs/sweeps/<experiment>-<sweep>.
+        storage: Optuna's database for several machines; else study.db in the sweep folder.
+        sampler_seed: Seed of the search, not of the training.
 
     Raises:
         ConfigError: For a mistake in the files, flags or the search space.
         SystemExit: With status 128 + signal when interrupted; the study goes on with the next call.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    options, flags = _options(words)
-    files_at = next((i for i, word in enumerate(flags) if word.startswith("-")), len(flags))
-    files, flags = flags[:files_at], flags[files_at:]
-    if options.trials is not None and options.trials < 1:
-        raise ConfigError(f"--trials {options.trials}: a search has one trial or more.")
-    if options.sampler_seed < 0:
-        raise ConfigError(f"--sampler_seed {options.sampler_seed}: a seed is 0 or more.")
+    files, flags = files_and_flags(words)
+    if trials is not None and trials < 1:
+        raise ConfigError(f"--trials {trials}: a search has one trial or more.")
+    if sampler_seed < 0:
+        raise ConfigError(f"--sampler_seed {sampler_seed}: a seed is 0 or more.")
     if not files:
         raise ConfigError("Name an experiment before the flags, such as pose_coco.yaml sample.yaml.")
-    sweep, flags = _sweep(options, flags)
-    flags = [*constants(sweep["parameters"]), *flags]  # the command line has the last word, except on what is searched
+    space, flags = _space(sweep, flags)
+    space["method"] = method or space["method"]
+    flags = [*constants(space["parameters"]), *flags]  # the command line has the last word, except on what is searched
     task = _task_class(files, flags)
-    metric = sweep["metric"] or task.monitor
-    goal = _goal(metric, sweep["goal"], task)
-    name = f"{Path(files[0]).stem}-{Path(options.sweep).stem if options.sweep else 'search'}"
-    folder = Path(options.folder or Path(options.runs) / "sweeps" / name)
-    folder.mkdir(parents=True, exist_ok=True)
-    study = _study(folder, name, goal, sweep, options)
-    count = options.trials or sweep["trials"] or (None if sweep["method"] == "grid" else DEFAULT_TRIALS)
-    if sweep["method"] == "grid":
-        count = min(count or len(_grid(sweep)), len(_grid(sweep)))
+    metric = space["metric"] or task.monitor
+    name = f"{Path(files[0]).stem}-{Path(sweep).stem if sweep else 'search'}"
+    place = Path(folder or Path(runs) / "sweeps" / name)
+    goal = _goal(metric, space["goal"], task)
+    place.mkdir(parents=True, exist_ok=True)
+    study = _study(place, name, goal, space, storage)
+    count = trials or space["trials"] or (None if space["method"] == "grid" else DEFAULT_TRIALS)
+    if space["method"] == "grid":
+        count = min(count or len(_grid(space)), len(_grid(space)))
     remaining = max(0, count - len(_done(study)))
-    print(f"sweep folder: {folder}; {count} trials, {count - remaining} of them done", flush=True)
+    print(f"sweep folder: {place}; {count} trials, {count - remaining} of them done", flush=True)
 
     def objective(trial: optuna.Trial) -> float:
         print(f"trial {trial.number}", flush=True)
-        study.sampler = _sampler(sweep["method"], options.sampler_seed, trial.number)
-        arguments = [*files, *flags, *suggest(trial, sweep["parameters"]), "--runs", str(folder)]
+        study.sampler = _sampler(space["method"], sampler_seed, trial.number)
+        arguments = [*files, *flags, *suggest(trial, space["parameters"]), "--runs", str(place)]
         if not any(flag.startswith("--wandb.group") for flag in flags):
             arguments += ["--wandb.group", name]
-        return _value(trial, arguments, metric, folder)
+        return _value(trial, arguments, metric, place)
 
-    def enough(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+    def enough(study: optuna.Study, trial: FrozenTrial) -> None:
         if len(_done(study)) >= count:  # another process may work on the same study
             study.stop()
 
@@ -125,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> optuna.Study:
         print("stopped; the same command goes on with the study", flush=True)
         raise SystemExit(128 + stop.number) from None
     finally:
-        show(study, _done(study), folder, metric)
+        _show(study, _done(study), place, metric)
     return study
 
 
@@ -170,34 +192,14 @@ def _again(trial: optuna.Trial) -> None:
     trial.study.enqueue_trial(trial.params)
 
 
-def _done(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+def _done(study: optuna.Study) -> list[FrozenTrial]:
     return [trial for trial in study.trials if trial.state.is_finished() and "again" not in trial.user_attrs]
 
 
-def _options(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
-        prog=program("experiments.sweep"),
-        usage="%(prog)s EXPERIMENT.yaml [OVERLAY.yaml ...] [--sweep FILE] [--search.KEY SPACE] [--key value ...]",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--sweep", help="Search space and method in W&B's format.")
-    parser.add_argument("--method", choices=["tpe", "random", "grid"], help="Instead of that of the file; else tpe.")
-    parser.add_argument(
-        "--trials", type=int, help=f"In all; else run_cap of the file, the whole grid, {DEFAULT_TRIALS}."
-    )
-    parser.add_argument("--runs", default="runs", help="Folder in which `sweeps` is.")
-    parser.add_argument("--folder", help="Sweep folder; else runs/sweeps/<experiment>-<sweep>.")
-    parser.add_argument("--storage", help="Optuna's database for several machines; else study.db in the sweep folder.")
-    parser.add_argument("--sampler_seed", type=int, default=0, help="Seed of the search, not of the training.")
-    return parser.parse_known_args(words)
-
-
-def _sweep(options: argparse.Namespace, flags: list[str]) -> tuple[Sweep, list[str]]:
+def _space(file: str | None, flags: list[str]) -> tuple[Sweep, list[str]]:
     """The search of the file and of `--search.KEY`, and the flags that are left for the runner."""
     empty = Sweep(parameters={}, method="tpe", metric=None, goal=None, trials=None, early_terminate=None)
-    sweep = read_sweep(options.sweep) if options.sweep else empty
+    sweep = read_sweep(file) if file else empty
     left: list[str] = []
     words = iter(flags)
     for word in words:
@@ -206,21 +208,17 @@ def _sweep(options: argparse.Namespace, flags: list[str]) -> tuple[Sweep, list[s
             continue
         key, equals, text = word.removeprefix("--search.").partition("=")
         text = text if equals else next(words, "null")
-        try:
-            space = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--search.{key} {text}: not valid YAML.") from error
+        space = parse_yaml(text, f"--search.{key} {text}: not valid YAML")
         sweep["parameters"][key] = {"values": space} if isinstance(space, list) else space
-    check(sweep["parameters"], options.sweep or "--search")
+    check(sweep["parameters"], file or "--search")
     if not sweep["parameters"]:
         raise ConfigError("There is nothing to search: name --sweep FILE, or --search.KEY with a list or a range.")
-    sweep["method"] = options.method or sweep["method"]
     return sweep, left
 
 
 def _task_class(files: list[str], flags: list[str]) -> type[Task]:
     """Class of the task; a mistake in files and flags is found here, before the first trial."""
-    config = parse(make_parser(), [run.find(file) for file in files], flags)
+    config = parse(make_parser(), [find(file) for file in files], flags)
     return subclasses(Task)[config.model.class_path.rsplit(".", 1)[-1]]
 
 
@@ -258,7 +256,7 @@ def _grid(sweep: Sweep) -> list[dict[str, str]]:
     return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
 
 
-def _study(folder: Path, name: str, goal: str, sweep: Sweep, options: argparse.Namespace) -> optuna.Study:
+def _study(folder: Path, name: str, goal: str, sweep: Sweep, storage: str | None) -> optuna.Study:
     """The study in the folder, or a new one."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     early = sweep["early_terminate"]
@@ -266,7 +264,7 @@ def _study(folder: Path, name: str, goal: str, sweep: Sweep, options: argparse.N
     if early is not None:
         pruner = optuna.pruners.SuccessiveHalvingPruner(early.get("min_iter", 1), early.get("eta", 3))
     study = optuna.create_study(
-        storage=options.storage or f"sqlite:///{(folder / 'study.db').resolve()}",
+        storage=storage or f"sqlite:///{(folder / 'study.db').resolve()}",
         study_name=name,
         direction=goal,
         pruner=pruner,
@@ -282,6 +280,34 @@ def _study(folder: Path, name: str, goal: str, sweep: Sweep, options: argparse.N
     return study
 
 
-def command() -> int:
-    """`main` with exit status: 0 on success, 2 with one message for a user's mistake."""
-    return run.command(main)
+def _show(study: optuna.Study, trials: Sequence[FrozenTrial], folder: Path, metric: str) -> None:
+    """Print the trials, best first, what mattered, and where the best one is; write trials.csv."""
+    if not trials:
+        return
+    lowest_first = study.direction == optuna.study.StudyDirection.MINIMIZE
+
+    def rank(trial: FrozenTrial) -> tuple[bool, float]:
+        value = math.inf if trial.value is None else trial.value if lowest_first else -trial.value
+        return trial.state != TrialState.COMPLETE, value
+
+    rows = []
+    for trial in sorted(trials, key=rank):
+        value = math.nan if trial.value is None else trial.value
+        row = {"trial": trial.number, "state": trial.state.name.lower(), metric: value}
+        row |= {key: f"{v:.4g}" if isinstance(v, float) else v for key, v in trial.params.items()}
+        rows.append({**row, "run": trial.user_attrs.get("run", ""), "error": trial.user_attrs.get("error", "")})
+    write_rows(folder / "trials.csv", rows)
+    columns = list(dict.fromkeys(key for row in rows for key in row if key not in ("run", "error")))
+    texts = [[f"{v:.4f}" if isinstance(v := row.get(key, ""), float) else str(v) for key in columns] for row in rows]
+    show(Console(), [key.rsplit(".", 1)[-1] for key in columns], texts)
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if len(complete) >= 8 and len({trial.value for trial in complete}) > 1:
+        importance = optuna.importance.get_param_importances(study)
+        print("importance: " + ", ".join(f"{key} {share:.2f}" for key, share in importance.items()))
+    if complete:
+        best = folder / study.best_trial.user_attrs["run"]
+        print(f"best: trial {study.best_trial.number}, {metric} {study.best_value:.4f}; run folder: {best}")
+
+
+main = partial(cli.call, search)
+command = partial(run.command, main)

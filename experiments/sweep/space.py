@@ -1,8 +1,11 @@
-"""A search space in W&B's sweep format -> flags of the runner, suggested by Optuna.
+"""A search space as a sweep file has it -> flags of the runner, suggested by Optuna.
+
+The format is the part of W&B's that lists, ranges and constants need; `wandb sweep` takes the same file.
 
 parameters:
   model.init_args.optimizer.lr: {distribution: log_uniform_values, min: 1.0e-4, max: 1.0e-2}
   data.init_args.batch_size: {values: [16, 32]}
+  trainer.max_epochs: {value: 20}
 """
 
 import math
@@ -13,18 +16,19 @@ import yaml
 from optuna import Trial
 
 from datamodules.text_files import read_yaml
-from experiments.config import ConfigError
-from experiments.config.files import find
+from experiments.cli.mistakes import did_you_mean, nearest
+from experiments.config import ConfigError, find
 
 Parameter = Mapping[str, Any]
-RANGES = ("uniform", "int_uniform", "log_uniform_values", "q_uniform")
+RANGES = ("uniform", "log_uniform_values")
 METHODS = {"bayes": "tpe", "tpe": "tpe", "random": "random", "grid": "grid"}
 SETTINGS = {
     "metric": (dict, "{name: val/AP, goal: maximize}"),
     "run_cap": (int, "20"),
     "early_terminate": (dict, "{type: hyperband, min_iter: 1}"),
 }
-MEANT_FOR_W_AND_B = ("program", "command", "name", "description", "project", "entity", "controller", "settings")
+FOR_THE_AGENT = ("program", "command", "name", "description", "project", "entity")
+"""Keys that `wandb sweep` needs and a search without it passes over."""
 
 
 class Sweep(TypedDict):
@@ -39,7 +43,7 @@ class Sweep(TypedDict):
 
 
 def read_sweep(name: str) -> Sweep:
-    """A sweep file, as given or beside `run.py`.
+    """A sweep file, as given or among the experiments.
 
     Raises:
         ConfigError: If there is none, or something in it is not understood.
@@ -48,9 +52,10 @@ def read_sweep(name: str) -> Sweep:
     content = read_yaml(path)
     if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict):
         raise ConfigError(f"{path} should be a sweep in W&B's format, with a section `parameters`.")
-    known = ("parameters", "method", *SETTINGS, *MEANT_FOR_W_AND_B)
+    known = ("parameters", "method", *SETTINGS, *FOR_THE_AGENT)
     if unknown := sorted(set(content) - set(known)):
-        raise ConfigError(f"{path}: a sweep has no key {unknown[0]!r}; it may have: {', '.join(known)}.")
+        near = did_you_mean(nearest(unknown[0], known))
+        raise ConfigError(f"{path}: a search takes no key {unknown[0]!r}{near} It takes: {', '.join(known)}.")
     for key, (kind, example) in SETTINGS.items():
         if not isinstance(content.get(key), kind | None):
             raise ConfigError(f"{path}: {key} should be as in `{key}: {example}`, not {content[key]!r}.")
@@ -85,27 +90,31 @@ def check(parameters: Mapping[str, Any], where: str) -> None:
         if "values" in parameter:
             if not isinstance(parameter["values"], list) or not parameter["values"]:
                 raise ConfigError(f"{where}: the values of {key} should be a list, not {parameter['values']!r}.")
-            continue
-        if not {"min", "max"} <= set(parameter):
+        elif {"min", "max"} <= set(parameter):
+            _check_range(key, parameter, where)
+        else:
             raise ConfigError(
                 f"{where}: {key} has neither value, nor values, nor min and max. Parameters within parameters are "
                 "written as one dotted key here."
             )
-        _check_range(key, parameter, where)
 
 
 def _check_range(key: str, parameter: Parameter, where: str) -> None:
     distribution = parameter.get("distribution", "uniform")
-    if distribution not in RANGES:
-        raise ConfigError(f"{where}: the distribution of {key} should be one of {', '.join(RANGES)}: {distribution!r}.")
-    for bound in ("min", "max", "q"):
-        value = parameter.get(bound, 1)
+    if distribution not in RANGES or set(parameter) - {"min", "max", "distribution"}:
+        raise ConfigError(
+            f"{where}: of W&B's distributions a search takes {' and '.join(RANGES)}, each from min to max; {key} is "
+            f"{dict(parameter)}. List the values, or search with W&B's own agent (wandb sweep)."
+        )
+    for bound in ("min", "max"):
+        value = parameter[bound]
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ConfigError(f"{where}: {bound} of {key} should be a number, not {value!r} (YAML writes 1.0e-4).")
-    if parameter["min"] > parameter["max"] or (distribution.startswith("log") and parameter["min"] <= 0):
+    logarithmic = distribution == "log_uniform_values"
+    if parameter["min"] > parameter["max"] or (logarithmic and parameter["min"] <= 0):
         raise ConfigError(
             f"{where}: {key} runs from {parameter['min']} to {parameter['max']}; expected a rising range"
-            f"{', above zero' if distribution.startswith('log') else ''}."
+            f"{', above zero' if logarithmic else ''}."
         )
 
 
@@ -116,8 +125,9 @@ def choices(parameter: Parameter) -> list[str] | None:
 
 def suggest(trial: Trial, parameters: Mapping[str, Parameter]) -> list[str]:
     """Flags of what is searched, for one trial: `--key=value`."""
-    searched = {key: parameter for key, parameter in parameters.items() if "value" not in parameter}
-    return [f"--{key}={_suggest_one(trial, key, parameter)}" for key, parameter in searched.items()]
+    return [
+        f"--{key}={_one(trial, key, parameter)}" for key, parameter in parameters.items() if "value" not in parameter
+    ]
 
 
 def constants(parameters: Mapping[str, Parameter]) -> list[str]:
@@ -125,18 +135,14 @@ def constants(parameters: Mapping[str, Parameter]) -> list[str]:
     return [f"--{key}={flag_text(parameter['value'])}" for key, parameter in parameters.items() if "value" in parameter]
 
 
-def _suggest_one(trial: Trial, key: str, parameter: Parameter) -> str:
+def _one(trial: Trial, key: str, parameter: Parameter) -> str:
     values = choices(parameter)
     if values is not None:
         return trial.suggest_categorical(key, values)
-    low, high = parameter["min"], parameter["max"]
-    distribution = parameter.get("distribution", "uniform")
-    whole = isinstance(low, int) and isinstance(high, int) and distribution in ("uniform", "q_uniform")
-    if whole or distribution == "int_uniform":
-        return flag_text(trial.suggest_int(key, math.ceil(low), math.floor(high), step=int(parameter.get("q", 1))))
-    if distribution == "q_uniform":
-        return flag_text(trial.suggest_float(key, low, high, step=parameter.get("q", 1)))
-    return flag_text(trial.suggest_float(key, low, high, log=distribution == "log_uniform_values"))
+    low, high, logarithmic = parameter["min"], parameter["max"], parameter.get("distribution", "uniform") != "uniform"
+    if isinstance(low, int) and isinstance(high, int) and not logarithmic:
+        return flag_text(trial.suggest_int(key, low, high))
+    return flag_text(trial.suggest_float(key, low, high, log=logarithmic))
 
 
 def flag_text(value: Any) -> str:

@@ -10,17 +10,20 @@ optimiser and all. `--checkpoint RUN_FOLDER` without YAML files takes model and 
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
+from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_only
 
 import tasks
 from datamodules.base import BaseDataModule
 from datamodules.text_files import ConfigError
 from experiments.config.files import split_flags
+from experiments.training.checkpoints import stored_position
+from hrnet.checkpoints import read_file
 from tasks.task import Task
 
 OF_BACKBONE = "init_args.backbone.init_args.weights"
@@ -40,6 +43,70 @@ def configuration_of(checkpoint: str) -> Path:
             f"experiment, such as validate pose_coco.yaml --checkpoint {checkpoint}."
         )
     return folder / "config.yaml"
+
+
+def find_resumable(run: str | Path) -> Path:
+    """Run folder, or a checkpoint in it -> the checkpoint to go on from; of a folder it is `last.ckpt`.
+
+    Raises:
+        ConfigError: If there is none, or what is there is damaged.
+    """
+    path = Path(run)
+    path = path if path.suffix == ".ckpt" else path / "checkpoints" / "last.ckpt"
+    folder = path.parent.parent
+    for needed in (folder / "config.yaml", path):
+        if not needed.is_file():
+            raise ConfigError(
+                f"Cannot resume {run}: it has no {needed.relative_to(folder)}; name a run folder such as "
+                "runs/pose_coco/..., or a checkpoint in one."
+            )
+    try:
+        read_file(path)
+    except ValueError as error:
+        others = [other for other in sorted(path.parent.glob("*.ckpt")) if other != path]
+        way = f"Go on from another checkpoint: --resume {others[0]}" if others else "The run has no other checkpoint."
+        raise ConfigError(f"{error} {way}") from error
+    return path
+
+
+def check_resume(path: Path, checkpoint: Mapping[str, Any], task: LightningModule, options: Mapping[str, Any]) -> None:
+    """Refuse what could not go on from a checkpoint, before anything is written.
+
+    Args:
+        path: Of the checkpoint.
+        checkpoint: Its content.
+        task: That is to go on.
+        options: Of the Trainer.
+
+    Raises:
+        ConfigError: If the file has no state of a training, is of another model, or has trained longer already.
+    """
+    folder = path.parent.parent
+    missing = [key for key in ("state_dict", "loops", "optimizer_states", "global_step") if key not in checkpoint]
+    if missing:
+        raise ConfigError(
+            f"{path} has no {', '.join(missing)}: it holds weights and not the state of a training. Start a new run "
+            f"with --model.weights {path}, or resume from another checkpoint in {path.parent}."
+        )
+    stored, own = checkpoint["state_dict"], task.state_dict()
+    for name in sorted(stored.keys() | own.keys()):
+        there, here = (tuple(state[name].shape) if name in state else "absent" for state in (stored, own))
+        if there != here:
+            raise ConfigError(
+                f"{path} does not fit the model: {name} is {there} there and {here} here. A resumed run keeps its "
+                f"model, so leave out what changes it; a new run may begin with these weights: --model.weights {path}."
+            )
+    position = stored_position(checkpoint)
+    for key, done in (
+        ("max_epochs", position.epoch + (position.batches > 0)),
+        ("max_steps", checkpoint["global_step"]),
+    ):
+        limit = options.get(key)
+        if limit not in (None, -1) and limit < done:
+            raise ConfigError(
+                f"{folder} has trained up to {key.removeprefix('max_')[:-1]} {done} and trainer.{key} is {limit}: "
+                "raise it, or evaluate the run with validate --checkpoint."
+            )
 
 
 def check_start(action: str, config: Namespace, flags: Sequence[str]) -> None:

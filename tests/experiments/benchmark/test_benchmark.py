@@ -2,12 +2,10 @@
 
 import json
 import time
-from io import StringIO
 
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from torch import nn
 from torch.nn import functional
 
@@ -22,8 +20,6 @@ from experiments.benchmark.table import (
     cells,
     compare,
     count,
-    markdown_table,
-    rich_table,
     verdict,
 )
 from experiments.benchmark.timing import Comparison, Setting, Variant, measure, require
@@ -142,18 +138,18 @@ def test_cells_show_both_counts_and_the_printed_figures():
     assert cells(row)[3:] == ("70,372,678", "1206.37", "70.3M / 1206.3", "equal, cut off", "1154.50")
 
 
-def test_markdown_has_a_line_a_network(monkeypatch):
-    monkeypatch.setattr("experiments.benchmark.table.ROWS", ROWS[:2])
-    lines = markdown_table().splitlines()
+def test_markdown_has_a_line_a_network(monkeypatch, capsys):
+    monkeypatch.setattr("experiments.benchmark.commandline.ROWS", ROWS[:2])
+    assert main(["--table", "--markdown"]) == []
+    lines = capsys.readouterr().out.strip().splitlines()[2:]
     assert lines[2] == ("| pose w32 | COCO, 17 | 256x192 | 28,536,113 | 7.12 | 28.5M / 7.10 | differs [1] | 7.12 |")
     assert "[1] The CVPR paper prints 7.10 GFLOPs; equal at one digit, 7.1." in lines
     assert len({line.count("|") for line in lines[:4]}) == 1
 
 
-def test_the_terminal_table_shows_every_figure_in_full():
-    console = Console(width=130, record=True, file=StringIO())
-    console.print(rich_table())
-    text = console.export_text()
+def test_the_terminal_table_shows_every_figure_in_full(capsys):
+    assert main(["--table"]) == []
+    text = capsys.readouterr().out
     assert all(f"{count(row).parameters:,}" in text for row in ROWS)
     assert "[6] The quoted 9.3M parameters cannot be reproduced" in text
     assert "…" not in text

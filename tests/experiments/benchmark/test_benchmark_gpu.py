@@ -5,24 +5,23 @@ import time
 import pytest
 import torch
 
-from experiments.benchmark import command, report
-from experiments.benchmark import gpu as benchmark_gpu
-from experiments.benchmark.gpu import BF16, FP32, TF32
+from experiments.benchmark import BENCHMARKS, command, report
 from experiments.benchmark.timing import Comparison, Setting, Variant, measure
+from experiments.benchmark.variants import BF16, FP32, TF32, TUNED, check_output, made
 
-ON_CPU = Setting(quick=True, device="cpu")
+ON_CPU = Setting(quick=True, device="cpu", precisions=True)
 
 
 @pytest.mark.parametrize("name", ["segmentation", "joint", "decode"])
 def test_variants_agree(name):
-    for comparison in getattr(benchmark_gpu, name)(ON_CPU):
+    for comparison in BENCHMARKS[name].comparisons(ON_CPU):
         assert [variant.problem for variant in comparison.variants] == [""] * len(comparison.variants)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["inference", "train"])
 def test_networks_agree_in_every_precision(name):
-    (comparison,) = getattr(benchmark_gpu, name)(ON_CPU)
+    (comparison,) = BENCHMARKS[name].comparisons(ON_CPU)
     problems = {variant.label: variant.problem for variant in comparison.variants if "graph" not in variant.label}
     assert set(problems.values()) == {""}
     for numbers in ("float32 without TF32", "float32 with TF32", "bf16-mixed", "16-mixed"):
@@ -32,7 +31,7 @@ def test_networks_agree_in_every_precision(name):
 def test_numbers_are_kept_within_the_block_alone():
     cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.allow_tf32, cublas.allow_tf32, cudnn.benchmark
-    for numbers in (FP32, TF32, benchmark_gpu.TUNED):
+    for numbers in (FP32, TF32, TUNED):
         with numbers.in_use("cpu"):
             assert (cudnn.allow_tf32, cublas.allow_tf32, cudnn.benchmark) == (numbers.tf32, numbers.tf32, numbers.tuned)
         assert (cudnn.allow_tf32, cublas.allow_tf32, cudnn.benchmark) == before
@@ -45,9 +44,9 @@ def test_what_differs_or_fails_is_named():
 
     def variant(found: torch.Tensor) -> Variant:
         def check(run):
-            return benchmark_gpu._check_output(run, expected=expected, tolerance=0.1)
+            return check_output(run, expected=expected, tolerance=0.1)
 
-        return benchmark_gpu._made("ours", lambda: lambda: found, check, "cpu")
+        return made("ours", lambda: lambda: found, check, "cpu")
 
     assert not variant(expected + torch.tensor([0.0, 0.49])).problem
     assert "differs by 1.0e-01" in variant(expected + torch.tensor([0.0, 0.51])).problem
@@ -56,7 +55,7 @@ def test_what_differs_or_fails_is_named():
     def no_memory():
         raise torch.OutOfMemoryError("Tried to allocate 99 GiB.\nA trace")
 
-    failed = benchmark_gpu._made("ours", no_memory, lambda run: "", "cpu")
+    failed = made("ours", no_memory, lambda run: "", "cpu")
     assert failed.problem == "OutOfMemoryError: Tried to allocate 99 GiB."
 
 

@@ -68,8 +68,8 @@ def test_words_are_the_parameters(words, expected):
 
 
 def test_words_that_are_no_flags_of_its_own_are_handed_on_in_order():
-    words = ["a.yaml", "b.yaml", "--folder", "x", "--trainer.max_epochs", "3", "--data-root=y"]
-    assert cli.call(sweep, words) == (("a.yaml", "b.yaml", "--trainer.max_epochs", "3", "--data-root=y"), "x")
+    own = ["a.yaml", "b.yaml", "--trainer.max_epochs", "3", "--data-root=y", "--debug", "false"]
+    assert cli.call(sweep, [*own[:2], "--folder", "x", *own[2:]]) == (tuple(own), "x")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_exit_status(function, expected, monkeypatch):
 def test_every_flag_of_every_command_is_explained(word, capsys, monkeypatch):
     if word == "sweep":
         pytest.importorskip("optuna")
-    function = getattr(importlib.import_module(cli.COMMANDS[word].module).command, "args", (None,))[0]
+    function = getattr(importlib.import_module(cli.COMMANDS[word].module).main, "args", (None,))[0]
     if function is None:
         pytest.skip("has words of its own")
     documented = inspect.getdoc(function)

@@ -927,66 +927,12 @@ def test_page_opens_in_a_browser(tmp_path: Path) -> None:
 # W&B
 
 
-@pytest.fixture
-def wandb_folder(tmp_path: Path) -> Path:
-    """Offline run as the runner's logger writes it."""
-    wandb = pytest.importorskip("wandb")
-    config = {
-        "seed_everything": 3,
-        "model": {"class_path": "tasks.PoseTask", "init_args": {"num_keypoints": 17}},
-        "trainer": {"max_epochs": 2},
-    }
-    settings = wandb.Settings(mode="offline", silent=True, console="off")
-    with wandb.init(
-        dir=tmp_path, project="hrnet", name="20260101", group="pose_coco", config=config, settings=settings
-    ) as run:
-        for epoch, value in enumerate([0.3, 0.2, 0.3]):
-            run.log({"epoch": epoch, "trainer/global_step": 10 * epoch + 9, "val/AP": value})
-            points = [["nose", value + epoch / 10], ["tail", None]]
-            run.log({"val/pose/keypoints": wandb.Table(["name", "pck"], data=points)})
-        samples = [[7, 0.5], [9, math.nan], [8, 1.0]]
-        run.log({"val/samples": wandb.Table(["sample", "score"], data=samples)})
-        run.summary.update({"best/val/AP": 0.3, "best/epoch": 0, "epochs": 2, "parameters": 5, "multiply_adds": 7})
-    return tmp_path
-
-
-@pytest.mark.slow
-def test_offline_record_of_wandb_is_a_run(wandb_folder: Path) -> None:
-    (folder,) = find_runs([wandb_folder / "wandb"])
-    assert folder.name.startswith("offline-run-")
-    for path in (folder, wandb_folder):
-        run = read_run(path)
-        assert run.name == "pose_coco/20260101"
-        assert run.config["model"] == "PoseTask"
-        assert run.config["seed_everything"] == 3
-        assert run.curve("val/AP") == [(0, 0.3), (1, 0.2)]
-        assert (run.best, run.best_epoch) == ({"val/AP": 0.3}, 0)
-        assert run.notes == ("from W&B's record alone",)
-        assert run.last == {"val/AP": 0.2}  # and not the height of a table
-        assert run.samples == {"val": {7: 0.5, 8: 1.0}}
-    tables = compare([wandb_folder]).tables
-    (row,) = tables["runs"]
-    assert (row["metric"], row["best"], row["last"]) == ("val/AP", 0.3, 0.2)
-    assert (row["epochs"], row["parameters"], row["multiply-adds"]) == (2, 5, 7)
-    assert tables["val_pose_keypoints pck"] == [{"name": "nose", "1": 0.5}]  # as it was last
-
-
-@pytest.mark.slow
-def test_record_of_wandb_says_what_was_monitored(tmp_path: Path) -> None:
-    wandb = pytest.importorskip("wandb")
-    settings = wandb.Settings(mode="offline", silent=True, console="off")
-    with wandb.init(dir=tmp_path, config={"model": {"class_path": "mine.DepthTask"}}, settings=settings) as run:
-        for epoch, value in enumerate([0.5, 0.25, 0.75]):
-            run.log({"epoch": epoch, "trainer/global_step": epoch, "val/RMSE": value})
-        run.summary.update({"monitor": "val/RMSE", "mode": "min"})
-    (row,) = compare([tmp_path]).tables["runs"]
-    assert (row["metric"], row["best"], row["epoch"], row["last"]) == ("val/RMSE", 0.25, 1, 0.75)
-
-
-@pytest.mark.slow
-def test_record_of_wandb_that_was_cut_off(wandb_folder: Path) -> None:
-    (file,) = wandb_folder.glob("wandb/offline-run-*/*.wandb")
-    file.write_bytes(file.read_bytes()[:-200])
-    assert any("unfinished" in note for note in read_run(wandb_folder).notes)
-    file.write_bytes(b"not a record")
-    assert any("could not read" in note for note in read_run(wandb_folder).notes)
+def test_a_record_of_wandb_is_answered_with_the_run_folder(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    record = folder / "wandb" / "offline-run-20260101_120000-abcdef"
+    record.mkdir(parents=True)
+    (record / "run-abcdef.wandb").write_bytes(b"W&B's own")
+    for path in (record, record / "run-abcdef.wandb", folder / "wandb"):
+        with pytest.raises(RunsError, match="name the run folder"):
+            find_runs([path])
+    assert find_runs([folder]) == find_runs([tmp_path]) == [folder]

@@ -36,6 +36,7 @@ def test_the_class_of_the_experiment_is_explained_and_others_are_named(capsys):
     assert "PoseTask" in text.splitlines()[0]
     assert "--model.num_keypoints  a whole number; default 17" in text
     assert "SegmentationTask" in text
+    assert "\n  Task " not in text  # which is there to be derived from
     assert "--model.num_classes" not in text
     assert "--model.num_classes  a whole number; required" in page(capsys, "--model.help", "SegmentationTask")
     assert "--data.crop  one of size, unit; default size" in page(capsys, "--data.help")

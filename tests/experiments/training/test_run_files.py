@@ -14,9 +14,9 @@ import torch
 from experiments import run
 from experiments.run import main
 from experiments.training.checkpoints import WholeFiles
-from experiments.training.metrics_file import MetricsFile
-from experiments.training.resume import find_resumable
+from experiments.training.loggers import MetricsFile
 from experiments.training.run_folder import RunFolder, RunFolderError
+from experiments.training.start import find_resumable
 from tests.conftest import ROOT
 
 QUICK = ["pose_coco.yaml", "sample.yaml", "debug.yaml", "--wandb.mode", "disabled", "--data.image_size", "[64, 64]"]
@@ -70,7 +70,7 @@ def test_a_file_without_header_is_kept(tmp_path: Path) -> None:
 def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     MetricsFile(tmp_path).log_metrics({"a": 1.0}, 1)
     before = (tmp_path / "metrics.csv").read_bytes()
-    monkeypatch.setattr("experiments.training.metrics_file.rank_zero_only.rank", 1)
+    monkeypatch.setattr("experiments.training.loggers.rank_zero_only.rank", 1)
     MetricsFile(tmp_path).log_metrics({"b": 2.0}, 2)
     assert (tmp_path / "metrics.csv").read_bytes() == before
 
