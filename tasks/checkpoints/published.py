@@ -49,7 +49,8 @@ class Description:
     Args:
         task: Class of the task.
         arguments: Of its constructor, as plain data.
-        preparation: How images were prepared, as DataModules say it of themselves.
+        preparation: How images were prepared, as DataModules say it of themselves; or the arguments alone of what their
+            kind of data usually prepares images with.
         note: Where all this comes from, in one line.
     """
 
@@ -66,7 +67,7 @@ class Parsing:
     Args:
         labels: File of a data set in `datamodules`, None if there is none.
         first: Of the classes there that the network has; those before are ignored in training.
-        preparation: As the DataModules have it.
+        preparation: Arguments of what prepares the images of its DataModule.
         align_corners: Whether the plain head was trained so; OCR always was.
         arguments: Of the task, beyond.
     """
