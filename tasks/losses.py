@@ -70,6 +70,8 @@ class CrossEntropy(nn.Module):
         ValueError: If there are more classes than labels below 255, or not one weight a class, or a negative one.
     """
 
+    weights: Tensor
+
     def __init__(self, num_classes: int, class_weights: ClassWeights = None) -> None:
         super().__init__()
         self.num_classes = num_classes

@@ -73,10 +73,11 @@ def create_optimizer(task: nn.Module, spec: OptimizerSpec, *, fuse: bool = True)
     Raises:
         ValueError: If timm has no optimiser of that name, or a name in `lr_scales` fits no parameter.
     """
-    options = dict(spec)
+    options: dict[str, Any] = dict(spec)
     name = options.pop("name")
-    if name not in list_optimizers():
-        raise ValueError(f"optimizer.name: timm has no optimiser {name!r}; it has {', '.join(list_optimizers())}.")
+    known = [str(known) for known in list_optimizers()]
+    if name not in known:
+        raise ValueError(f"optimizer.name: timm has no optimiser {name!r}; it has {', '.join(known)}.")
     scales = _rate_scales(task, options.pop("lr_scales", {}), options.pop("layer_decay", 1.0))
     decay_all = options.pop("decay_norm_and_bias", False)
     weight_decay = options.pop("weight_decay", 0.0)
@@ -106,7 +107,7 @@ def _rate_scales(task: nn.Module, lr_scales: Mapping[str, float], layer_decay: f
                 f"optimizer.lr_scales has {part!r}, with which no parameter's name begins: name one of "
                 f"{', '.join(known)}, or a part of one such as backbone.stage4."
             )
-    depths = _layers(task.backbone)
+    depths = _layers(task.get_submodule("backbone"))
     last = max(depths.values())
     scales = {}
     for name in names:
@@ -127,7 +128,7 @@ def _layers(backbone: nn.Module) -> dict[str, int]:
     depth = 2
     for stage in (2, 3, 4):
         first_unit[stage] = depth
-        depth += len(backbone.get_submodule(f"stage{stage}"))
+        depth += len(getattr(backbone, f"stage{stage}"))
     depths = {}
     for name, _ in backbone.named_parameters():
         part, *rest = name.split(".")

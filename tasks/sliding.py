@@ -9,6 +9,7 @@ of mIoU.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,13 +48,14 @@ class SlidingWindow:
         """Images (B, C, H, W) -> scores (B, K, H, W), channels_last; `network` maps (B, C, h, w) to (B, K, h, w)."""
         rows = _spans(images.shape[-2], self.size[0], self.stride[0], images.device)
         columns = _spans(images.shape[-1], self.size[1], self.stride[1], images.device)
-        total: Tensor | None = None
+        total: Any = None
         for top, down in rows:
             for left, right in columns:
                 part = (..., slice(top, top + len(down)), slice(left, left + len(right)))
                 scores = network(images[part])
                 if total is None:
-                    options = {"dtype": scores.dtype, "device": scores.device, "memory_format": torch.channels_last}
+                    options: dict[str, Any] = {"dtype": scores.dtype, "device": scores.device}
+                    options["memory_format"] = torch.channels_last
                     total = torch.empty(*scores.shape[:2], *images.shape[-2:], **options).zero_()
                 total[part] += scores * (down[:, None] * right).to(scores.dtype)
         return total
@@ -110,8 +112,8 @@ class PublishedTest:
         height, width = images.shape[-2:]
         padded = normalize(self._padded(images))
         black = normalize(images.new_zeros(1, 3, 1, 1))
-        options = {"mode": "bilinear", "align_corners": align_corners}
-        total = 0.0
+        options: dict[str, Any] = {"mode": "bilinear", "align_corners": align_corners}
+        total: Any = 0.0
         for scale in scales:
             scaled = F.interpolate(padded, self.scaled_size(padded.shape[-2:], scale), mode="bilinear")
             total = total + F.interpolate(self._windows(network, scaled, black), padded.shape[-2:], **options)
@@ -133,7 +135,8 @@ class PublishedTest:
     def _windows(self, network: Callable[[Tensor], Tensor], images: Tensor, black: Tensor) -> Tensor:
         """Exponentials of the logits of normalised images (B, 3, H, W), averaged over the windows, (B, K, H, W)."""
         height, width = images.shape[-2:]
-        total, count = None, images.new_zeros(1, 1, height, width)
+        total: Any = None
+        count = images.new_zeros(1, 1, height, width)
         for top in self._starts(height, self.window[0]):
             for left in self._starts(width, self.window[1]):
                 part = images[..., top : top + self.window[0], left : left + self.window[1]]

@@ -36,6 +36,7 @@ class Balancing(nn.Module):
     """Whether a step with one task gives it nothing to do."""
     needs_gradients = False
     """Whether the method works by the inner products of the gradients."""
+    constant: Tensor
 
     def __init__(self, names: Sequence[str], weights: dict[str, float] | None = None) -> None:
         super().__init__()
@@ -92,8 +93,12 @@ class DynamicWeightAverage(Balancing):
     """Dynamic weight average (Liu et al., CVPR 2019): a task whose loss fell less over the last epochs weighs more.
 
     Args:
-        temperature: 2 in the paper; the higher the more equal.
+        temperature: How alike the weights are: the higher, the more equal; 2 in the paper.
     """
+
+    total: Tensor
+    steps: Tensor
+    means: Tensor
 
     def __init__(
         self, names: Sequence[str], weights: dict[str, float] | None = None, *, temperature: float = 2.0
@@ -148,12 +153,15 @@ class GradNorm(Balancing):
 
     Args:
         alpha: Strength of the pull towards a common pace; 1.5 in the paper for unlike tasks, 0 for equal norms.
-        lr: Of the weights' own steps; 0.025 in the paper.
-        every: Move the weights at every so many steps.
+        lr: Learning rate of the weights themselves, which are no parameters of the optimiser; 0.025 in the paper.
+        every: Move the weights at every so many steps: a larger number saves the gradients that it takes.
     """
 
     needs_all = True
     needs_gradients = True
+    moving: Tensor
+    first: Tensor
+    step: Tensor
 
     def __init__(
         self,
@@ -203,6 +211,8 @@ class GradientMethod(Balancing):
 
     needs_several = True
     needs_gradients = True
+    step: Tensor
+    coefficients: Tensor
 
     def __init__(self, names: Sequence[str], weights: dict[str, float] | None = None, *, every: int = 1) -> None:
         super().__init__(names, weights)

@@ -5,6 +5,7 @@ mixed precision, distribution) goes on as with any loss.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,12 +17,12 @@ class _Carry(torch.autograd.Function):
     """Passes a value through and gives each parameter the gradient that was computed before."""
 
     @staticmethod
-    def forward(ctx, gradients: Gradients, value: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, gradients: Gradients, value: Tensor, *parameters: Tensor) -> Tensor:
         ctx.gradients = gradients
         return value.clone()
 
     @staticmethod
-    def backward(ctx, slope: Tensor) -> tuple:
+    def backward(ctx: Any, slope: Tensor) -> tuple:
         return None, slope, *(None if g is None else slope.to(g.dtype) * g for g in ctx.gradients)
 
 

@@ -53,6 +53,8 @@ class SegmentationScores(Metric):
     higher_is_better = True
     full_state_update = False
     file_name = "confusion.json"
+    counts: Tensor
+    bands: Tensor
 
     def __init__(self, num_classes: int, names: Sequence[str] | None = None, *, boundary: bool = False) -> None:
         super().__init__()
@@ -87,7 +89,7 @@ class SegmentationScores(Metric):
         rows = (mask.long() * self.num_classes + labels).flatten().bincount(minlength=(IGNORED + 1) * self.num_classes)
         rows = rows.view(IGNORED + 1, self.num_classes)
         if rows[self.num_classes : IGNORED].any():
-            found = self.num_classes + rows[self.num_classes : IGNORED].sum(1).nonzero()[0].item()
+            found = self.num_classes + int(rows[self.num_classes : IGNORED].sum(1).nonzero()[0])
             raise ValueError(self._outside("The mask", found))
         self.counts += rows[: self.num_classes]
         if self.boundary:

@@ -9,6 +9,8 @@ class WeightedMean(Metric):
     """Sum of values times weights over the sum of weights, in double precision where the device has it."""
 
     full_state_update = False
+    total: Tensor
+    weight: Tensor
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
