@@ -5,6 +5,8 @@ from datamodules.classification.image_folder import ImageFolder, ImageNet
 from datamodules.images.files import Reading
 from datamodules.keypoints.coco_pose import CocoPose
 from datamodules.keypoints.crop import PersonAugmentation
+from datamodules.keypoints.data import KeypointData
+from datamodules.keypoints.table import PersonTable
 from datamodules.multitask import MultiTaskDataModule
 from datamodules.segmentation.ade20k import ADE20K
 from datamodules.segmentation.cityscapes import Cityscapes
@@ -23,9 +25,11 @@ __all__ = [
     "FolderSegmentation",
     "ImageFolder",
     "ImageNet",
+    "KeypointData",
     "MultiTaskDataModule",
     "PascalContext",
     "PersonAugmentation",
+    "PersonTable",
     "Reading",
     "Skeleton",
 ]

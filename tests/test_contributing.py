@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 import shlex
 import shutil
@@ -32,7 +33,7 @@ TINY = [
     "--trainer.num_sanity_val_steps=0",
 ]
 SMALL = "--model.init_args.backbone.variant=w18_small_v1"
-READING = {"A task": (4, 900), "A width": (4, 900)}  # files, lines
+READING = {"A key-point data set": (3, 500), "A task": (4, 900), "A width": (4, 900)}  # files, lines
 
 
 def recipe(title: str) -> str:
@@ -102,6 +103,28 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def table(output: Path) -> list[dict[str, str]]:
     with (output / "predictions.csv").open() as file:
         return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_a_keypoint_data_set(folder: Path, coco: Path) -> None:
+    desk = Desk(folder, "A key-point data set")
+    data = folder / "data" / "csv_points"
+    for split in ("train", "val"):
+        content = json.loads((coco / f"annotations/person_keypoints_{split}2017.json").read_text())
+        shutil.copytree(coco / f"{split}2017", data / split)
+        names = {image["id"]: image["file_name"] for image in content["images"]}
+        persons = [a for a in content["annotations"] if a["num_keypoints"] and not a["iscrowd"]]
+        with (data / f"{split}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([names[a["image_id"]], *a["bbox"], *a["keypoints"]] for a in persons)
+    assert desk.run("datamodules.check") == 0
+    trainer = desk.run("experiments.run", *TINY, SMALL, "--data.init_args.image_size=[64,64]")
+    assert trainer.global_step == 1
+    assert math.isfinite(trainer.callback_metrics["val/loss"])
+    assert 0 <= trainer.callback_metrics["val/AP"] <= 1
+    shutil.copy(next((data / "val").iterdir()), folder / "photo.jpg")
+    assert not desk.run("experiments.predict", "--output", "out")
+    (row,) = table(folder / "out")
+    assert all(math.isfinite(float(row[f"nose_{axis}"])) for axis in "xy")
 
 
 @pytest.mark.slow
