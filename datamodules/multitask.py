@@ -42,15 +42,15 @@ class MultiTaskDataModule(BaseDataModule):
     Args:
         data: DataModule of each task; or the name of another entry whose images are labelled for this task too.
         policy: Which parts a step has batches of; each policy is described before the arguments.
-        temperature: Of that policy: 1 is proportional, the higher the more equal.
-        ratios: Of that policy: a positive number a part.
+        temperature: How equal the policy `temperature` makes the shares: 1 is proportional, the higher the more equal.
+        ratios: How often the policy `ratios` takes each part, as positive numbers such as {pose: 2, parts: 1}.
         epoch_length: Steps an epoch, instead of the lengths above. With `all` also `shortest`, the fewest that a part
             has, or a share of these from above 0 to 1: at 0.5 the shortest part is through after two epochs.
-        root: Replaces the root of every part, such as `sample`.
-        image_size: Replaces that of every part, (height, width).
-        batch_size: Replaces that of every part.
+        root: Folder for every part, in place of its own, such as `sample`.
+        image_size: (height, width) in pixels for every part, in place of its own.
+        batch_size: Samples a batch and process for every part, in place of its own.
         num_workers: Loader processes of all parts together; None takes one per available core, at most 8.
-        overfit: As in every DataModule, for every part.
+        overfit: Train and evaluate on the first so many training samples of every part, without augmentation.
 
     Raises:
         DataError: If an entry names no other one, or policy, temperature and ratios do not go together.

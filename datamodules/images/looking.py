@@ -26,12 +26,12 @@ class Seen(Fact):
     """What one look at an image file said.
 
     Args:
-        split: Of the image.
+        split: Split that the image is of.
         path: Its file.
         item: What reports call it.
         annotated: (height, width) in pixels that annotation or mask say; None where they say none.
         size: (height, width) in pixels that it has; None where it was not read.
-        header: Of the file.
+        header: What the head of the file says.
         problem: Kind of finding, what was found.
         fingerprint: Equal for equal pixels where these were read, else for files of equal length.
         miniature: (16, 16) uint8 grey, of a decoded image.
@@ -73,8 +73,8 @@ def look(
         path: Its file.
         size: Annotated (height, width) in pixels; None where nothing is annotated.
         mode: `none` asks whether the file is there, `headers` reads its head, `full` decodes it.
-        reading: Of the data set.
-        split: Of the image.
+        reading: How the data set reads images.
+        split: Split that the image is of.
         item: What reports call it; the path where not given.
     """
     seen = Seen(split, path, str(path) if item is None else item, size)

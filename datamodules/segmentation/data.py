@@ -207,10 +207,10 @@ class _Look:
     """Looks at an image and its mask.
 
     Args:
-        split: Of both.
+        split: Split that both are of.
         read_labels: Mask file -> classes (H, W) uint8, 255 ignored.
         mode: How far to read.
-        reading: Of the images.
+        reading: How the images become pixels.
     """
 
     split: Split

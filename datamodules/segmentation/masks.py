@@ -52,7 +52,7 @@ class IndexMasks:
 
     Args:
         table: (ids,) class of each id, see `lookup`.
-        class_names: For the error message.
+        class_names: Names of the classes, which the error message shows.
         pixel_limit: Larger files are refused before they are decoded.
     """
 

@@ -70,7 +70,7 @@ class ImageMasks(BaseDataset):
         preparer: Brings evaluated images to their size; their masks keep theirs.
         augmentation: None evaluates.
         photometric: Applied to the training crop.
-        reading: Of the image files.
+        reading: How the image files become pixels.
         turned: Rows of the images that are turned as EXIF says; masks are as stored.
     """
 
