@@ -21,12 +21,12 @@ from datamodules.images.files import Reading, read_header
 from datamodules.images.looking import Seen, files_left_out, look, size_histogram
 from datamodules.images.names import as_stored
 from datamodules.images.orientation import Tagged, find_tagged
+from datamodules.images.photometric import Photometric
 from datamodules.keypoints.crop import Crop, PersonAugmentation, PersonCrop
 from datamodules.keypoints.defects import Defect, short
 from datamodules.keypoints.detections import detections_in, read_detections
 from datamodules.keypoints.persons import Persons
 from datamodules.keypoints.table import PersonTable
-from datamodules.photometric import Photometric
 from datamodules.skeleton import Skeleton
 
 

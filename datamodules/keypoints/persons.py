@@ -14,9 +14,9 @@ import numpy as np
 from datamodules.base import BaseDataset, DataError
 from datamodules.images.files import PLAIN, Reading
 from datamodules.images.names import listing
+from datamodules.images.photometric import Photometric
 from datamodules.images.pixels import read_image
 from datamodules.keypoints.crop import PersonAugmentation, PersonCrop, apply_affine
-from datamodules.photometric import Photometric
 from datamodules.skeleton import Skeleton
 
 

@@ -22,7 +22,7 @@ from datamodules.findings import Count, DataError, Fact, Finding, Mode, Note, Sp
 from datamodules.images.files import Reading
 from datamodules.images.looking import Seen, files_left_out, look
 from datamodules.images.orientation import Tagged, find_tagged
-from datamodules.photometric import Photometric
+from datamodules.images.photometric import Photometric
 from datamodules.segmentation.masks import IGNORED, IndexMasks, UnknownLabels, mask_size
 from datamodules.segmentation.pairs import MASK_ENDINGS, Pairs, Unpaired
 from datamodules.segmentation.samples import Evaluation, EvaluationSize, ImageMasks

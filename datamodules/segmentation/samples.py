@@ -13,9 +13,9 @@ import numpy as np
 
 from datamodules.base import BaseDataset, DataError
 from datamodules.images.files import PLAIN, Reading, read_header
+from datamodules.images.photometric import Photometric
 from datamodules.images.pixels import read_image
 from datamodules.images.preparer import Preparer
-from datamodules.photometric import Photometric
 from datamodules.segmentation.masks import mask_size
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from scipy.stats import chi2_contingency, kstest, spearmanr
 from datamodules import DataError, FolderSegmentation, ImageFolder, MultiTaskDataModule, PersonAugmentation, Skeleton
 from datamodules.base import BaseDataset
 from datamodules.classification.samples import TrainingView
+from datamodules.images.photometric import Photometric
 from datamodules.keypoints.crop import PersonCrop
 from datamodules.keypoints.persons import Persons
-from datamodules.photometric import Photometric
 from datamodules.samplers import TrainingSampler, stream
 from datamodules.segmentation.crop import RandomCrop
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules import DataError, PersonAugmentation, Skeleton
+from datamodules.images.photometric import Photometric
 from datamodules.keypoints.crop import apply_affine, box_to_center_scale, crop_matrix, invert_affine, warp
-from datamodules.photometric import Photometric
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "crop_affine.npz"
 OUTPUT = (256, 192)

@@ -1,6 +1,6 @@
 """Changes of colour, noise and blur by albumentations (Buslaev et al. 2020), seeded by the sample's own generator.
 
-Optional and applied to the crop; geometry belongs to `transforms.py`, where the key points follow.
+Optional and applied to the crop; geometry belongs to `keypoints/crop.py`, where the key points follow.
 """
 
 import difflib
