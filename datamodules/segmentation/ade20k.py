@@ -26,7 +26,7 @@ class ADE20K(SegmentationData):
         root: Folder with images/ and annotations/, or `sample`.
         image_size: (height, width) of the training crop, pixels.
         scale: Lowest and highest random scale; (0.5, 1.6) as published for the plain head, (0.5, 2.1) for OCR.
-        evaluation: Size of the images that are evaluated: `original`, `long` or `short` side, or `stretch`.
+        evaluation: See `SegmentationData`.
         **kwargs: Loaders: see `SegmentationData`.
     """
 

@@ -27,8 +27,7 @@ class Cityscapes(SegmentationData):
     Args:
         root: Folder with leftImg8bit/ and gtFine/, or `sample`.
         image_size: (height, width) of the training crop, pixels.
-        base_scale: Longer side of an image at scale 1, in lengths of the crop's longer side: 2 is 2048 pixels for the
-            published crops.
+        base_scale: See `SegmentationData`; 2 is 2048 for the published crops.
         train_folders: Folders to train on; [train, val] for the runs that are sent to the test server.
         **kwargs: Scale, evaluation, loaders: see `SegmentationData`.
     """

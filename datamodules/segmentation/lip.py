@@ -23,7 +23,7 @@ class LIP(SegmentationData):
         root: Folder with TrainVal_images/ and TrainVal_parsing_annotations/, or `sample`.
         image_size: (height, width) that images are stretched to, and of the training crop, pixels.
         scale: Lowest and highest random scale.
-        evaluation: Size of the images that are evaluated: `original`, `long` or `short` side, or `stretch`.
+        evaluation: See `SegmentationData`.
         **kwargs: Loaders: see `SegmentationData`.
     """
 

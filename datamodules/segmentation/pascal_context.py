@@ -38,9 +38,8 @@ class PascalContext(SegmentationData):
         root: Folder VOC2010, or one with VOCdevkit/VOC2010 in it, or `sample`.
         num_classes: 59 or 60.
         image_size: (height, width) of the training crop, pixels.
-        base_scale: Longer side of an image at scale 1, in lengths of the crop's longer side: 520 pixels for the
-            published crops.
-        evaluation: Size of the images that are evaluated: `original`, `long` or `short` side, or `stretch`.
+        base_scale: See `SegmentationData`; 520 pixels for the published crops.
+        evaluation: See `SegmentationData`.
         masks: Folder of the masks; `trainval` for the original .mat files.
         ids: What the masks hold: `60`, the position in the protocol's list, or `459`, the original ids (.mat files or
             16-bit PNG), of which those outside the list are background.
