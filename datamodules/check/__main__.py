@@ -8,39 +8,19 @@ YAML files and flags are those of experiments.run. Exit status: 0 clean, 1 somet
 
 import json as json_text
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
 
-from datamodules.base import BaseDataModule
 from datamodules.check.doctor import check
 from datamodules.check.report import Report, show_findings, show_statistics
 from datamodules.text_files import ConfigError
 from experiments import cli
 from experiments.cli.files import write_text
-from experiments.config.constructors import kept_arguments
-from experiments.config.files import Rules, combine, files_and_flags, find, flagged, read, split_flags
-from experiments.config.parser import make_data
-
-
-def load_data(files: Sequence[str], flags: Sequence[str]) -> BaseDataModule:
-    """The DataModule of the `data` section of YAML files, later ones over earlier ones, flags over all.
-
-    Raises:
-        ConfigError: If a file is missing or a key is unknown.
-        DataError: If the DataModule does not take its arguments.
-    """
-    contents = [(path, read(path)) for path in map(find, files)]
-    values, questions = split_flags(list(flags))
-    if questions:
-        raise ConfigError(f"The data doctor has no {questions[0]}; see `python -m experiments.run {questions[0]}`.")
-    merged = combine([content for _, content in contents], values, Rules(kept_arguments([BaseDataModule])))
-    if "data" not in merged:
-        raise ConfigError("No data: section; name an experiment, such as pose_coco.yaml.")
-    return make_data(merged, [*((str(path), content) for path, content in contents), *flagged(values)])
+from experiments.config.files import files_and_flags
+from experiments.config.parser import load_data
 
 
 def check_files(

@@ -3,7 +3,7 @@
 from datamodules.text_files import ConfigError
 from experiments.config.files import find, merge, read, split_flags
 from experiments.config.mistakes import explain, find_mistake
-from experiments.config.parser import make_parser, parse
+from experiments.config.parser import load_data, make_parser, parse
 from experiments.config.sections import SECTIONS, WandbSpec
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "explain",
     "find",
     "find_mistake",
+    "load_data",
     "make_parser",
     "merge",
     "parse",

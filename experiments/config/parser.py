@@ -19,7 +19,7 @@ from datamodules.base import BaseDataModule
 from datamodules.text_files import ConfigError
 from experiments.cli import program
 from experiments.config.constructors import REQUIRED, kept_arguments
-from experiments.config.files import Rules, combine, flagged, read, split_flags
+from experiments.config.files import Rules, combine, find, flagged, read, split_flags
 from experiments.config.help import help_page
 from experiments.config.mistakes import explain, find_key, find_mistake
 from experiments.config.sections import KEYS, SECTIONS, SWITCHES
@@ -44,6 +44,23 @@ def make_parser() -> ArgumentParser:
             options |= {"nargs": "?", "const": True} if key in SWITCHES else {}
             parser.add_argument(f"--{key}", type=hint, help=text, **options)
     return parser
+
+
+def load_data(files: Sequence[str], flags: Sequence[str]) -> BaseDataModule:
+    """The DataModule of the `data` section of YAML files, later ones over earlier ones, flags over all.
+
+    Raises:
+        ConfigError: If a file is missing or a key is unknown.
+        DataError: If the DataModule does not take its arguments.
+    """
+    contents = [(path, read(path)) for path in map(find, files)]
+    values, questions = split_flags(list(flags))
+    if questions:
+        raise ConfigError(f"The data doctor has no {questions[0]}; see `python -m experiments.run {questions[0]}`.")
+    merged = combine([content for _, content in contents], values, Rules(kept_arguments([BaseDataModule])))
+    if "data" not in merged:
+        raise ConfigError("No data: section; name an experiment, such as pose_coco.yaml.")
+    return make_data(merged, [*((str(path), content) for path, content in contents), *flagged(values)])
 
 
 def make_data(content: Mapping[str, Any], sources: Sequence[tuple[str, Mapping[str, Any]]]) -> BaseDataModule:

@@ -11,10 +11,9 @@ from PIL import Image, TiffImagePlugin
 
 from datamodules import CocoPose, DataError, FolderSegmentation, ImageFolder, Reading
 from datamodules.check import check
-from datamodules.check.__main__ import load_data
 from datamodules.images.files import read_header
 from datamodules.images.pixels import ManyBands, UnknownRange, as_rgb, read_image
-from experiments.config import ConfigError
+from experiments.config import ConfigError, load_data
 from experiments.predict.media import pixels_of
 from experiments.predictor import Predictor, _reading
 from hrnet import HRNet
