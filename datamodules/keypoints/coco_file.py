@@ -50,6 +50,8 @@ def read_annotations(path: Path, skeleton: Skeleton, *, thorough: bool = False) 
     left_out = "name a category that `categories` lacks; left out."
     everything.notes.warn(unknown, "unknown category", left_out, everything.said("category_id"))
     persons = entries_of([entry for key, entry in zip(of, annotations, strict=True) if key in chosen], defects)
+    counts = Counter(dict.fromkeys(named.values(), 0))
+    counts.update(named[key] for key in of if key in named)
     table = PersonTable(
         path=path,
         file_names=file_names,
@@ -58,13 +60,15 @@ def read_annotations(path: Path, skeleton: Skeleton, *, thorough: bool = False) 
         **_columns(persons, skeleton, image_ids),
         categories=named,
         category_ids=frozenset(chosen),
-        counts=Counter(dict.fromkeys(named.values(), 0)) + Counter(named[key] for key in of if key in named),
+        counts=counts,
         defects=defects,
     )
     if thorough:
-        others = entries_of([e for key, e in zip(of, annotations, strict=True) if key not in chosen], [])
-        rest = PersonTable(path, file_names, image_sizes=sizes, **_columns(others, skeleton, image_ids))
-        defects += [*others.notes.defects, *rest.checked().defects]
+        found: list[Defect] = []
+        others = entries_of([e for key, e in zip(of, annotations, strict=True) if key not in chosen], found)
+        columns = _columns(others, skeleton, image_ids)
+        rest = PersonTable(path, file_names, image_sizes=sizes, **columns, defects=found)
+        defects += rest.checked().defects
         _check_segmentations(everything, dict(zip(image_ids, map(tuple, sizes.tolist()), strict=True)))
     return table
 
@@ -142,18 +146,13 @@ def _categories(
     counts = Counter(ids)
     twice = np.array([counts[key] > 1 for key in ids], bool)
     entries.notes.mention(twice, "repeated id", lambda row: f"{counts[ids[row]]} categories have this id")
-    points: dict[Id | None, list] = {}
-    for row, (key, category) in enumerate(zip(ids, categories, strict=True)):
-        stated = category.get("keypoints") or []
-        if isinstance(stated, list):
-            points[key] = stated
-            continue
-        found = f"keypoints is {short(stated)}, expected a list of names"
-        sentence = f"{path}: category {short(category.get('id'))} has the `keypoints` {short(stated)}; expected a " \
-            "list of their names."  # fmt: skip
-        defects.append(Defect(MALFORMED, sentence, lambda row=row, found=found: [(label(row), found)], grave=True))
+    stated = [category.get("keypoints") or [] for category in categories]
+    lists = np.array([isinstance(names, list) for names in stated], bool)
+    first = short(next((names for names in stated if not isinstance(names, list)), ""))
+    found = f"has the `keypoints` {first}"
+    entries.notes.refuse(~lists, MALFORMED, found, "a list of their names", entries.said("keypoints"))
     _compare_names(entries, skeleton, path, defects)
-    chosen = {key for key, stated in points.items() if stated}
+    chosen = {key for key, names, right in zip(ids, stated, lists.tolist(), strict=True) if right and names}
     if not chosen:
         # A file without labels (COCO's test-dev) has none of either: there, detections of COCO's person count.
         with_points = [entry for entry in annotations.entries if entry.get("keypoints")]

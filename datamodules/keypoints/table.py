@@ -52,7 +52,7 @@ class PersonTable:
         defects: What was found wrong while reading.
 
     Raises:
-        DataError: If the shapes do not fit together.
+        DataError: If the columns do not fit together.
     """
 
     path: Path
@@ -73,14 +73,16 @@ class PersonTable:
     defects: Sequence[Defect] = ()
 
     def __post_init__(self) -> None:
-        count, num_images, points = len(self.images), len(self.file_names), np.shape(self.keypoints)
-        shares = self.areas is None
+        count, num_images, shares = len(self.images), len(self.file_names), self.areas is None
+        array = isinstance(self.keypoints, np.ndarray)
+        points = self.keypoints.shape[1:2] if array else (len(next(iter(self.keypoints), ())),)
+        is_whole = isinstance(self.visible, np.ndarray) and self.visible.dtype.kind in "biu"
         columns = {
             "file_names": (np.str_, (num_images,), None),
             "images": (np.int64, (count,), None),
             "boxes": (np.float64, (count, 4), None),
-            "keypoints": (np.float64, (count, *points[1:2], 2), None),
-            "visible": (None, (count, *points[1:2]), None),
+            "keypoints": (np.float64, (count, *points, 2), None),
+            "visible": (None if is_whole else np.float64, (count, *points), None),
             "image_sizes": (np.int64, (num_images, 2), 0),
             "areas": (np.float64, (count,), np.nan),
             "crowd": (np.bool_, (count,), False),
@@ -88,10 +90,17 @@ class PersonTable:
         }
         for name, (kind, shape, default) in columns.items():
             value = getattr(self, name)
-            array = np.full(shape, default, kind) if value is None else np.asarray(value, kind)
+            try:
+                array = np.full(shape, default, kind) if value is None else np.asarray(value, kind)
+            except (TypeError, ValueError) as error:
+                raise DataError(f"{self.path}: `{name}` of the persons cannot be an array: {error}.") from error
             if array.shape != shape:
                 raise DataError(f"{self.path}: `{name}` of the persons has shape {array.shape}, expected {shape}.")
             object.__setattr__(self, name, array)
+        first = -1 if self.defects else 0  # a reader has noted those without an image
+        if ((self.images < first) | (self.images >= num_images)).any():
+            raise DataError(f"{self.path}: `images` of the persons are rows of {num_images} images, 0 to "
+                            f"{num_images - 1}; found {self.images.min()} to {self.images.max()}.")  # fmt: skip
         if shares:
             object.__setattr__(self, "areas", self._shares())
         for name, size in (("image_ids", num_images), ("ids", count)):
@@ -202,13 +211,14 @@ class PersonTable:
     def checked(self) -> "PersonTable":
         """The table with what can be put right put right, and in `defects` all that is wrong."""
         notes = Notes(self.path, "annotation", self.ids, self.label, list(self.defects))
-        self._check_boxes(notes)
-        areas = self._checked_areas(notes)
-        keypoints, visible = self._checked_keypoints(notes)
-        num_labelled = self._checked_counts(notes, visible)
-        changed = {"keypoints": keypoints, "visible": visible, "areas": areas, "num_labelled": num_labelled}
-        table = replace(self, **changed, defects=notes.defects)
-        table._find_misplaced(notes)  # of the points as they now are
+        with np.errstate(invalid="ignore", over="ignore"):  # numbers that are not finite are among the defects
+            self._check_boxes(notes)
+            areas = self._checked_areas(notes)
+            keypoints, visible = self._checked_keypoints(notes)
+            num_labelled = self._checked_counts(notes, visible)
+            changed = {"keypoints": keypoints, "visible": visible, "areas": areas, "num_labelled": num_labelled}
+            table = replace(self, **changed, defects=notes.defects)
+            table._find_misplaced(notes)  # of the points as they now are
         return table
 
     def _check_boxes(self, notes: Notes) -> None:

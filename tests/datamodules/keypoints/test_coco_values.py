@@ -280,6 +280,25 @@ def test_an_unknown_category_is_said_by_both(root: Path) -> None:
     assert "unknown category" in {finding.kind for finding in findings(data)}
 
 
+def test_annotations_of_other_categories_do_no_harm_and_are_examined(root: Path) -> None:
+    content = content_of(root)
+    images = len(write(root, content).split("val"))
+    other = {**labelled(content), "category_id": 18, "id": 990, "image_id": 999, "bbox": [5, 5, 0, 0], "area": "x"}
+    content["categories"].append({"id": 18, "name": "dog"})
+    content["annotations"] += [other, {**other, "id": 991, "area": 5.0}]
+    data = write(root, content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(data.split("val")) == images
+    found = {(f.kind, f.item) for f in findings(data) if "99" in f.item}
+    assert found == {
+        ("unknown image", "annotation 990 (image 999)"),
+        ("unknown image", "annotation 991 (image 999)"),
+        ("malformed entry", "annotation 990 (image 999)"),
+        ("box without area", "annotation 991 (no image)"),
+    }
+
+
 # ---- random changes
 
 VALUES = [

@@ -185,8 +185,23 @@ def test_a_planted_defect_is_found_and_a_grave_one_refused(rows, write, kind: st
             data.split("train")
 
 
-def test_columns_that_do_not_fit_together_are_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"own: `boxes` of the persons has shape \(1, 3\), expected \(1, 4\)"):
-        PersonTable(tmp_path / "own", ["a.jpg"], [0], [[1, 2, 3]], [[[1, 2]]], [[2]])
-    with pytest.raises(DataError, match=r"own: 2 `ids` of the persons, expected 1"):
-        PersonTable(tmp_path / "own", ["a.jpg"], [0], [[1, 2, 3, 4]], [[[1, 2]]], [[2]], ids=[5, 6])
+COLUMNS = {"images": [0], "boxes": [[1, 2, 30, 40]], "keypoints": [[[5, 6]]], "visible": [[2]]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"boxes": [[1, 2, 3]]}, r"`boxes` of the persons has shape \(1, 3\), expected \(1, 4\)"),
+        ({"ids": [5, 6]}, "2 `ids` of the persons, expected 1"),
+        ({"visible": [["seen"]]}, "`visible` of the persons cannot be an array: could not convert string"),
+        ({"keypoints": [[[5, 6], [7]]]}, "`keypoints` of the persons cannot be an array"),
+        ({"keypoints": np.zeros(3)}, r"`keypoints` of the persons has shape \(3,\), expected \(1, 2\)"),
+        ({"images": [1]}, "`images` of the persons are rows of 1 images, 0 to 0; found 1 to 1"),
+        ({"images": [-1]}, "`images` of the persons are rows of 1 images, 0 to 0; found -1 to -1"),
+    ],
+)
+def test_columns_that_do_not_fit_together_are_one_sentence(tmp_path: Path, change: dict, message: str) -> None:
+    assert PersonTable(tmp_path, ["a.jpg"], **COLUMNS).accepted().areas.tolist() == pytest.approx([0.53 * 30 * 40])
+    with pytest.raises(DataError, match=f"own: {message}") as error:
+        PersonTable(tmp_path / "own", ["a.jpg"], **(COLUMNS | change))
+    assert "\n" not in str(error.value)
