@@ -95,8 +95,8 @@ class OhemCrossEntropy(CrossEntropy):
     batch, as in the official repository.
 
     Args:
-        num_classes: As in `CrossEntropy`.
-        class_weights: As in `CrossEntropy`.
+        num_classes: How many classes there are, at most 255.
+        class_weights: How much each class counts, or None for all alike, see `CrossEntropy`.
         threshold: Probability in (0, 1].
         min_kept: Pixels of the batch, at least 1.
 

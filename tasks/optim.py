@@ -243,7 +243,8 @@ class EMA(WeightAveraging):
     what never changes, such as the colours of the normalisation; this one waits, and does not.
 
     Args:
-        decay: Of the average, per optimiser step.
+        decay: How much of the average stays at each of its steps: at 0.999 it spans about the last thousand. Shorter
+            trainings want less.
         update_every_n_steps: Average only every n-th optimiser step.
         update_starting_at_step: First optimiser step that is averaged.
         update_starting_at_epoch: First epoch whose steps are averaged.

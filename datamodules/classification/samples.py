@@ -66,7 +66,7 @@ class CentreCrop(Preparer):
     longer side is truncated to whole pixels, and half a pixel of offset goes to the even number.
 
     Args:
-        crop_ratio: The share.
+        crop_ratio: How much of the tighter side of the resized image the crop covers; 0.875 as published.
     """
 
     crop_ratio: float = 0.875

@@ -26,7 +26,8 @@ class ADE20K(SegmentationData):
         root: Folder with images/ and annotations/, or `sample`.
         image_size: (height, width) of the training crop, pixels.
         scale: Lowest and highest random scale; (0.5, 1.6) as published for the plain head, (0.5, 2.1) for OCR.
-        evaluation: See `SegmentationData`.
+        evaluation: How large images are evaluated: `original`; `long` or `short` side brought to `base_scale` crop
+            lengths; or `stretch` to `image_size`. Predictions are resized to the masks.
         **kwargs: Loaders: see `SegmentationData`.
     """
 

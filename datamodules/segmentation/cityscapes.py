@@ -27,7 +27,8 @@ class Cityscapes(SegmentationData):
     Args:
         root: Folder with leftImg8bit/ and gtFine/, or `sample`.
         image_size: (height, width) of the training crop, pixels.
-        base_scale: See `SegmentationData`; 2 is 2048 for the published crops.
+        base_scale: How large a training image is at scale 1: its longer side, in lengths of the crop's. 2 makes it 2048
+            pixels for the published crops of 1024.
         train_folders: Folders to train on; [train, val] for the runs that are sent to the test server.
         **kwargs: Scale, evaluation, loaders: see `SegmentationData`.
     """

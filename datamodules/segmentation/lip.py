@@ -23,7 +23,8 @@ class LIP(SegmentationData):
         root: Folder with TrainVal_images/ and TrainVal_parsing_annotations/, or `sample`.
         image_size: (height, width) that images are stretched to, and of the training crop, pixels.
         scale: Lowest and highest random scale.
-        evaluation: See `SegmentationData`.
+        evaluation: How large images are evaluated: `original`; `long` or `short` side brought to `base_scale` crop
+            lengths; or `stretch` to `image_size`. Predictions are resized to the masks.
         **kwargs: Loaders: see `SegmentationData`.
     """
 

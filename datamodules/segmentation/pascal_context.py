@@ -38,8 +38,10 @@ class PascalContext(SegmentationData):
         root: Folder VOC2010, or one with VOCdevkit/VOC2010 in it, or `sample`.
         num_classes: 59 or 60.
         image_size: (height, width) of the training crop, pixels.
-        base_scale: See `SegmentationData`; 520 pixels for the published crops.
-        evaluation: See `SegmentationData`.
+        base_scale: How large a training image is at scale 1: its longer side, in lengths of the crop's. 13/12 makes it
+            520 pixels for the published crops of 480.
+        evaluation: How large images are evaluated: `original`; `long` or `short` side brought to `base_scale` crop
+            lengths; or `stretch` to `image_size`. Predictions are resized to the masks.
         masks: Folder of the masks; `trainval` for the original .mat files.
         ids: What the masks hold: `60`, the position in the protocol's list, or `459`, the original ids (.mat files or
             16-bit PNG), of which those outside the list are background.
