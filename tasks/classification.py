@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning import LightningDataModule
 from timm.data import Mixup
 from torch import Tensor
 from torchmetrics import MetricCollection
@@ -17,7 +16,7 @@ from hrnet import ClassificationHead, HRNet
 from tasks.draw import draw_caption, draw_confusion, draw_labels
 from tasks.draw.pictures import Drawn
 from tasks.draw.tables import Row
-from tasks.task import Batch, Losses, Task
+from tasks.task import Batch, Data, Losses, Task
 
 
 class ClassificationScores(MetricCollection):
@@ -28,11 +27,12 @@ class ClassificationScores(MetricCollection):
     """
 
     def __init__(self, num_classes: int) -> None:
-        top5 = {"top_k": min(5, num_classes)}
         super().__init__(
             {
                 "top1": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
-                "top5": MulticlassAccuracy(num_classes, average="micro", validate_args=False, **top5),
+                "top5": MulticlassAccuracy(
+                    num_classes, average="micro", validate_args=False, top_k=min(5, num_classes)
+                ),
                 "counts": MulticlassConfusionMatrix(num_classes, validate_args=False),
             },
             compute_groups=False,
@@ -73,6 +73,7 @@ class ClassificationTask(Task):
     monitor = "val/top1"
     mode = "max"
     higher_is_better = ("top1", "top5", "mean_class_accuracy")
+    metric: ClassificationScores
 
     def __init__(
         self,
@@ -139,7 +140,7 @@ class ClassificationTask(Task):
         """Count hits and confusions."""
         self.metric.update(predictions["probabilities"], batch["label"])
 
-    def attach(self, datamodule: LightningDataModule) -> None:
+    def attach(self, datamodule: Data) -> None:
         """Compare the number of classes and take their names, if none were given."""
         if datamodule.num_classes != self.num_classes:
             raise ValueError(

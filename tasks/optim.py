@@ -189,7 +189,7 @@ def create_schedule(optimizer: torch.optim.Optimizer, spec: ScheduleSpec, traine
     total = trainer.estimated_stepping_batches
     if total == float("inf"):
         raise ValueError("A schedule needs an end: set trainer.max_epochs or trainer.max_steps.")
-    updates_per_epoch = max(1, -(-trainer.num_training_batches // trainer.accumulate_grad_batches))
+    updates_per_epoch = int(max(1, -(-trainer.num_training_batches // trainer.accumulate_grad_batches)))
     names = {
         "milestones": "decay_milestones",
         "step_epochs": "decay_epochs",
@@ -204,10 +204,8 @@ def create_schedule(optimizer: torch.optim.Optimizer, spec: ScheduleSpec, traine
     schedule, _ = create_scheduler_v2(
         optimizer,
         sched=spec["name"],
-        num_epochs=total / updates_per_epoch,
         step_on_epochs=False,
-        updates_per_epoch=updates_per_epoch,
-        **options,
+        **options | {"num_epochs": total / updates_per_epoch, "updates_per_epoch": updates_per_epoch},
     )
     return Schedule(optimizer, schedule, updates_per_epoch, by_epochs=total != trainer.max_steps)
 

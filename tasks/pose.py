@@ -3,11 +3,10 @@
 task = PoseTask(HRNet("w32", multi_scale_output=False), num_keypoints=17)
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from lightning import LightningDataModule
 from torch import Tensor
 
 from hrnet import HRNet, HRNetV1, KeypointHead
@@ -17,7 +16,7 @@ from tasks.draw.tables import Row
 from tasks.heatmaps import Codec, MSRACodec
 from tasks.losses import KeypointMSE
 from tasks.metrics.coco_keypoints import CocoKeypoints
-from tasks.task import Batch, Losses, Task
+from tasks.task import Batch, Data, Losses, Task
 
 SEEN = 0.2  # score of a key point from which on it is drawn
 LAYER_SCALE = 3  # of crops with boxes, so that these can be told apart
@@ -111,7 +110,7 @@ class PoseTask(Task):
         self._require_metric().seen_images_only = self.partial
         return super().compute()
 
-    def attach(self, datamodule: LightningDataModule) -> None:
+    def attach(self, datamodule: Data) -> None:
         """Take the skeleton and the ground truth of the evaluated split.
 
         COCO's protocol counts persons that no crop shows (missed by the detector, crowds), so the whole annotation is
@@ -200,20 +199,21 @@ class PoseTask(Task):
         """Crops with a small box about every key point, so that truth and prediction, and each point, can be hidden."""
         images = F.interpolate(images, scale_factor=LAYER_SCALE, mode="nearest")
         shown = predictions["scores"] > SEEN
-        names = self.metric.renamed_images if self.metric is not None else {}
+        names: dict[int, Any] = {} if self.metric is None else self._require_metric().renamed_images
         ids = _in_the_file(batch["image_id"].tolist(), names)
+        points = [] if self.skeleton is None else self.skeleton["names"]
         layers = []
         for i, image in enumerate(images):
             truth = _point_boxes(batch["keypoints"][i], batch["visible"][i] > 0, batch["visible"][i])
             found = _point_boxes(predictions["input_keypoints"][i], shown[i], predictions["scores"][i])
             caption = f"image {ids[i]}, instance {int(batch['instance_id'][i])}"
-            layers.append(Layers(image, caption, self.skeleton["names"], boxes={"truth": truth, "prediction": found}))
+            layers.append(Layers(image, caption, points, boxes={"truth": truth, "prediction": found}))
         return layers
 
     def _require_metric(self) -> CocoKeypoints:
         if self.metric is None:
             raise ValueError("PoseTask has no ground truth to evaluate against: attach a DataModule first.")
-        return self.metric
+        return cast(CocoKeypoints, self.metric)
 
     def _flip_permutation(self) -> Tensor:
         if self.skeleton is None:

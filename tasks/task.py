@@ -11,13 +11,13 @@ its hooks never run, the outermost task's do.
 import math
 import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
-from lightning import LightningDataModule, LightningModule
+from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.trainer.states import TrainerFn
@@ -28,7 +28,7 @@ from hrnet import HRNet, load_weights
 from tasks.draw.pictures import Drawn, Pictures
 from tasks.draw.tables import Row, Samples, Tables
 from tasks.metrics.means import Means
-from tasks.optim import OptimizerSpec, Schedule, ScheduleSpec, create_optimizer, create_schedule, go_on
+from tasks.optim import OptimizerSpec, ScheduleSpec, create_optimizer, create_schedule, go_on
 
 Batch = dict[str, Any]
 Losses = dict[str, Tensor]
@@ -37,6 +37,20 @@ Predictions = Any
 STEP = 1000  # first word of the key of a step's random stream: no data set draws from such
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of RGB in 0..255; every published HRNet was trained with these
 IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+class Data(Protocol):
+    """What tasks ask of their data beside batches: `datamodules` has all of it, other data what their task asks for."""
+
+    num_classes: int | None
+    class_names: Sequence[str]
+    palette: Sequence[tuple[int, int, int]]
+    label_flip_pairs: Sequence[tuple[int, int]]
+    num_keypoints: int | None
+    skeleton: Any
+
+    def ground_truth(self, split: Any) -> dict[str, list]:
+        """COCO's ground truth of a split: images, annotations, categories."""
 
 
 class Task(LightningModule):
@@ -61,6 +75,8 @@ class Task(LightningModule):
     """Names that the metric gives whose values are best when large; losses are best when small."""
     lower_is_better: ClassVar[tuple[str, ...]] = ()
     """Those best when small."""
+    mean: Tensor
+    std: Tensor
     metric: Metric | MetricCollection | None
     """Computes {name: value} of what `update` hands to it; None until there is one."""
 
@@ -102,7 +118,7 @@ class Task(LightningModule):
 
     def forward(self, images: Tensor) -> Any:
         """Normalised images (B, 3, H, W) -> outputs: what an exported model computes, before decoding."""
-        return self.from_streams(self.backbone(images), tuple(images.shape[-2:]))
+        return self.from_streams(self.backbone(images), (images.shape[-2], images.shape[-1]))
 
     @property
     def one_pass(self) -> bool:
@@ -131,7 +147,7 @@ class Task(LightningModule):
         if self.metric is not None:
             self.metric.reset()
 
-    def attach(self, datamodule: LightningDataModule) -> None:
+    def attach(self, datamodule: Data) -> None:
         """Compare counts with the data, take names, make the metric for `self.split`."""
 
     def check(self, batch: Batch) -> None:
@@ -227,7 +243,7 @@ class Task(LightningModule):
 
     def setup(self, stage: str) -> None:
         self.split = "test" if stage == "test" else "val"
-        datamodule = self.trainer.datamodule
+        datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
             self._require_channels(getattr(datamodule, "channels", self.backbone.in_channels))
             self.attach(datamodule)
@@ -305,7 +321,8 @@ class Task(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """What shows an evaluation; those that the Trainer has already stay as they are."""
-        given = {type(callback) for callback in self.trainer.callbacks}
+        trainer: Any = self.trainer
+        given = {type(callback) for callback in trainer.callbacks}
         return [kind() for kind in (Pictures, Tables, Samples) if kind not in given]
 
     def on_validation_epoch_start(self) -> None:
@@ -339,7 +356,7 @@ class Task(LightningModule):
         schedule = create_schedule(optimizer, self.schedule_spec, self.trainer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def lr_scheduler_step(self, scheduler: Schedule, metric: Any) -> None:
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         scheduler.step_update(self.trainer.global_step)
 
     def described(self) -> dict[str, Any]:

@@ -41,7 +41,8 @@ def import_module(name: str) -> None:
 
 def _below(cls: type) -> Iterator[type]:
     yield cls
-    for child in cls.__subclasses__():
+    children: list[type] = cls.__subclasses__()
+    for child in children:
         yield from _below(child)
 
 
@@ -135,7 +136,7 @@ def merged(arguments: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, A
 
 def _replaced(key: str, old: Any, new: Any) -> Any:
     if isinstance(old, Mapping) and "class_path" in old:
-        given = {"class_path": new} if isinstance(new, str) else dict(new or {})
+        given: dict[str, Any] = {"class_path": new} if isinstance(new, str) else dict(new or {})
         if not {"class_path", "init_args"} & set(given):
             given = {"init_args": given}
         if given.get("class_path", old["class_path"]) != old["class_path"] or new is None:

@@ -48,11 +48,10 @@ def read_baselines(tasks: Mapping[str, Task], baselines: Mapping[str, str | floa
     Raises:
         ValueError: If a folder has no such value, or one is 0.
     """
-    values = {}
+    values: dict[str, float] = {}
     for name, source in baselines.items():
-        values[name] = _number(source)
-        if values[name] is None:
-            values[name] = _best_of(Path(source), tasks[name].monitor)
+        number = _number(source)
+        values[name] = _best_of(Path(str(source)), tasks[name].monitor) if number is None else number
         if values[name] == 0:
             raise ValueError(f"The baseline of {name} is 0, against which no relative change is defined: leave it out.")
     return values
