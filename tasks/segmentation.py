@@ -3,12 +3,11 @@
 task = SegmentationTask(HRNet("w48", upsample="bilinear"), num_classes=19)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning import LightningDataModule
 from torch import Tensor
 
 from hrnet import HRNet, OCRHead, SegmentationHead
@@ -18,7 +17,7 @@ from tasks.draw.tables import Row
 from tasks.losses import IGNORED, CrossEntropy, OhemCrossEntropy
 from tasks.metrics.confusion import SegmentationScores, image_confusion, image_iou
 from tasks.sliding import PUBLISHED_TESTS, PublishedTest, SlidingWindow
-from tasks.task import Batch, Losses, Task
+from tasks.task import Batch, Data, Losses, Task
 
 OF_THE_DATA = ("class_names", "palette", "label_flip_pairs")
 AUXILIARY_WEIGHT = 0.4  # of the coarse scores' loss, ECCV 2020 Section 4
@@ -74,6 +73,7 @@ class SegmentationTask(Task):
     monitor = "val/mIoU"
     mode = "max"
     higher_is_better = ("mIoU", "pixel_accuracy", "mean_accuracy", "fwIoU", "boundary_IoU")
+    metric: SegmentationScores
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class SegmentationTask(Task):
         self.loss = CrossEntropy(num_classes, class_weights)
         self.auxiliary_loss = self.loss
         if ohem:
-            options = {"threshold": ohem_threshold, "min_kept": ohem_min_kept}
+            options: dict[str, Any] = {"threshold": ohem_threshold, "min_kept": ohem_min_kept}
             self.loss = OhemCrossEntropy(num_classes, class_weights, **options)
         self.metric = SegmentationScores(num_classes, class_names, boundary=boundary_iou)
 
@@ -127,7 +127,7 @@ class SegmentationTask(Task):
             return SegmentationHead(channels, self.num_classes, align_corners=align_corners)
         if head == "ocr":
             mid, key = ocr_channels
-            options = {"mid_channels": mid, "key_channels": key, "align_corners": align_corners}
+            options: dict[str, Any] = {"mid_channels": mid, "key_channels": key, "align_corners": align_corners}
             return OCRHead(channels, self.num_classes, **options)
         raise ValueError(f'SegmentationTask has the heads "v2" and "ocr", not {head!r}.')
 
@@ -138,7 +138,9 @@ class SegmentationTask(Task):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) -> logits (B, num_classes, H, W); in evaluation by windows if they are set."""
-        return self.window(self.whole, images) if self._windowed() else self.whole(images)
+        if self.window is None or not self._windowed():
+            return self.whole(images)
+        return self.window(self.whole, images)
 
     def whole(self, images: Tensor) -> Tensor:
         """The same without windows."""
@@ -175,7 +177,11 @@ class SegmentationTask(Task):
         """Logits -> {"labels": (B, h, w) int64}, at the size of the masks, or of the images where there are none."""
         size = tuple((batch["mask"] if "mask" in batch else batch["image"]).shape[-2:])
         if self.published_test is not None:
-            options = {"scales": self.scales, "size": size, "align_corners": self.backbone.align_corners}
+            options: dict[str, Any] = {
+                "scales": self.scales,
+                "size": size,
+                "align_corners": self.backbone.align_corners,
+            }
             return {"labels": _best(self.published_test(self._both_ways, batch["image"], self.normalize, **options))}
         images = self.normalize(batch["image"])
         if len(self.scales) == 1:
@@ -189,7 +195,7 @@ class SegmentationTask(Task):
         """Count the labels in the confusion matrix."""
         self.metric.update(predictions["labels"], batch["mask"])
 
-    def attach(self, datamodule: LightningDataModule) -> None:
+    def attach(self, datamodule: Data) -> None:
         """Compare the number of classes; take names, colours and mirror pairs that were not given."""
         if datamodule.num_classes != self.num_classes:
             raise ValueError(
@@ -270,7 +276,7 @@ class SegmentationTask(Task):
             order[left], order[right] = right, left
         return order
 
-    def _resize(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+    def _resize(self, logits: Tensor, size: Sequence[int]) -> Tensor:
         if tuple(logits.shape[-2:]) == tuple(size):
             return logits
         # In float32: reduced precision would make ties of many neighbouring pixels.
@@ -310,9 +316,9 @@ def _chosen_test(name: str | None) -> PublishedTest | None:
     return PUBLISHED_TESTS[name]
 
 
-def _check_evaluation(test: PublishedTest, datamodule: LightningDataModule) -> None:
+def _check_evaluation(test: PublishedTest, datamodule: Data) -> None:
     """Refuse data that prepare images in another way than the test begins with."""
-    found = getattr(datamodule, "preparer", None)
+    found: Any = getattr(datamodule, "preparer", None)
     if not hasattr(found, "evaluation"):  # a DataModule of the user's own
         return
     if found.evaluation != test.evaluation or (test.evaluation != "original" and found.base_size != test.long_side):

@@ -9,10 +9,9 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
-from lightning import LightningDataModule
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
@@ -65,6 +64,10 @@ class MultiTask(Task):
     monitor = "val/score"
     mode = "max"
     higher_is_better = ("delta_m",)
+    tasks: Mapping[str, Task]
+    """A ModuleDict: the heads are parts of this module."""
+    norms: Mapping[str, TaskNorms]
+    """Likewise: the batch-norm statistics of each task, empty where they are shared."""
 
     def __init__(
         self,
@@ -83,7 +86,7 @@ class MultiTask(Task):
         made = make_tasks(backbone, tasks)
         tasks = specs_of(made)  # what the base stores in checkpoints
         super().__init__(backbone, **kwargs)
-        self.tasks = nn.ModuleDict(made)
+        self.tasks = cast(Any, nn.ModuleDict(made))
         self.balancing = make_balancing(balancing, list(made), task_weights)
         if batch_norm not in ("shared", "per_task"):
             raise ValueError(f'batch_norm is "shared" or "per_task", not {batch_norm!r}.')
@@ -95,14 +98,16 @@ class MultiTask(Task):
         self.frozen_statistics = frozen_statistics
         self.first_frozen_step = math.inf
         self._reached: set[int] = set()  # ids of parameters that had a gradient since the last optimiser step
-        self.norms = nn.ModuleDict({name: TaskNorms(backbone) for name in made} if batch_norm == "per_task" else {})
+        norms = {name: TaskNorms(backbone) for name in made} if batch_norm == "per_task" else {}
+        self.norms = cast(Any, nn.ModuleDict(norms))
         self.gradient_every = gradient_every
         self.baselines = baselines or {}
         if unknown := sorted(set(self.baselines) - set(made)):
             raise ValueError(f"baselines has {', '.join(unknown)}; the tasks are {', '.join(made)}.")
         self.baseline_values: dict[str, float] = {}
         self.epoch_means = Means()
-        self.logged_step, self.step_values = 0, {}
+        self.logged_step = 0
+        self.step_values: dict[str, Any] = {}
 
     # ---- what every task does, task by task
 
@@ -116,7 +121,7 @@ class MultiTask(Task):
         if self.norms:
             return {name: self._run(name, task, images) for name, task in self.tasks.items()}
         together = {name for name, task in self.tasks.items() if task.one_pass}
-        streams, size = self.backbone(images) if together else [], tuple(images.shape[-2:])
+        streams, size = self.backbone(images) if together else [], (images.shape[-2], images.shape[-1])
         return {
             name: task.from_streams(streams, size) if name in together else task(images)
             for name, task in self.tasks.items()
@@ -163,7 +168,7 @@ class MultiTask(Task):
             for key, mode in modes.items()
         } | super().modes
 
-    def attach(self, datamodule: LightningDataModule) -> None:
+    def attach(self, datamodule: Any) -> None:
         """Give each task its own DataModule."""
         try:
             data = datamodule.tasks
@@ -234,7 +239,7 @@ class MultiTask(Task):
 
         Not within the step, which would have to wait for the values on a GPU.
         """
-        if self.loggers and self.logged_step % self.trainer.log_every_n_steps == 0:
+        if self.loggers and self.logged_step % cast(Any, self.trainer).log_every_n_steps == 0:
             for logger in self.loggers:
                 logger.log_metrics({"epoch": self.current_epoch, **self.step_values}, self.logged_step)
 
@@ -270,10 +275,10 @@ class MultiTask(Task):
         super().setup(stage)
         self.baseline_values = read_baselines(self.tasks, self.baselines)
         if stage == "fit":
-            self._require_several(self.trainer.datamodule)
+            self._require_several(cast(Any, self.trainer).datamodule)
             _say(f"val/score is the mean of {', '.join(score_terms(self.tasks))}")
 
-    def _require_several(self, datamodule: LightningDataModule) -> None:
+    def _require_several(self, datamodule: Any) -> None:
         """Refuse a balancing that would have nothing to do, since no step has two tasks."""
         policy, parts = getattr(datamodule, "policy", "all"), datamodule.tasks.values()
         if self.balancing.needs_several and policy != "all" and len({id(part) for part in parts}) == len(parts):
