@@ -136,6 +136,7 @@ class MSRACodec(Codec):
         return (positions + 0.5).trunc()
 
     def offset(self, heatmaps: Tensor, x: Tensor, y: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """A quarter of a pixel towards the higher neighbour."""
         height, width = heatmaps.shape[-2:]
         inside = (x > 1) & (x < width - 1) & (y > 1) & (y < height - 1)
         right, left = (_values(heatmaps, x + step, y) for step in (1, -1))
@@ -157,6 +158,7 @@ class DarkCodec(Codec):
     flip_shift: ClassVar[int] = 1
 
     def offset(self, heatmaps: Tensor, x: Tensor, y: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """One Newton step; none near the border."""
         inside = _inside(heatmaps, x, y)
         log = self._rescaled_window(heatmaps, x, y, scores, inside).clamp(min=1e-10).log()
         dx = 0.5 * (log[..., 2, 3] - log[..., 2, 1])
@@ -196,9 +198,11 @@ class UDPCodec(Codec):
     flip_shift: ClassVar[int] = 0
 
     def pixel(self, length: int) -> float:
+        """Input pixels from one map pixel to the next, the first and last of both coinciding."""
         return (self.stride * length - 1) / max(length - 1, 1)
 
     def offset(self, heatmaps: Tensor, x: Tensor, y: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """One Newton step, at the border too."""
         log = _blurred_window(heatmaps, x, y, 1, self.sigma).clamp(1e-3, 50.0).log()
         here, left, right = log[..., 1, 1], log[..., 1, 0], log[..., 1, 2]
         above, below = log[..., 0, 1], log[..., 2, 1]

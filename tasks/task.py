@@ -189,6 +189,7 @@ class Task(LightningModule):
         return self.losses(self.outputs(batch), batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Sum of the losses, logged with each of them."""
         losses = self.training_losses(batch)
         total = torch.stack(list(losses.values())).sum()
         self.log("train/loss", total.detach(), prog_bar=True)
@@ -206,6 +207,7 @@ class Task(LightningModule):
     test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Predictions:
+        """Predictions of a batch."""
         return self.predict(self.outputs(batch), batch)
 
     def _add_losses(self, outputs: Any, batch: Batch) -> None:
@@ -234,7 +236,7 @@ class Task(LightningModule):
 
     @property
     def modes(self) -> dict[str, str]:
-        """ "max" or "min" for each of the names that an evaluation logs, as far as the task says."""
+        """For each of the names that an evaluation logs, "max" or "min", as far as the task says."""
         modes = dict.fromkeys(self.higher_is_better, "max") | dict.fromkeys(self.lower_is_better, "min")
         modes |= dict.fromkeys(self.evaluated_losses.names, "min")
         return {f"{self.split}/{name}": mode for name, mode in modes.items()} | {self.monitor: self.mode}
@@ -242,6 +244,7 @@ class Task(LightningModule):
     # ---- Lightning hooks
 
     def setup(self, stage: str) -> None:
+        """Meet the data, load what to start from, and put the network into the order that is fast."""
         self.split = "test" if stage == "test" else "val"
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
@@ -258,6 +261,7 @@ class Task(LightningModule):
             self.backbone.compile()
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As torch has it."""
         self.started = True  # what is trained already does not start anew from `weights`
         return super().load_state_dict(*args, **kwargs)
 
@@ -281,14 +285,17 @@ class Task(LightningModule):
             )
 
     def on_train_start(self) -> None:
+        """Freeze what is to be frozen; a training that goes on takes its rates up again."""
         self._freeze_for_epoch()  # an epoch that a resumed run is within has begun before
         if self.trainer.global_step:
             go_on(self.trainer, self.optimizer_options)
 
     def on_train_epoch_start(self) -> None:
+        """Freeze or unfreeze the backbone."""
         self._freeze_for_epoch()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Make the draws of this step its own, whatever was drawn before."""
         # Random draws of a step (mixup, dropout) follow from its number alone, so a resumed run draws the same.
         seed = int(os.environ.get("PL_GLOBAL_SEED") or 0)
         key = (STEP, self.current_epoch, batch_idx, self.global_rank)
@@ -314,6 +321,7 @@ class Task(LightningModule):
         self.backbone.train(self.training and not frozen)
 
     def train(self, mode: bool = True) -> "Task":
+        """As torch has it; a frozen backbone stays in eval mode."""
         super().train(mode)
         if mode and self.frozen:
             self.backbone.eval()  # frozen batch norm keeps its statistics
@@ -326,6 +334,7 @@ class Task(LightningModule):
         return [kind() for kind in (Pictures, Tables, Samples) if kind not in given]
 
     def on_validation_epoch_start(self) -> None:
+        """Forget the evaluation before."""
         limit = self.trainer.limit_test_batches if self.split == "test" else self.trainer.limit_val_batches
         self.partial = self.trainer.sanity_checking or isinstance(limit, int) or limit < 1.0
         for task in self.parts.values():
@@ -334,6 +343,7 @@ class Task(LightningModule):
         self.evaluated_losses.reset()
 
     def on_validation_epoch_end(self) -> None:
+        """Log what was evaluated, and print it in training."""
         metrics, losses = self.compute(), self.evaluated_losses.compute()
         if self.trainer.sanity_checking:
             return
@@ -348,6 +358,7 @@ class Task(LightningModule):
     on_test_epoch_end = on_validation_epoch_end
 
     def configure_optimizers(self) -> Any:
+        """Optimiser over all parameters, and its schedule."""
         mixed = isinstance(self.trainer.precision_plugin, MixedPrecision)
         optimizer = create_optimizer(self, self.optimizer_spec, fuse=not mixed)
         self.optimizer_options = [{**group, "params": None} for group in optimizer.param_groups]
@@ -357,6 +368,7 @@ class Task(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Rates follow the optimiser's steps."""
         scheduler.step_update(self.trainer.global_step)
 
     def described(self) -> dict[str, Any]:
@@ -364,9 +376,11 @@ class Task(LightningModule):
         return {"task": class_path(type(self)), "preparation": self.preparation}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """With what `tasks.load` needs."""
         checkpoint |= {**self.described(), "metrics": self.logged_metrics()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the metrics of before."""
         if self.trainer.state.fn == TrainerFn.FITTING:
             self.earlier_metrics = checkpoint.get("metrics", {})
 

@@ -22,11 +22,11 @@ LONGEST_NAME = 40
 
 def draw_bars(names: Sequence[str], values: Sequence[float], label: str, title: str, colour: str = BLUE) -> Tensor:
     """Horizontal bars from the top, each with its value; nan has none. `label` names the axis of values."""
-    values = np.array(values, dtype=float)
+    lengths = np.array(values, dtype=float)
     figure, axes = _figure(len(names), label, title)
     places = np.arange(len(names))
-    axes.barh(places, np.nan_to_num(values), color=colour, height=0.7)
-    for place, value in zip(places, values, strict=True):
+    axes.barh(places, np.nan_to_num(lengths), color=colour, height=0.7)
+    for place, value in zip(places, lengths, strict=True):
         text = "n/a" if np.isnan(value) else f"{value:.3f}"
         right = not value < 0
         axes.annotate(
@@ -48,7 +48,7 @@ def draw_stacked_bars(names: Sequence[str], series: Mapping[str, Sequence[float]
         axes.barh(places, lengths, left=start, color=SERIES[i % len(SERIES)], height=0.8, label=name)
         for place, left, length in zip(places, start, lengths, strict=True):
             if length >= 0.06:
-                axes.text(left + length / 2, place, f"{100 * length:.0f}", ha="center", va="center", fontsize=7)
+                axes.text(left + length / 2, float(place), f"{100 * length:.0f}", ha="center", va="center", fontsize=7)
         start = start + lengths
     axes.set_xlim(0, max(1.0, start.max(initial=0)))
     figure.legend(loc="outside lower center", ncols=len(series), fontsize=8, frameon=False)

@@ -4,6 +4,7 @@ Maps are (h, w) tensors of any range; pictures are (3, H, W) uint8, as everywher
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import torch
@@ -88,10 +89,11 @@ def exchange_terms(unit: ExchangeUnit, streams: Sequence[Tensor]) -> list[list[T
     """
     streams = [branch(x) for branch, x in zip(unit.branches, streams, strict=True)]
     terms = []
-    for target, paths in enumerate(unit.fuse_layers):
+    ways: list[Any] = list(unit.fuse_layers)
+    for target, paths in enumerate(ways):
         arriving = [path(x) for path, x in zip(paths, streams, strict=True)]
         size = streams[target].shape[-2:]
-        options = {"mode": unit.mode, "align_corners": unit.align_corners}
+        options: dict[str, Any] = {"mode": unit.mode, "align_corners": unit.align_corners}
         terms.append([x if x.shape[-2:] == size else F.interpolate(x, size=size, **options) for x in arriving])
     return terms
 
@@ -112,8 +114,8 @@ def draw_exchange(unit: ExchangeUnit, streams: Sequence[Tensor], size: tuple[int
         strength = [term[0].abs().mean(0) for term in terms]
         total = sum(terms[1:], terms[0])[0].relu().mean(0)
         rows.append([draw_map(x, size) for x in (*strength, total)])
-        shares = torch.stack(strength).flatten(1).mean(1)
-        shares = (100 * shares / shares.sum()).round().int().tolist()
+        means = torch.stack(strength).flatten(1).mean(1)
+        shares = (100 * means / means.sum()).round().int().tolist()
         captions.append(
             [f"{source} to {target}: {share} %" for source, share in enumerate(shares)] + [f"output {target}"]
         )

@@ -263,7 +263,7 @@ def draw_legend(names: Sequence[str], palette: Sequence[Sequence[int]], width: i
     pen = ImageDraw.Draw(strip)
     for (x, y), name, colour in zip(places, names, palette, strict=True):
         top = y + space // 2
-        pen.rectangle((x, top, x + box, top + box), fill=tuple(colour), outline="black")
+        pen.rectangle((x, top, x + box, top + box), fill=(colour[0], colour[1], colour[2]), outline="black")
         pen.text((x + box + space, y), name, fill="black", font=font)
     return pil_to_tensor(strip)
 

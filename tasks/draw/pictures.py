@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch.nn.functional as F
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
@@ -59,7 +59,7 @@ Drawn = Mapping[str, Tensor | Panel]
 
 
 class Pictures(Callback):
-    """Shows the first samples of each evaluation as the task draws them.
+    """Shows the first samples of each evaluation as the task, `pl_module`, draws them.
 
     Args:
         count: Samples: of the first batch, or of the first batches where images of many sizes come one by one.
@@ -69,12 +69,12 @@ class Pictures(Callback):
         self.count = count
         self._panels: dict[str, list[Panel]] = {}
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Forget the evaluation before."""
         self._panels = {}
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Draw, if it is a batch to be shown."""
         batches = self.count if "image" in batch and len(batch["image"]) == 1 else 1
@@ -84,7 +84,7 @@ class Pictures(Callback):
             for kind, drawn in task.draw(*values, count=self.count).items():
                 self._panels.setdefault(prefix + kind, []).append(panel(drawn))
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write what was drawn."""
         together = {
             kind: Panel(beside([each.picture for each in found]), [layer for each in found for layer in each.layers])

@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 import wandb
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
@@ -45,7 +45,7 @@ class Reported(Protocol):
 class Tables(Callback):
     """Prints and keeps the tables, figures and files of an evaluation, which tasks and their metrics have."""
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Not while training goes on."""
         if trainer.state.fn == TrainerFn.FITTING or not trainer.is_global_zero:
             return
@@ -77,12 +77,12 @@ class Samples(Callback):
         self.scores: dict[str, SampleScores] = {}
         """Of each task, in a joint run by `name/`."""
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Forget the evaluation before."""
         self.scores = {prefix: SampleScores(self.worst) for prefix, _ in pl_module.each()}
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Add a batch."""
         if trainer.state.fn == TrainerFn.FITTING:
@@ -97,7 +97,7 @@ class Samples(Callback):
             if columns:
                 self.scores[prefix].update(columns, draw)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Every process gathers, one writes."""
         if trainer.state.fn == TrainerFn.FITTING:
             return
