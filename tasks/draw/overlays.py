@@ -252,7 +252,8 @@ def draw_legend(names: Sequence[str], palette: Sequence[Sequence[int]], width: i
     scale = max(1, width // 1280)
     font = ImageFont.load_default(14 * scale)
     box, line, gap, space = 12 * scale, 20 * scale, 8 * scale, 4 * scale
-    places, x, y = [], gap, space
+    places: list[tuple[float, int]] = []
+    x, y = float(gap), space
     for name in names:
         needed = box + space + font.getlength(name) + gap
         if x > gap and x + needed > width:
