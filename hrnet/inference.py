@@ -21,6 +21,9 @@ from hrnet.backbone import BasicBlock, Bottleneck, ConvBN, ExchangeUnit, HRNet
 OPERATORS = ("_reorder_convolution_weight", "_convolution_pointwise", "_convolution_pointwise_")
 HAS_OPERATORS = all(hasattr(torch.ops.mkldnn, name) for name in OPERATORS)
 
+KEPT_SHAPES = 2
+"""Shapes of maps for which a layer keeps its weights packed, a copy each: those of a batch, and of a loader's last."""
+
 
 def for_inference(module: nn.Module) -> nn.Module:
     """A copy of `module` for evaluation alone; `module` itself is left as it is.
@@ -88,7 +91,8 @@ class FusedConv(nn.Module):
 
     The sum is written into `add`: fresh memory costs a processor more than the sum. The weights are also kept in the
     library's own order, or it would reorder them at every call, which at batch 1 costs as much as a small convolution
-    itself. Compiled and exported models take the plain operations.
+    itself. Which order is fast depends on the shape of the maps: with one made for another shape a convolution was seen
+    to take nine times as long. Compiled and exported models take the plain operations.
 
     Args:
         conv: With a bias.
@@ -100,7 +104,7 @@ class FusedConv(nn.Module):
         self.weight, self.bias = conv.weight, conv.bias
         self.stride, self.padding = list(conv.stride), [int(size) for size in conv.padding]
         self.relu = relu
-        self._packed: Tensor | None = None
+        self._packed: dict[torch.Size, Tensor] = {}
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         """(B, in, H, W), and perhaps what to add, (B, out, H', W'), which is overwritten -> (B, out, H', W')."""
@@ -108,22 +112,30 @@ class FusedConv(nn.Module):
             y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
             y = y if add is None else add.add_(y)
             return y.relu_() if self.relu else y
-        if self._packed is None:
-            reorder = torch.ops.mkldnn._reorder_convolution_weight
-            self._packed = reorder(self.weight, self.padding, self.stride, [1, 1], 1, None)
         x = x.contiguous(memory_format=torch.channels_last)
-        geometry = (self._packed, self.bias, self.padding, self.stride, [1, 1], 1)
+        geometry = (self._packed_for(x.shape), self.bias, self.padding, self.stride, [1, 1], 1)
         if add is None:
             return torch.ops.mkldnn._convolution_pointwise(x, *geometry, "relu" if self.relu else "none", [], "")
         add, then = add.contiguous(memory_format=torch.channels_last), "relu" if self.relu else None
         return torch.ops.mkldnn._convolution_pointwise_.binary(add, x, *geometry, "add", 1.0, then, [], "")
 
+    def _packed_for(self, shape: torch.Size) -> Tensor:
+        """The weights as the library wants them for maps of this shape; the shapes used last are kept."""
+        packed = self._packed.pop(shape, None)
+        if packed is None:
+            reorder = torch.ops.mkldnn._reorder_convolution_weight
+            packed = reorder(self.weight, self.padding, self.stride, [1, 1], 1, list(shape))
+        self._packed[shape] = packed
+        if len(self._packed) > KEPT_SHAPES:
+            del self._packed[next(iter(self._packed))]
+        return packed
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._packed = None  # another device, type or memory order: pack anew
+        self._packed = {}  # another device, type or memory order: pack anew
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_packed": None}  # packed weights can be neither copied nor pickled
+        return self.__dict__ | {"_packed": {}}  # packed weights can be neither copied nor pickled
 
 
 def _has_onednn(x: Tensor) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hrnet import ClassificationHead, HRNet, KeypointHead, OCRHead, SegmentationHead, inference
 from hrnet.backbone import BasicBlock, Bottleneck
-from hrnet.inference import for_inference
+from hrnet.inference import KEPT_SHAPES, FusedConv, for_inference
 
 TOLERANCE = 1e-4
 
@@ -135,6 +135,17 @@ def test_a_backbone_that_two_tasks_share_stays_shared() -> None:
     with torch.inference_mode():
         for name in both:
             assert_same([fast[name](images(1, 3, 64, 64))], [both[name].eval()(images(1, 3, 64, 64))])
+
+
+def test_shapes_may_change_from_call_to_call() -> None:
+    plain = trained(small())
+    fast = for_inference(plain)
+    shapes = [(1, 3, 64, 64), (2, 3, 64, 64), (1, 3, 96, 64), (1, 3, 64, 128), (1, 3, 64, 64), (2, 3, 96, 96)]
+    layers = [layer for layer in fast.modules() if isinstance(layer, FusedConv)]
+    with torch.inference_mode():
+        for shape in shapes:
+            assert_same(fast(images(*shape)), plain(images(*shape)))
+            assert all(len(layer._packed) <= KEPT_SHAPES for layer in layers)  # each is as large as the weights
 
 
 def test_copies_pickles_and_changes_of_type_keep_the_values() -> None:
