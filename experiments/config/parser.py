@@ -114,9 +114,21 @@ def parse(parser: ArgumentParser, files: list[Path], flags: list[str]) -> Namesp
         raise ConfigError(mistake.text)
     if not 0 <= config.seed_everything < 2**32:
         raise ConfigError(f"seed_everything should be from 0 to {2**32 - 1}, got {config.seed_everything}.")
+    _keep_whole_numbers(config.trainer, merged.get("trainer") or {})
     for sentence in rules.dropped:
         _say(sentence)
     return config
+
+
+def _keep_whole_numbers(options: Namespace, given: Mapping[str, Any]) -> None:
+    """One batch stays one, since 1.0 would be all of them.
+
+    Python holds `int | float | None` and `float | int | None` for equal, and keeps the one that it met first: the order
+    in which jsonargparse tries the two depends on what was imported before.
+    """
+    for key, value in given.items():
+        if type(value) is int and isinstance(options.get(key), float):
+            options[key] = value
 
 
 def _ended(sentences: list[str]) -> list[str]:

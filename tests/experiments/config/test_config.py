@@ -1,5 +1,7 @@
 """Every mistake in a YAML file or flag is one sentence that names the class, the key, the nearest name and the file."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -326,6 +328,20 @@ def test_a_mapping_is_replaced_whole_from_a_file_and_from_the_command_line(tmp_p
     flagged = parse(PARSER, [POSE], ["--model.schedule=", "{name: cosine}"])
     assert flagged.model.init_args.schedule == {"name": "cosine"}
     assert parse(PARSER, [POSE], ["--model.schedule", "{name: cosine}"]).model.init_args.schedule["milestones"]
+
+
+def test_one_batch_stays_one_whatever_was_imported_before():
+    """Python and jsonargparse read `int | float | None` as the first such union that a process met."""
+    program = (
+        "import experiments.benchmark\n"  # imports in another order than the runner
+        "from experiments.config import find, make_parser, parse\n"
+        "files = [find('pose_coco.yaml'), find('debug.yaml')]\n"
+        "for flags in (['--trainer.limit_train_batches', '1'], ['--trainer.limit_train_batches', '1.0']):\n"
+        "    trainer = parse(make_parser(), files, flags).trainer\n"
+        "    print(repr(trainer.limit_train_batches), repr(trainer.limit_val_batches))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == ["1", "2", "1.0", "2"]
 
 
 def test_every_section_has_a_type_and_a_place_in_the_parser():

@@ -86,8 +86,8 @@ def test_pages_of_joint_runs_are_those_of_their_parts(capsys):
 
 def test_words_of_a_base_class_are_found_for_what_refers_to_them(capsys):
     text = " ".join(page(capsys, "--data.help", "Cityscapes").split())
-    assert "Longer side of a training image at scale 1" in text
-    assert "2 is 2048 for the published crops" in text
+    assert "How large a training image is at scale 1" in text
+    assert "2 makes it 2048 pixels for the published crops" in text
     assert "See `" not in text
 
 

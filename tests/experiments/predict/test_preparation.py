@@ -176,7 +176,7 @@ def test_what_is_not_known_is_assumed_from_the_task() -> None:
         preparer_of(ClassificationTask(HRNet("w18_small_v1"), 2))
 
 
-class Brightness(Task):
+class GreyMean(Task):
     """How bright an image is."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -186,42 +186,42 @@ class Brightness(Task):
         return {"brightness": batch["image"].float().mean((1, 2, 3))}
 
 
-class SeenBrightness(Brightness):
+class SeenGreyMean(GreyMean):
     """The same with a view."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class BrightnessResult(Result):
+class GreyMeanResult(Result):
     brightness: float
 
     def rows(self) -> list[dict[str, Any]]:
         return [self.where() | {"brightness": self.brightness}]
 
 
-class BrightnessView(View):
-    result, usual = BrightnessResult, CentreCrop
+class GreyMeanView(View):
+    result, usual = GreyMeanResult, CentreCrop
 
     def __init__(self, task: Task, preparer: Any, **options: Any) -> None:
         self.preparer = preparer
 
     def prepare(self, photo: Any) -> tuple[list, Any]:
-        return [self.preparer(photo.image)], lambda found: BrightnessResult(photo=photo, brightness=found[0])
+        return [self.preparer(photo.image)], lambda found: GreyMeanResult(photo=photo, brightness=found[0])
 
     def split(self, predictions: dict[str, torch.Tensor]) -> list[float]:
         return predictions["brightness"].tolist()
 
 
 @view_of.register
-def _(task: SeenBrightness) -> type[View]:
-    return BrightnessView
+def _(task: SeenGreyMean) -> type[View]:
+    return GreyMeanView
 
 
 def test_a_task_of_ones_own_predicts_by_a_view_of_its_own() -> None:
     picture = np.full((40, 60, 3), 77, np.uint8)
-    result = Predictor(SeenBrightness(HRNet("w18_small_v1")), image_size=(32, 32))(picture)
+    result = Predictor(SeenGreyMean(HRNet("w18_small_v1")), image_size=(32, 32))(picture)
     assert result.rows() == [{"image": "image", "brightness": 77}]
 
 
 def test_a_task_without_a_view_says_so() -> None:
-    with pytest.raises(ConfigError, match=r"no prediction on pictures for Brightness: .* none of .*PoseTask"):
-        Predictor(Brightness(HRNet("w18_small_v1")), image_size=(32, 32))
+    with pytest.raises(ConfigError, match=r"no prediction on pictures for GreyMean: .* none of .*PoseTask"):
+        Predictor(GreyMean(HRNet("w18_small_v1")), image_size=(32, 32))
