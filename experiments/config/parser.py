@@ -5,9 +5,9 @@ constructors, which are the documentation of every key.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Union, get_args, get_origin
 
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
 from lightning import Callback, Trainer
@@ -38,6 +38,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--config", action=ActionConfigFile, help="A YAML file; better named without the flag.")
     for key, (hint, default, text) in KEYS.items():
         if hint is Trainer:
+            _try_whole_numbers_first(Trainer.__init__)
             parser.add_class_arguments(Trainer, key, skip={"default_root_dir"}, instantiate=False)
         else:
             options = {"required": True} if default is REQUIRED else {"default": default}
@@ -114,21 +115,23 @@ def parse(parser: ArgumentParser, files: list[Path], flags: list[str]) -> Namesp
         raise ConfigError(mistake.text)
     if not 0 <= config.seed_everything < 2**32:
         raise ConfigError(f"seed_everything should be from 0 to {2**32 - 1}, got {config.seed_everything}.")
-    _keep_whole_numbers(config.trainer, merged.get("trainer") or {})
     for sentence in rules.dropped:
         _say(sentence)
     return config
 
 
-def _keep_whole_numbers(options: Namespace, given: Mapping[str, Any]) -> None:
-    """One batch stays one, since 1.0 would be all of them.
+def _try_whole_numbers_first(function: Callable) -> None:
+    """Else one batch would become 1.0, which is all of them.
 
-    Python holds `int | float | None` and `float | int | None` for equal, and keeps the one that it met first: the order
-    in which jsonargparse tries the two depends on what was imported before.
+    Python holds `Optional[Union[int, float]]` and `Optional[Union[float, int]]` for equal and keeps the one that it met
+    first, so that the order in which jsonargparse tries the two depends on what was imported before Lightning.
     """
-    for key, value in given.items():
-        if type(value) is int and isinstance(options.get(key), float):
-            options[key] = value
+    for name, hint in function.__annotations__.items():
+        types = list(get_args(hint))
+        if get_origin(hint) is Union and {int, float} <= set(types):
+            at, other = sorted((types.index(int), types.index(float)))
+            types[at], types[other] = int, float
+            function.__annotations__[name] = Union[tuple(types)]  # noqa: UP007  as they stand, not as they were met
 
 
 def _ended(sentences: list[str]) -> list[str]:

@@ -335,13 +335,16 @@ def test_one_batch_stays_one_whatever_was_imported_before():
     program = (
         "import experiments.benchmark\n"  # imports in another order than the runner
         "from experiments.config import find, make_parser, parse\n"
-        "files = [find('pose_coco.yaml'), find('debug.yaml')]\n"
+        "files = [find(f'{name}.yaml') for name in ('pose_coco', 'sample', 'debug')]\n"
         "for flags in (['--trainer.limit_train_batches', '1'], ['--trainer.limit_train_batches', '1.0']):\n"
-        "    trainer = parse(make_parser(), files, flags).trainer\n"
+        "    parser = make_parser()\n"
+        "    config = parse(parser, files, flags)\n"
+        "    trainer = parser.instantiate(config).trainer\n"
         "    print(repr(trainer.limit_train_batches), repr(trainer.limit_val_batches))\n"
+        "    print([line.split()[1] for line in parser.dump(config).splitlines() if 'limit_train' in line][0])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout.split() == ["1", "2", "1.0", "2"]
+    assert done.stdout.split() == ["1", "2", "1", "1.0", "2", "1.0"]
 
 
 def test_every_section_has_a_type_and_a_place_in_the_parser():
