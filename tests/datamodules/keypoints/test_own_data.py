@@ -100,7 +100,7 @@ def test_crops_are_those_of_the_same_persons_in_coco(coco: Path, rows, write) ->
 
 
 @pytest.mark.parametrize("overfit", [None, 2])
-def test_it_trains_is_evaluated_and_predicted_with(rows, write, overfit: int | None) -> None:
+def test_it_trains_is_evaluated_and_predicted_with(rows, write, overfit: int | None, tmp_path: Path) -> None:
     torch.manual_seed(0)
     data = write(rows, overfit=overfit)
     task = PoseTask(HRNet("w18_small_v1", multi_scale_output=False, upsample="bilinear"), flip_test=False)
@@ -108,6 +108,7 @@ def test_it_trains_is_evaluated_and_predicted_with(rows, write, overfit: int | N
     task.attach(data)
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     options |= {"enable_model_summary": False, "num_sanity_val_steps": 0, "accelerator": "cpu"}
+    options["default_root_dir"] = tmp_path  # where its pictures go
     trainer = Trainer(max_epochs=1, limit_train_batches=1, **options)
     trainer.fit(task, data)
     assert not torch.equal(before, next(iter(task.head.parameters())))
