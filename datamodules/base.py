@@ -35,12 +35,12 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, DistributedSampler
 
-from datamodules.dataset import BaseDataset, First, available_cores, collate, in_threads, start_worker
 from datamodules.findings import Count, DataError, Fact, Finding, Mode, Split
 from datamodules.images.files import PLAIN, Reading
 from datamodules.images.orientation import Orientations, Tagged
 from datamodules.images.preparer import Preparer
-from datamodules.samplers import EvaluationSampler, TrainingSampler, even_batch_size, world
+from datamodules.loading.dataset import BaseDataset, First, available_cores, collate, in_threads, start_worker
+from datamodules.loading.samplers import EvaluationSampler, TrainingSampler, even_batch_size, world
 from datamodules.skeleton import Skeleton
 
 # albumentations asks a server for its newest version when it is first imported; training must not depend on that.

@@ -15,9 +15,9 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.base import BaseDataModule
-from datamodules.dataset import BaseDataset
 from datamodules.findings import DataError, Fact, Mode, Split
-from datamodules.samplers import TrainingSampler, stream, world
+from datamodules.loading.dataset import BaseDataset
+from datamodules.loading.samplers import TrainingSampler, stream, world
 
 Policy = Literal["all", "round_robin", "proportional", "temperature", "ratios"]
 

@@ -38,7 +38,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from experiments import cli
 from experiments.cli.files import read_json, write_json, write_text
 from experiments.cli.mistakes import Stopped
-from experiments.config import ConfigError, find, make_parser, parse
+from experiments.config import ConfigError, find_all, make_parser, parse
 from experiments.config.files import files_and_flags
 from experiments.training.callbacks import LearningRate, PartsSummary, Preflight
 from experiments.training.checkpoints import LastCheckpoint, StopOnSignal, WholeFiles
@@ -180,7 +180,7 @@ def split_arguments(argv: list[str]) -> tuple[str, list[Path], list[str]]:
     """Command line -> action, YAML files, flags."""
     action = argv.pop(0) if argv and argv[0] in ACTIONS else "fit"
     files, flags = files_and_flags(argv)
-    return action, [find(name) for name in files], flags
+    return action, find_all(files), flags
 
 
 class Start(Callback):

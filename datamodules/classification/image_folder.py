@@ -15,10 +15,10 @@ import numpy as np
 
 from datamodules.base import BaseDataModule
 from datamodules.classification.samples import CentreCrop, LabelledImages, TrainingView
-from datamodules.dataset import in_threads
 from datamodules.findings import Count, DataError, Fact, Finding, Mode, Split
 from datamodules.images.files import Reading, images_below, is_image
 from datamodules.images.looking import Seen, files_left_out, look
+from datamodules.loading.dataset import in_threads
 from datamodules.sample.layouts import sample_image_folder, sample_imagenet
 from datamodules.text_files import ConfigError, read_text
 

@@ -15,7 +15,7 @@ from datamodules.base import BaseDataset, DataError
 from datamodules.images.files import PLAIN, Reading
 from datamodules.images.pixels import read_image
 from datamodules.images.preparer import Preparer
-from datamodules.samplers import draw_from, global_draws
+from datamodules.loading.samplers import draw_from, global_draws
 
 IMAGENET_MEAN = (124, 116, 104)  # what RandAugment fills with
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.dataset import in_threads
 from datamodules.findings import DataError, Split
 from datamodules.images.files import PIXEL_LIMIT, SIDEWAYS, Header, jpeg_head, read_header
+from datamodules.loading.dataset import in_threads
 
 
 def oriented(image: np.ndarray, orientation: int) -> np.ndarray:

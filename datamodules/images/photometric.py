@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.base import DataError
-from datamodules.samplers import draw_from
+from datamodules.loading.samplers import draw_from
 
 
 class Photometric:

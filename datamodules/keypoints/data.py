@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from datamodules.base import BaseDataModule, DataError, Split
-from datamodules.dataset import in_threads
 from datamodules.findings import Count, Fact, Finding, Mode
 from datamodules.images.files import Reading, read_header
 from datamodules.images.looking import Seen, files_left_out, look, size_histogram
@@ -27,6 +26,7 @@ from datamodules.keypoints.defects import Defect, short
 from datamodules.keypoints.detections import detections_in, read_detections
 from datamodules.keypoints.persons import Persons
 from datamodules.keypoints.table import PersonTable
+from datamodules.loading.dataset import in_threads
 from datamodules.skeleton import Skeleton
 
 

@@ -10,7 +10,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from datamodules.samplers import draw_from
+from datamodules.loading.samplers import draw_from
 from datamodules.segmentation.masks import IGNORED
 
 

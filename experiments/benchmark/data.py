@@ -16,7 +16,7 @@ from torch.utils.data import default_collate
 from datamodules.base import collate
 from datamodules.keypoints.coco_pose import CocoPose
 from datamodules.keypoints.persons import Persons
-from datamodules.samplers import stream
+from datamodules.loading.samplers import stream
 from experiments.benchmark.peers import UNIT, Recipe, Record, plain_sample
 from experiments.benchmark.timing import Comparison, Setting, Variant, require
 from hrnet import HRNet

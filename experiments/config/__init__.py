@@ -1,7 +1,7 @@
 """YAML files and flags -> one checked configuration; every mistake is one sentence."""
 
 from datamodules.text_files import ConfigError
-from experiments.config.files import find, merge, read, split_flags
+from experiments.config.files import find, find_all, merge, read, split_flags
 from experiments.config.mistakes import explain, find_mistake
 from experiments.config.parser import load_data, make_parser, parse
 from experiments.config.sections import SECTIONS, WandbSpec
@@ -12,6 +12,7 @@ __all__ = [
     "WandbSpec",
     "explain",
     "find",
+    "find_all",
     "find_mistake",
     "load_data",
     "make_parser",

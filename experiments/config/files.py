@@ -21,17 +21,30 @@ Kept = Callable[[str, str], set[str]]
 """(class before, class now) -> the arguments of the former that are kept."""
 
 
-def find(name: str) -> Path:
-    """YAML file as given, else in a folder of `configs/`; the ending .yaml may be left out.
+def find_all(names: Sequence[str]) -> list[Path]:
+    """The YAML files of a command, an experiment and its overlays: one beside the experiment comes before namesakes.
+
+    So a kind of experiments may have a `sample.yaml` of its own.
+
+    Raises:
+        ConfigError: If there is none of one of these names.
+    """
+    first = [find(name) for name in names[:1]]
+    return first + [find(name, beside=first[0]) for name in names[1:]]
+
+
+def find(name: str, beside: Path | None = None) -> Path:
+    """YAML file as given, else beside that one, else in a folder of `configs/`; the ending .yaml may be left out.
 
     Raises:
         ConfigError: If there is none.
     """
     names = [name] if Path(name).suffix else [name, f"{name}.yaml"]
-    for path in (folder / file for file in names for folder in (Path(), *_folders())):
+    near = [] if beside is None or not beside.resolve().is_relative_to(CONFIGS) else [beside.parent]
+    for path in (folder / file for file in names for folder in (Path(), *near, *_folders())):
         if path.is_file():
             return path
-    known = sorted(path.name for folder in _folders() for path in folder.glob("*.yaml"))
+    known = sorted({path.name for folder in _folders() for path in folder.glob("*.yaml")})
     if Path(name).is_dir():
         inside = Path(name) / "config.yaml"
         advice = f"name {inside}, or --resume {name}" if inside.is_file() else "name a YAML file in it"
@@ -50,7 +63,10 @@ def find(name: str) -> Path:
 
 
 def _folders() -> list[Path]:
-    return sorted(path for path in CONFIGS.iterdir() if path.is_dir())
+    """Overlays for every experiment come before those of one kind."""
+    return sorted(
+        (path for path in CONFIGS.iterdir() if path.is_dir()), key=lambda path: (path.name != "overlays", path)
+    )
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from datamodules.base import BaseDataModule
 from datamodules.text_files import ConfigError
 from experiments.cli import program
 from experiments.config.constructors import REQUIRED, kept_arguments
-from experiments.config.files import Rules, combine, find, flagged, read, split_flags
+from experiments.config.files import Rules, combine, find_all, flagged, read, split_flags
 from experiments.config.help import help_page
 from experiments.config.mistakes import explain, find_key, find_mistake
 from experiments.config.sections import KEYS, SECTIONS, SWITCHES
@@ -54,7 +54,7 @@ def load_data(files: Sequence[str], flags: Sequence[str]) -> BaseDataModule:
         ConfigError: If a file is missing or a key is unknown.
         DataError: If the DataModule does not take its arguments.
     """
-    contents = [(path, read(path)) for path in map(find, files)]
+    contents = [(path, read(path)) for path in find_all(files)]
     values, questions = split_flags(list(flags))
     if questions:
         raise ConfigError(f"The data doctor has no {questions[0]}; see `python -m experiments.run {questions[0]}`.")

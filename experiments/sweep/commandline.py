@@ -38,7 +38,7 @@ from experiments.cli.files import write_rows
 from experiments.cli.mistakes import Stopped, is_users_mistake
 from experiments.cli.tables import show
 from experiments.compare.modes import known_mode
-from experiments.config import ConfigError, find, make_parser, parse
+from experiments.config import ConfigError, find_all, make_parser, parse
 from experiments.config.files import files_and_flags
 from experiments.sweep.space import Sweep, check, choices, constants, read_sweep, suggest
 from tasks import Task, subclasses
@@ -218,7 +218,7 @@ def _space(file: str | None, flags: list[str]) -> tuple[Sweep, list[str]]:
 
 def _task_class(files: list[str], flags: list[str]) -> type[Task]:
     """Class of the task; a mistake in files and flags is found here, before the first trial."""
-    config = parse(make_parser(), [find(file) for file in files], flags)
+    config = parse(make_parser(), find_all(files), flags)
     return subclasses(Task)[config.model.class_path.rsplit(".", 1)[-1]]
 
 

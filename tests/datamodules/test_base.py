@@ -16,8 +16,8 @@ from lightning.pytorch import LightningModule, Trainer
 
 from datamodules import BaseDataModule, DataError
 from datamodules.base import BaseDataset, collate
-from datamodules.dataset import in_threads
-from datamodules.samplers import EvaluationSampler, TrainingSampler, even_batch_size
+from datamodules.loading.dataset import in_threads
+from datamodules.loading.samplers import EvaluationSampler, TrainingSampler, even_batch_size
 from tests.conftest import ROOT
 
 

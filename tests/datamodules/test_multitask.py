@@ -12,8 +12,8 @@ from lightning import LightningModule, Trainer
 from datamodules import BaseDataModule, DataError, MultiTaskDataModule
 from datamodules.base import BaseDataset
 from datamodules.images.preparer import Preparer
+from datamodules.loading.samplers import TrainingSampler
 from datamodules.multitask import apportion
-from datamodules.samplers import TrainingSampler
 
 
 class Rows(BaseDataset):

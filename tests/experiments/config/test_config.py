@@ -258,7 +258,7 @@ def test_an_overlay_without_an_experiment_says_what_it_goes_with():
     "path", sorted((ROOT / "experiments" / "configs").glob("*/*.yaml")), ids=lambda path: path.stem
 )
 def test_no_mistake_is_seen_in_what_is_shipped(path):
-    if not path.name.startswith(("pose", "seg", "cls", "multitask")):
+    if not path.name.startswith(("pose", "seg", "cls", "det", "landmarks", "multitask")):
         pytest.skip("an overlay")
     content = read(path)
     assert find_mistake(content, [(path.name, content)], SECTIONS) is None

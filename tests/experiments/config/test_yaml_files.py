@@ -7,7 +7,7 @@ import pytest
 from datamodules import Skeleton
 from datamodules.base import DataError
 from datamodules.text_files import ConfigError
-from experiments.config.files import Rules, combine, find, merge, read, split_flags
+from experiments.config.files import Rules, combine, find, find_all, merge, read, split_flags
 
 KEPT = {("Base", "Derived"): {"root", "batch_size"}}
 
@@ -208,6 +208,23 @@ def test_mistakes_in_flags_name_the_flag(flags, words):
 )
 def test_debug_needs_no_value(flags, value):
     assert split_flags([*flags, "--runs", "x"])[0] == [("debug", value), ("runs", "x")]
+
+
+def test_an_overlay_beside_its_experiment_comes_before_its_namesake(tmp_path, monkeypatch):
+    for name in ("overlays/sample", "overlays/debug", "deer/sample", "deer/deer_small", "pose/pose_big"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.yaml").touch()
+    monkeypatch.setattr("experiments.config.files.CONFIGS", tmp_path)
+
+    def found(*names):
+        return [path.relative_to(tmp_path).with_suffix("").as_posix() for path in find_all(names)]
+
+    assert found("deer_small", "sample", "debug") == ["deer/deer_small", "deer/sample", "overlays/debug"]
+    assert found("pose_big", "sample.yaml") == ["pose/pose_big", "overlays/sample"]
+    assert found("sample") == ["overlays/sample"]
+    mine = tmp_path.parent / "mine.yaml"
+    mine.touch()
+    assert find_all([str(mine), "sample"])[1] == tmp_path / "overlays" / "sample.yaml"
 
 
 def test_files_are_found_without_their_ending_and_actions_are_no_files(tmp_path):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hrnet import HRNet, HRNetV2
 from tasks import SegmentationTask
-from tests.tasks.test_segmentation_losses import PUBLISHED_WEIGHTS
+from tests.tasks.segmentation.test_segmentation_losses import PUBLISHED_WEIGHTS
 
 CLASSES = 4
 SIZE = (24, 36)
@@ -98,7 +98,7 @@ def test_mining_without_options_is_the_published() -> None:
 
 @pytest.mark.parametrize("name", ["seg_cityscapes", "seg_cityscapes_ocr", "seg_cityscapes_w18"])
 def test_cityscapes_experiments_use_the_published_class_weights(name: str) -> None:
-    file = Path(__file__).parents[2] / "experiments" / "configs" / "segmentation" / f"{name}.yaml"
+    file = Path(__file__).parents[3] / "experiments" / "configs" / "segmentation" / f"{name}.yaml"
     options = yaml.safe_load(file.read_text())["model"]["init_args"]
     task = SegmentationTask(
         HRNet(**BACKBONE), options["num_classes"], ocr_channels=(16, 8), class_weights=options["class_weights"]

@@ -13,7 +13,7 @@ from datamodules import ADE20K, PascalContext
 from datamodules.segmentation.samples import EvaluationSize
 from hrnet import HRNet
 from tasks.segmentation import SegmentationTask
-from tasks.sliding import PUBLISHED_TESTS, PublishedTest
+from tasks.segmentation.sliding import PUBLISHED_TESTS, PublishedTest
 
 CLASSES = 4
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -231,6 +231,6 @@ def test_an_unknown_test_is_refused() -> None:
 
 def test_experiments_name_their_published_test() -> None:
     """The command in the comments is one that the model and the data accept."""
-    folder = Path(__file__).parents[2] / "experiments" / "configs" / "segmentation"
+    folder = Path(__file__).parents[3] / "experiments" / "configs" / "segmentation"
     for name in ("ade20k", "pascal_context"):
         assert f"--model.published_test {name} " in (folder / f"seg_{name}.yaml").read_text()

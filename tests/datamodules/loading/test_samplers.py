@@ -22,7 +22,7 @@ from datamodules.classification.samples import TrainingView
 from datamodules.images.photometric import Photometric
 from datamodules.keypoints.crop import PersonCrop
 from datamodules.keypoints.persons import Persons
-from datamodules.samplers import TrainingSampler, stream
+from datamodules.loading.samplers import TrainingSampler, stream
 from datamodules.segmentation.crop import RandomCrop
 
 COUNT = 1500

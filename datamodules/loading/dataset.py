@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from datamodules.samplers import stream
+from datamodules.loading.samplers import stream
 
 LISTED = ("boxes", "labels", "masks")
 Job, Result = TypeVar("Job"), TypeVar("Result")

@@ -17,7 +17,7 @@ import tasks
 from hrnet import HRNet, HRNetV2
 from tasks.draw import class_colours, draw_confusion, draw_errors, draw_mask, draw_segmentation
 from tasks.segmentation import SegmentationTask
-from tasks.sliding import SlidingWindow
+from tasks.segmentation.sliding import SlidingWindow
 
 CLASSES = 5
 SIZE = (64, 96)

@@ -16,7 +16,7 @@ from tasks.draw.pictures import Drawn, Layers, Panel
 from tasks.draw.tables import Row
 from tasks.losses import IGNORED, CrossEntropy, OhemCrossEntropy
 from tasks.metrics.confusion import SegmentationScores, image_confusion, image_iou
-from tasks.sliding import PUBLISHED_TESTS, PublishedTest, SlidingWindow
+from tasks.segmentation.sliding import PUBLISHED_TESTS, PublishedTest, SlidingWindow
 from tasks.task import Batch, Data, Losses, Task
 
 OF_THE_DATA = ("class_names", "palette", "label_flip_pairs")
@@ -55,8 +55,8 @@ class SegmentationTask(Task):
         scales: Factors of the image size whose predictions are averaged; paper: 0.5, 0.75, 1, 1.25, 1.5, 1.75, also 2
             except for Cityscapes.
         published_test: Make the labels by the official code's final test, with `scales` and `flip_test`: "ade20k" (both
-            heads), "pascal_context" or "pascal_context_ocr" (also COCO-Stuff's). See `tasks/sliding.py`; the data
-            must be evaluated as it says. The loss, and drawings of scores, still come from the images as they are.
+            heads), "pascal_context" or "pascal_context_ocr" (also COCO-Stuff's). See `tasks/segmentation/sliding.py`;
+            the data must be evaluated as it says. The loss, and drawings of scores, come from the images as they are.
         window: (height, width): in evaluation, images (scaled ones too) beyond it are covered by overlapping windows of
             this size, blended, so that memory does not grow with the image except for the scores themselves.
         window_stride: (down, right) from window to window in pixels; about two thirds of the window when not given.

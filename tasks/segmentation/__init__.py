@@ -1,0 +1,5 @@
+"""Semantic segmentation: the task, and evaluation by windows and by the published tests."""
+
+from tasks.segmentation.task import SegmentationTask
+
+__all__ = ["SegmentationTask"]
