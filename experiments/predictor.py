@@ -6,8 +6,8 @@ result.plot()                                                      # shows in a 
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import tee
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 import tasks
 from datamodules.base import DataError
@@ -23,12 +23,13 @@ from datamodules.images.files import Reading
 from experiments.config import ConfigError
 from experiments.predict import classification, pose, segmentation  # noqa: F401, each says whose view it has
 from experiments.predict.base import Finish, JointResult, Result, Sample, View, preparer_of, view_of
-from experiments.predict.boxes import BoxSource, CocoBoxes, whole_image
+from experiments.predict.boxes import BOX_THRESHOLD, BoxSource, CocoBoxes, found_boxes, persons_of, whole_image
 from experiments.predict.media import Failure, Photo, Source, pixels_of, read_photo, read_photos
 from hrnet import for_inference
 from tasks import Task
 
 MAX_PIXELS = 2**22
+DETECTOR = "(detector)"  # a network that only finds boxes for another one; no task of a run is called so
 WAITING_PIXELS = 2**26  # of photos that wait for their batch to fill; 200 MB
 Picture = str | Path | np.ndarray | Image.Image | Tensor
 
@@ -40,7 +41,10 @@ class Predictor:
         source: Run folder, checkpoint (a published one too), timm name, or task; `tasks.load` takes arguments beside.
         image_size: (height, width) that crops and classified images are brought to; that of the evaluation in
             training when not given.
-        boxes: Where pose takes persons from: a callable, photo -> Boxes; the whole image when not given.
+        boxes: Where pose takes persons from: a callable, photo -> Boxes. When not given, from the detection task of
+            the same run, or of `detector`; without either the whole image is one box.
+        detector: Run folder, checkpoint or task that finds the persons for a run which cannot.
+        box_threshold: Of a network's boxes those with a lower score are not posed.
         device: Such as "cuda:1"; a GPU if there is one.
         batch_size: Samples that pass the network at once: crops of persons of several photos, images of one size.
         max_pixels: Of a batch, and of a segmented image; a larger one is cut into tiles.
@@ -59,7 +63,9 @@ class Predictor:
         source: str | Path | Task,
         *,
         image_size: tuple[int, int] | None = None,
-        boxes: BoxSource = whole_image,
+        boxes: BoxSource | None = None,
+        detector: str | Path | Task | None = None,
+        box_threshold: float = BOX_THRESHOLD,
         device: str | torch.device | None = None,
         batch_size: int = 16,
         max_pixels: int = MAX_PIXELS,
@@ -71,14 +77,29 @@ class Predictor:
             raise ConfigError(f"{given} must be at least 1.")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._size_of = boxes.image_size if isinstance(boxes, CocoBoxes) else lambda path: None
-        task = tasks.load(source) if isinstance(source, str | Path) else source
-        self.parts: dict[str, _Part] = {}
-        singles = {name: task.single(name) for name in task.parts}
-        preparers = {name: preparer_of(single, image_size) for name, single in singles.items()}
+        singles = _loaded(source).singles()
+        self.names, self.finder, self.box_threshold = list(singles), None, box_threshold
+        if boxes is None and any(view_of(single).looks_into_boxes for single in singles.values()):
+            if detector is not None:
+                singles[DETECTOR] = _finder_of(_loaded(detector).singles(), detector)
+            self.finder = next(
+                (name for name, single in reversed(singles.items()) if view_of(single).finds_boxes), None
+            )
+        elif detector is not None:
+            raise ConfigError("A detector is for pose, which looks into boxes, and where no boxes are given.")
+        boxes = boxes or (whole_image if self.finder is None else found_boxes)
+        sizes = {name: None if name == DETECTOR else image_size for name in singles}
+        preparers = {name: preparer_of(single, sizes[name]) for name, single in singles.items()}
         self.reading = _reading([preparer.reading for preparer in preparers.values()], upright, pixel_limit)
-        for name, single in singles.items():
-            view = view_of(single)(single, preparers[name], boxes=boxes, max_pixels=max_pixels)
-            self.parts[name] = _Part(for_inference(single).to(self.device), view, batch_size, max_pixels)
+        views = {
+            name: view_of(single)(single, preparers[name], boxes=boxes, max_pixels=max_pixels)
+            for name, single in singles.items()
+        }
+        # Together, so that tasks with one backbone still share it.
+        fast = for_inference(nn.ModuleList(singles.values())).to(self.device)
+        self.parts = {
+            name: _Part(part, views[name], batch_size, max_pixels) for name, part in zip(singles, fast, strict=True)
+        }
 
     def __call__(self, pictures: Picture | list[Picture]) -> Result | list[Result]:
         """Result of a picture, or those of a list.
@@ -110,14 +131,27 @@ class Predictor:
 
         Failures pass through in their places; a photo whose boxes are not known becomes one.
         """
-        if list(self.parts) == [""]:
-            yield from self.parts[""].stream(photos)
+        streams: dict[str, Iterator[Result | Failure]] = {}
+        if self.finder is not None:
+            streams[self.finder], found = tee(self.parts[self.finder].stream(photos))
+            photos = self._with_boxes(found)
+        others = [name for name in self.names if name not in streams]
+        branches = zip(others, tee(photos, len(others)), strict=True)
+        streams |= {name: self.parts[name].stream(branch) for name, branch in branches}
+        if self.names == [""]:
+            yield from streams[""]
             return
-        branches = tee(photos, len(self.parts))
-        streams = [part.stream(branch) for part, branch in zip(self.parts.values(), branches, strict=True)]
-        for found in zip(*streams, strict=True):
-            failure = next((result for result in found if isinstance(result, Failure)), None)
-            yield failure or JointResult(photo=found[0].photo, parts=dict(zip(self.parts, found, strict=True)))
+        for results in zip(*(streams[name] for name in self.names), strict=True):
+            failure = next((result for result in results if isinstance(result, Failure)), None)
+            yield failure or JointResult(photo=results[0].photo, parts=dict(zip(self.names, results, strict=True)))
+
+    def _with_boxes(self, found: Iterable[Result | Failure]) -> Iterator[Photo | Failure]:
+        """The photos with the persons that were found on them."""
+        for result in found:
+            if isinstance(result, Failure):
+                yield result
+            else:
+                yield replace(result.photo, boxes=persons_of(result, self.box_threshold))
 
     def _photo(self, picture: Picture) -> Photo:
         if isinstance(picture, str | Path):
@@ -125,6 +159,19 @@ class Predictor:
             how = {"upright": self.reading.upright, "size": self._size_of(path), "reading": self.reading}
             return read_photo(path, path.stem, **how)
         return Photo(_pixels(picture, self.reading))
+
+
+def _loaded(source: str | Path | Task) -> Task:
+    return tasks.load(source) if isinstance(source, str | Path) else source
+
+
+def _finder_of(singles: Mapping[str, Task], source: str | Path | Task) -> Task:
+    """The task of a run that finds boxes."""
+    for single in singles.values():
+        if view_of(single).finds_boxes:
+            return single
+    kinds = ", ".join(type(single).__name__ for single in singles.values())
+    raise ConfigError(f"{source} is no detector: it has {kinds}. Name a run of a DetectionTask.")
 
 
 @dataclass

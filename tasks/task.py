@@ -234,6 +234,10 @@ class Task(LightningModule):
         """One of `parts` as a task of its own, which predicts what it predicts here."""
         return self.parts[name]
 
+    def singles(self) -> dict[str, "Task"]:
+        """`single` of each of `parts`, which share what memory they can."""
+        return self.parts
+
     @property
     def modes(self) -> dict[str, str]:
         """For each of the names that an evaluation logs, "max" or "min", as far as the task says."""

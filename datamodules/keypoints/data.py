@@ -3,6 +3,7 @@
 A data set is a `KeypointData` that says who is on which image (`persons`), such as `coco_pose.py`.
 """
 
+import copy
 import math
 import warnings
 from abc import abstractmethod
@@ -10,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from datamodules.images.orientation import Tagged, find_tagged
 from datamodules.images.photometric import Photometric
 from datamodules.keypoints.crop import Crop, PersonAugmentation, PersonCrop
 from datamodules.keypoints.defects import Defect, short
-from datamodules.keypoints.detections import detections_in, read_detections
+from datamodules.keypoints.detections import FoundBoxes, detections_in, read_detections
 from datamodules.keypoints.persons import Persons
 from datamodules.keypoints.table import PersonTable
 from datamodules.loading.dataset import in_threads
@@ -77,6 +78,7 @@ class KeypointData(BaseDataModule):
         if not 0 < box_padding < math.inf:
             raise DataError(f"box_padding is {box_padding}, expected a factor on the box's sides such as 1.25.")
         self.crop, self.box_padding = crop, box_padding
+        self._boxes: FoundBoxes | None = None
         self._evaluated: dict[str, PersonTable] = {}
         self._categories: dict[str, dict[Any, str]] = {}  # of the splits that were looked at for findings
 
@@ -113,7 +115,11 @@ class KeypointData(BaseDataModule):
         table = self._accepted(split, table, turned)
         if not training:
             self._evaluated[split] = table
-        if training or self.detections is None:
+        if not training and self._boxes is not None:
+            images, boxes, scores = self._boxes.rows_of(table)
+            instance_ids = np.arange(len(boxes))
+            keypoints, visible = self._unknown(len(boxes))
+        elif training or self.detections is None:
             rows = table.usable()
             images, instance_ids = table.images[rows], table.numbers[rows]
             boxes, scores = table.clean_boxes()[rows], np.ones(len(rows))
@@ -121,8 +127,7 @@ class KeypointData(BaseDataModule):
         else:
             found = read_detections(self.folder / self.detections, table, self.detection_threshold)
             images, instance_ids, boxes, scores = found.images, found.rows, found.boxes, found.scores
-            keypoints = np.zeros((len(boxes), self.num_keypoints, 2))
-            visible = np.zeros((len(boxes), self.num_keypoints))
+            keypoints, visible = self._unknown(len(boxes))
         preparer = self.preparer
         centers, sizes = preparer.padded(boxes)
         drawn = training and not self.overfit
@@ -155,6 +160,12 @@ class KeypointData(BaseDataModule):
         split = self.test_split if split == "test" else split
         table = self._evaluated.get(split) or self._accepted(split, self.persons(split))
         return table.to_coco(self.skeleton)
+
+    def evaluated_on(self, boxes: FoundBoxes) -> Self:
+        """The same data, evaluated on boxes that a network has just found rather than on annotated ones."""
+        data = copy.copy(self)
+        data._boxes, data._datasets, data._evaluated = boxes, {}, {}
+        return data
 
     def findings(self, split: Split, images: Mode = "full") -> Iterator[Fact]:
         """What is wrong with the persons of a split, their images and the detections, and what there is."""
@@ -214,6 +225,10 @@ class KeypointData(BaseDataModule):
                 yield Finding("categories disagree", split, item, f"is {here!r}, in {first} {there!r}")
 
     # ---- steps on the way
+
+    def _unknown(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Key points of boxes that were not annotated."""
+        return np.zeros((count, self.num_keypoints, 2)), np.zeros((count, self.num_keypoints))
 
     def _accepted(self, split: Split, table: PersonTable, turned: list[int] | None = None) -> PersonTable:
         self._require_skeleton(table)

@@ -10,7 +10,7 @@ import numpy as np
 from datamodules.base import DataError
 from datamodules.keypoints.columns import MALFORMED, Entries, Id, identifiers, read_json
 from datamodules.keypoints.defects import Defect, accept, short
-from datamodules.keypoints.table import PersonTable
+from datamodules.keypoints.table import PERSONS, PersonTable
 
 SAME_PERSON = 0.3  # intersection over union of a detected box with an annotated one
 FEW_PERSONS, FEW_MET = 10, 0.1  # of at least so many persons, the share that detections of the same images never miss
@@ -39,6 +39,44 @@ class Detections:
     image_ids: Sequence[Any]
     found: int
     defects: Sequence[Defect]
+
+
+@dataclass(frozen=True)
+class FoundBoxes:
+    """N boxes that a network has just found on the images of a split, see `KeypointData.evaluated_on`.
+
+    Args:
+        image_ids: (N,) as the files have them.
+        boxes: (N, 4) x, y, width, height in pixels.
+        scores: (N,).
+    """
+
+    image_ids: Sequence[Any]
+    boxes: np.ndarray
+    scores: np.ndarray
+
+    def rows_of(self, persons: PersonTable) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Image rows, boxes and scores of those that have an area and whose image there is, an image's together."""
+        known = {key: row for row, key in enumerate(identifiers(persons.image_ids))}
+        images = np.array([known.get(key, -1) for key in identifiers(self.image_ids)], np.int64)
+        keep = np.flatnonzero((images >= 0) & ~_empty(self.boxes))
+        keep = keep[np.argsort(images[keep], kind="stable")]
+        return images[keep], self.boxes[keep], self.scores[keep]
+
+
+def person_labels(class_names: Sequence[str]) -> list[int]:
+    """The classes of a detector whose boxes are to be posed: persons by their name, or the only class that it has.
+
+    Raises:
+        DataError: If there is none.
+    """
+    labels = [label for label, name in enumerate(class_names) if name.lower() in PERSONS]
+    if not labels and len(class_names) != 1:
+        raise DataError(
+            f"The detector's classes are {', '.join(class_names)}: none is a person ({', '.join(sorted(PERSONS))}), "
+            "and there is more than one, so that it is not known whose boxes to pose."
+        )
+    return labels or [0]
 
 
 def read_detections(path: Path, persons: PersonTable | None, threshold: float = 0.0) -> Detections:

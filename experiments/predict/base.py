@@ -123,6 +123,8 @@ class View(ABC):
     usual: ClassVar[type[Preparer]]
     """The preparer of a task whose checkpoint names none."""
     looks_into_boxes: ClassVar[bool] = False
+    finds_boxes: ClassVar[bool] = False
+    """Whether its result has `boxes` (N, 4) as corners, `scores` (N,), `labels` (N,) and `class_names`."""
 
     @abstractmethod
     def __init__(self, task: Any, preparer: Any, *, boxes: Callable[[Photo], Any], max_pixels: int) -> None: ...

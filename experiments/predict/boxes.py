@@ -16,7 +16,7 @@ from datamodules.base import DataError
 from datamodules.images.names import plain_spelling
 from datamodules.keypoints.coco_file import read_annotations
 from datamodules.keypoints.columns import Id, identifier, read_json
-from datamodules.keypoints.detections import read_detections
+from datamodules.keypoints.detections import person_labels, read_detections
 from datamodules.keypoints.table import PersonTable
 from datamodules.skeleton import Skeleton
 from experiments.cli.mistakes import did_you_mean, nearest
@@ -24,6 +24,7 @@ from experiments.config import ConfigError
 from experiments.predict.media import Photo
 from hrnet.checkpoints import read_file
 
+BOX_THRESHOLD = 0.5  # of a detector's boxes those with a lower score are not posed
 PERSON = 1  # in COCO's categories, and so in torchvision's detectors
 
 
@@ -42,6 +43,24 @@ def whole_image(photo: Photo) -> Boxes:
     """One box, the image: for pictures of one person."""
     height, width = photo.image.shape[:2]
     return Boxes(np.array([[0, 0, width - 1, height - 1]], np.float64), np.ones(1))
+
+
+def found_boxes(photo: Photo) -> Boxes:
+    """Those that a network has found on the way to here."""
+    return photo.boxes
+
+
+def persons_of(result: Any, threshold: float) -> Boxes:
+    """The persons among what a detection task has found on a photo.
+
+    Args:
+        result: Of a view that `finds_boxes`.
+        threshold: Boxes with a lower score are left out.
+    """
+    sized = (result.boxes[:, 2:] > result.boxes[:, :2]).all(axis=1)
+    keep = np.isin(result.labels, person_labels(result.class_names)) & (result.scores >= threshold) & sized
+    # Detections are edges of what they hold; boxes of persons are told by the pixels that they reach.
+    return Boxes(result.boxes[keep].astype(np.float64), result.scores[keep].astype(np.float64))
 
 
 def box_array(boxes: Any) -> BoxSource:
@@ -158,7 +177,9 @@ class TorchvisionDetector:
         ConfigError: If there is no such detector, or the file does not fit it.
     """
 
-    def __init__(self, name: str, weights: str | Path, *, device: torch.device, threshold: float = 0.5) -> None:
+    def __init__(
+        self, name: str, weights: str | Path, *, device: torch.device, threshold: float = BOX_THRESHOLD
+    ) -> None:
         known = list_models(module=torchvision_detection)
         if name not in known:
             hint = did_you_mean(nearest(name, known))

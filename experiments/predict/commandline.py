@@ -3,6 +3,7 @@
 python -m experiments.predict runs/pose_coco/20260101-120000-abcdef photo.jpg clip.mp4
 python -m experiments.predict pose_hrnet_w32_256x192.pth photo.jpg
 python -m experiments.predict runs/pose_coco/... val2017/ --boxes annotations/person_keypoints_val2017.json
+python -m experiments.predict runs/pose_coco/... photos/ --detector runs/det_coco/...
 python -m experiments.predict runs/pose_coco/... photos/ --detector fasterrcnn_resnet50_fpn=weights.pth
 python -m experiments.predict runs/seg_folder/... 'photos/*.jpg' --save masks overlays --output masks/
 
@@ -34,7 +35,7 @@ from experiments.cli import call, status
 from experiments.config import ConfigError, split_flags
 from experiments.config.files import combine
 from experiments.predict.base import JointResult, Result, view_of
-from experiments.predict.boxes import BoxSource, CocoBoxes, TorchvisionDetector, whole_image
+from experiments.predict.boxes import BOX_THRESHOLD, CocoBoxes, TorchvisionDetector
 from experiments.predict.files import PredictionFiles, refuse_existing
 from experiments.predict.media import Failure, Source, find_sources, fixed_part, unread
 from experiments.predict.pose import skeleton_of
@@ -84,9 +85,11 @@ def predict(
         as_shown: Turn photos as their EXIF orientation says.
         class_names: Names of the classes, or one text file with a name in each line.
         skeleton: What the key points are: coco, mpii, or a YAML file.
-        boxes: Where pose finds its persons: a file of COCO annotations, or of COCO results of a detector. The whole
-            image is one box when neither this nor a detector is given.
-        detector: NAME=WEIGHTS of a detector of torchvision that finds them, with the file of its weights.
+        boxes: Where pose finds its persons: a file of COCO annotations, or of COCO results of a detector. When neither
+            this nor a detector is given, a run that detects persons finds them itself; for any other the whole image
+            is one box.
+        detector: What finds them: run folder or checkpoint of a detection task, or NAME=WEIGHTS of a detector of
+            torchvision, with the file of its weights.
         annotations: COCO file whose images say which id is whose, where boxes are results.
         box_threshold: Boxes with a lower score are left out; 0.5 for a detector and 0 for a file when not given.
         model: KEY=VALUE, an argument of the task's constructor; `--model.KEY VALUE` says the same.
@@ -119,7 +122,7 @@ def predict(
     predictor = Predictor(
         task,
         image_size=image_size and tuple(image_size),
-        boxes=_box_source(task, place, asked),
+        **_box_source(task, place, asked),
         device=place,
         batch_size=batch_size,
         max_pixels=max_pixels,
@@ -211,24 +214,34 @@ def _default_folder(run: str, first: str) -> Path:
     return folder / "predictions" / name
 
 
-def _box_source(task: Task, device: torch.device, asked: dict[str, Any]) -> BoxSource:
-    """What the words about boxes say, None where they do not."""
+def _box_source(task: Task, device: torch.device, asked: dict[str, Any]) -> dict[str, Any]:
+    """What the words about boxes say, as arguments of `Predictor`."""
     pose = next((part for part in task.parts.values() if view_of(part).looks_into_boxes), None)
     named = " ".join(f"--{key}" for key, value in asked.items() if value is not None)
     if pose is None and named:
         raise ConfigError(f"{named}: boxes are for pose, and this is a {type(task).__name__}.")
+    if asked["annotations"] and not asked["boxes"]:
+        raise ConfigError("--annotations goes with --boxes: add it, or leave --annotations out.")
     threshold = asked["box_threshold"]
     if asked["boxes"]:
         skeleton = Skeleton(**skeleton_of(pose))
-        return CocoBoxes(asked["boxes"], skeleton, annotations=asked["annotations"], threshold=threshold or 0.0)
+        return {
+            "boxes": CocoBoxes(asked["boxes"], skeleton, annotations=asked["annotations"], threshold=threshold or 0.0)
+        }
+    limit: float = BOX_THRESHOLD if threshold is None else threshold
     if asked["detector"]:
         name, equals, weights = asked["detector"].partition("=")
-        if not equals:
-            raise ConfigError(f"--detector {name}: add the file of its weights, as in {name}=weights.pth.")
-        return TorchvisionDetector(name, weights, device=device, threshold=0.5 if threshold is None else threshold)
-    if named:
-        raise ConfigError(f"{named} goes with --boxes or --detector: add one of them, or leave it out.")
-    return whole_image
+        if equals:
+            return {"boxes": TorchvisionDetector(name, weights, device=device, threshold=limit)}
+        if not Path(name).exists():
+            raise ConfigError(
+                f"--detector {name}: there is no such run folder or checkpoint. Name one of a detection task, or a "
+                f"detector of torchvision with the file of its weights, as in {name}=weights.pth."
+            )
+        return {"detector": name, "box_threshold": limit}
+    if threshold is not None and not any(view_of(part).finds_boxes for part in task.parts.values()):
+        raise ConfigError("--box_threshold goes with --boxes or --detector: add one of them, or leave it out.")
+    return {"box_threshold": limit}
 
 
 def _total(sources: Sequence[Source]) -> int | None:

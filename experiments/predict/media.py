@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -42,13 +43,17 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """An image (H, W, 3) uint8 RGB with its file, the name of its outputs; in a video its number and time (seconds)."""
+    """An image (H, W, 3) uint8 RGB with its file, the name of its outputs; in a video its number and time (seconds).
+
+    `boxes` are those of its persons, where a network has found them on the way.
+    """
 
     image: np.ndarray
     path: Path | None = None
     name: str = "image"
     frame: int | None = None
     time: float | None = None
+    boxes: Any = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -354,12 +354,21 @@ class MultiTask(Task):
         """
         if name not in self.tasks:
             raise ValueError(f"There is no task {name!r} in this checkpoint; it has {', '.join(self.tasks)}.")
-        task = copy.deepcopy(self.tasks[name])
+        task = self._alone(name, copy.deepcopy(self.tasks[name]))
+        if name in self.norms:
+            self.norms[name].copy_to(task.backbone)
+        return task
+
+    def singles(self) -> dict[str, Task]:
+        """`single` of every task; the copies share one backbone, unless its statistics differ from task to task."""
+        if self.norms:
+            return {name: self.single(name) for name in self.tasks}
+        return {name: self._alone(name, task) for name, task in copy.deepcopy(self).tasks.items()}
+
+    def _alone(self, name: str, task: Task) -> Task:
         task.backbone = task.backbone  # registered again, see `make_tasks`
         task.preparation = self.preparation.get(name, {})
         task.started = True
-        if name in self.norms:
-            self.norms[name].copy_to(task.backbone)
         return task
 
 

@@ -109,7 +109,7 @@ def validated(task, datamodule, batches: int) -> list[dict]:
 @pytest.fixture
 def unfolded(monkeypatch):
     """Without folding, whose rounding moves the highest pixel where an untrained network has two of them."""
-    monkeypatch.setattr(predictor, "for_inference", lambda task: task.eval())
+    monkeypatch.setattr(predictor, "for_inference", lambda module: module.eval())
 
 
 def test_pose_of_annotated_boxes_is_that_of_validation(pose_run, tmp_path, unfolded):
@@ -164,7 +164,7 @@ def test_pose_of_detections_is_that_of_validation(pose_run, tmp_path, unfolded):
 def test_folding_changes_hardly_any_pose(pose_run, monkeypatch):
     images = sorted((SAMPLE / "coco" / "val2017").glob("*.jpg"))[:6]
     folded = np.concatenate([result.keypoints for result in Predictor(pose_run)(images)])
-    monkeypatch.setattr(predictor, "for_inference", lambda task: task.eval())
+    monkeypatch.setattr(predictor, "for_inference", lambda module: module.eval())
     plain = np.concatenate([result.keypoints for result in Predictor(pose_run)(images)])
     assert (np.abs(folded - plain).max(2) < 1e-3).mean() > 0.95
 

@@ -19,7 +19,7 @@ import tasks
 from datamodules import BaseDataModule, MultiTaskDataModule
 from datamodules.base import BaseDataset
 from experiments.training.cost import cost
-from hrnet import HRNet, load_weights
+from hrnet import HRNet, for_inference, load_weights
 from tasks import ClassificationTask, MultiTask, PoseTask, SegmentationTask, Task, save_task
 from tasks.optim import create_optimizer
 
@@ -269,6 +269,28 @@ def test_a_task_splits_off_and_predicts_the_same(tmp_path, batch_norm):
             torch.testing.assert_close(whole, expected, rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="no task 'blue'"):
         joint.single("blue")
+
+
+@pytest.mark.parametrize("batch_norm", ["shared", "per_task"])
+def test_tasks_on_their_own_share_a_backbone_where_they_can(batch_norm):
+    joint = alone(toy(batch_norm=batch_norm))
+    joint.training_step(batches(), 0)
+    joint.preparation = {"bright": {}, "red": {"image_size": [64, 64]}}
+    joint.eval()
+    image = images_of(255, 5)
+    found = joint.singles()
+    backbones = {id(task.backbone) for task in found.values()}
+    assert len(backbones) == (1 if batch_norm == "shared" else 2)
+    assert id(joint.backbone) not in backbones
+    assert found["red"].preparation == {"image_size": [64, 64]}
+    fast = for_inference(torch.nn.ModuleList(found.values()))
+    assert len({id(task.backbone) for task in fast}) == len(backbones)
+    for (name, task), folded in zip(found.items(), fast, strict=True):
+        expected = joint.single(name).outputs(image)
+        torch.testing.assert_close(task.outputs(image), expected)
+        torch.testing.assert_close(folded.outputs(image), expected, rtol=1e-4, atol=1e-5)
+    assert "backbone.conv1.weight" in found["red"].state_dict()
+    assert "tasks.red.backbone.conv1.weight" not in joint.state_dict()
 
 
 def test_gradients_are_those_of_the_weighted_sum():
