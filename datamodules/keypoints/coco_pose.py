@@ -9,14 +9,15 @@ several categories. The crop follows the official code; `crop: unit` is UDP's.
 from pathlib import Path
 from typing import Any, ClassVar
 
-from datamodules.base import DataError, Split
+from datamodules.base import Split
 from datamodules.keypoints.coco_file import read_annotations
+from datamodules.keypoints.coco_json import CocoFiles
 from datamodules.keypoints.data import KeypointData
 from datamodules.keypoints.table import PersonTable
 from datamodules.sample import sample_coco
 
 
-class CocoPose(KeypointData):
+class CocoPose(CocoFiles, KeypointData):
     """COCO key points, or any data in that format.
 
     `test` is `val` unless `annotations` has an entry `test`.
@@ -45,10 +46,7 @@ class CocoPose(KeypointData):
         **kwargs: Any,
     ) -> None:
         super().__init__(root, **kwargs)
-        self.annotations = {split: f"annotations/person_keypoints_{split}2017.json" for split in ("train", "val")}
-        self.annotations |= _by_split(annotations, "annotations")
-        self.images = _by_split(images, "images")
-        self.test_split = "test" if "test" in self.annotations else "val"
+        self.set_files("person_keypoints", annotations, images)
 
     def persons(self, split: Split) -> PersonTable:
         """The annotations of the categories with key points."""
@@ -58,29 +56,5 @@ class CocoPose(KeypointData):
         """These, with what is wrong with annotations of other categories and with segmentations."""
         return self._read(split, thorough=True)
 
-    def image_folder(self, split: Split) -> Path:
-        """Folder of the images of `split`; raises DataError if there is none."""
-        names = (self.images[split],) if split in self.images else (f"{split}2017", f"images/{split}2017")
-        for name in names:
-            if (self.folder / name).is_dir():
-                return self.folder / name
-        raise DataError(
-            f"{type(self).__name__} found no image folder {' or '.join(names)} in {self.folder}: set "
-            f"`images: {{{split}: FOLDER}}`, relative to root."
-        )
-
     def _read(self, split: Split, *, thorough: bool) -> PersonTable:
-        path = self.folder / self.annotations[split]
-        if not path.is_file():
-            raise DataError(
-                f"{type(self).__name__} found no {path}. Expected below {self.folder}:\n{self.layout}\nor set "
-                f"`annotations: {{{split}: FILE}}`. The data come from {self.source}"
-            )
-        return read_annotations(path, self.skeleton, thorough=thorough)
-
-
-def _by_split(paths: dict[str, str] | None, key: str) -> dict[str, str]:
-    unknown = sorted(set(paths or ()) - {"train", "val", "test"})
-    if unknown:
-        raise DataError(f"`{key}` has the entries {unknown}: expected some of train, val, test.")
-    return dict(paths or {})
+        return read_annotations(self.annotation_file(split), self.skeleton, thorough=thorough)

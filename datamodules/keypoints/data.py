@@ -8,30 +8,26 @@ import math
 import warnings
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from datamodules.base import BaseDataModule, DataError, Split
+from datamodules.base import DataError, Split
 from datamodules.findings import Count, Fact, Finding, Mode
-from datamodules.images.files import Reading, read_header
-from datamodules.images.looking import Seen, files_left_out, look, size_histogram
-from datamodules.images.names import as_stored
-from datamodules.images.orientation import Tagged, find_tagged
+from datamodules.images.annotated import AnnotatedImages, found_in, spelled_as_stored
+from datamodules.images.files import Reading
+from datamodules.images.looking import size_histogram
 from datamodules.images.photometric import Photometric
 from datamodules.keypoints.crop import Crop, PersonAugmentation, PersonCrop
-from datamodules.keypoints.defects import Defect, short
 from datamodules.keypoints.detections import FoundBoxes, detections_in, read_detections
 from datamodules.keypoints.persons import Persons
 from datamodules.keypoints.table import PersonTable
-from datamodules.loading.dataset import in_threads
 from datamodules.skeleton import Skeleton
 
 
-class KeypointData(BaseDataModule):
+class KeypointData(AnnotatedImages):
     """Persons, or other things, with key points: one a sample. A data set writes `persons(split)`.
 
     Args:
@@ -80,7 +76,6 @@ class KeypointData(BaseDataModule):
         self.crop, self.box_padding = crop, box_padding
         self._boxes: FoundBoxes | None = None
         self._evaluated: dict[str, PersonTable] = {}
-        self._categories: dict[str, dict[Any, str]] = {}  # of the splits that were looked at for findings
 
     # ---- what a data set says
 
@@ -88,9 +83,9 @@ class KeypointData(BaseDataModule):
     def persons(self, split: Split) -> PersonTable:
         """All persons of a split as the files have them; raises DataError where these cannot be read."""
 
-    def image_folder(self, split: Split) -> Path:
-        """Folder that the file names of `split` are relative to: that of the data, unless a data set has others."""
-        return self.folder
+    def annotated(self, split: Split) -> PersonTable:
+        """The table of persons."""
+        return self.persons(split)
 
     def examined(self, split: Split) -> PersonTable:
         """`persons` for the data doctor, whose `defects` may have more than training needs to know."""
@@ -110,7 +105,7 @@ class KeypointData(BaseDataModule):
         """
         training = split == "train"
         table, folder = self.persons(split), self.image_folder(split)
-        table = _spelled_as_stored(table, folder)
+        table = spelled_as_stored(table, folder)
         turned = self.orientations.turned(split, self.tagged(split, table))
         table = self._accepted(split, table, turned)
         if not training:
@@ -181,48 +176,24 @@ class KeypointData(BaseDataModule):
         except DataError as error:
             yield Finding("unreadable data", split, "images", str(error))
         stated = table.image_sizes
-        table = (table if folder is None else self._with_sizes(_spelled_as_stored(table, folder), folder)).checked()
-        yield from _found(split, table.defects)
+        table = (table if folder is None else self.with_sizes(spelled_as_stored(table, folder), folder)).checked()
+        yield from found_in(split, table.defects)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # each box without area is among the findings
                 table.usable()
         except DataError as error:
             yield Finding("no usable sample", split, table.path.name, str(error))
-        yield from self._other_categories(split, table)
+        yield from self.other_categories(split, table)
         yield from _counts(split, table, self.skeleton)
         if folder is not None:
-            yield from self._seen(split, table, stated, folder, images)
+            yield from self.seen(split, table, stated, folder, images)
         if split == self.test_split and self.detections is not None:
             path = self.folder / self.detections
             try:
-                yield from _found(split, detections_in(path, table).defects)
+                yield from found_in(split, detections_in(path, table).defects)
             except DataError as error:
                 yield Finding("unreadable data", split, str(path), str(error))
-
-    def _seen(self, split: Split, table: PersonTable, stated: np.ndarray, folder: Path, mode: Mode) -> Iterator[Fact]:
-        """What a look at each image says, which has to be of its stated size if there is one."""
-
-        def look_at(row: int) -> Seen:
-            size = tuple(stated[row].tolist()) if stated[row].all() else None
-            path = folder / table.file_names[row]
-            item = f"image {short(table.image_ids[row])} ({path})"
-            return look(path, size, mode, self.stated_reading, split=split, item=item)
-
-        rows = np.flatnonzero(table.file_names != "").tolist()
-        seen = in_threads(look_at, rows, f"images of {split}")
-        yield from seen
-        yield from files_left_out(split, [image.path.parent for image in seen])
-
-    def _other_categories(self, split: Split, table: PersonTable) -> Iterator[Finding]:
-        """Categories that the split names otherwise than the first one that was looked at."""
-        self._categories[split] = dict(table.categories)
-        first = next(iter(self._categories))
-        for key in sorted({*table.categories, *self._categories[first]}, key=str):
-            here, there = table.categories.get(key), self._categories[first].get(key)
-            if here != there:
-                item = f"category {short(key)} in {table.path.name}"
-                yield Finding("categories disagree", split, item, f"is {here!r}, in {first} {there!r}")
 
     # ---- steps on the way
 
@@ -232,7 +203,7 @@ class KeypointData(BaseDataModule):
 
     def _accepted(self, split: Split, table: PersonTable, turned: list[int] | None = None) -> PersonTable:
         self._require_skeleton(table)
-        return self._with_sizes(table, self.image_folder(split), turned or ()).accepted()
+        return self.with_sizes(table, self.image_folder(split), turned or ()).accepted()
 
     def _require_skeleton(self, table: PersonTable) -> None:
         count = table.keypoints.shape[1]
@@ -241,57 +212,6 @@ class KeypointData(BaseDataModule):
                 f"{table.path}: the persons have {count} key points and the skeleton {self.num_keypoints}: set "
                 "`skeleton` (coco, mpii or the path of a YAML file) to the one of these data."
             )
-
-    def _with_sizes(self, table: PersonTable, folder: Path, turned: Any = ()) -> PersonTable:
-        """The table with the sizes that it does not state, from the heads of the files."""
-        unknown = np.flatnonzero((table.image_sizes == 0).all(axis=1) & (table.file_names != ""))
-        if not len(unknown):
-            return table
-        sizes, turned = table.image_sizes.copy(), set(turned)
-
-        def size_of(row: int) -> tuple[int, int]:
-            try:
-                header = read_header(folder / table.file_names[row], limit=self.stated_reading.pixel_limit)
-            except (OSError, DataError):  # which is said when the file is read
-                return 0, 0
-            return header.shown if row in turned else header.size
-
-        sizes[unknown] = in_threads(size_of, unknown.tolist())
-        return replace(table, image_sizes=sizes)
-
-    def tagged(self, split: Split, table: PersonTable | None = None) -> list[Tagged]:
-        """The images that carry an EXIF orientation, whose stated sizes tell whether to turn them."""
-        folder = self.image_folder(split)
-        table = _spelled_as_stored(self.persons(split), folder) if table is None else table
-        paths = [folder / name for name in table.file_names.tolist()]
-        sizes = [tuple(size) if min(size) > 0 else None for size in table.image_sizes.tolist()]
-        return find_tagged(paths, sizes.__getitem__, self.stated_reading.pixel_limit)
-
-
-def _spelled_as_stored(table: PersonTable, folder: Path) -> PersonTable:
-    """The table with the names that its image files have, and a defect where these differ."""
-    names = table.file_names.tolist()
-    stored = as_stored(folder, filter(None, names))
-    if not stored:
-        return table
-    first = next(iter(stored))
-    sentence = (
-        f"{table.path} spells {len(stored)} of {len(names)} images otherwise than {folder} does, the first "
-        f"{first!r} for {stored[first]!r}; these are taken."
-    )
-    found = [
-        (f"image {short(key)} ({short(name)})", f"is {stored[name]}")
-        for key, name in zip(table.image_ids, names, strict=True)
-        if name in stored
-    ]
-    defect = Defect("file name spelled otherwise", sentence, lambda: found, grave=False)
-    spelled = np.array([stored.get(name, name) for name in names])
-    return replace(table, file_names=spelled, defects=[*table.defects, defect])
-
-
-def _found(split: Split, defects: Iterable[Defect]) -> Iterator[Finding]:
-    for defect in defects:
-        yield from (Finding(defect.kind, split, item, found) for item, found in defect.each())
 
 
 def _counts(split: Split, table: PersonTable, skeleton: Skeleton) -> Iterator[Count]:

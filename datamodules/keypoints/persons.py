@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.base import BaseDataset, DataError
+from datamodules.base import BaseDataset
+from datamodules.images.annotated import refuse_missing_files
 from datamodules.images.files import PLAIN, Reading
-from datamodules.images.names import listing
 from datamodules.images.photometric import Photometric
 from datamodules.images.pixels import read_image
 from datamodules.keypoints.crop import PersonAugmentation, PersonCrop, apply_affine
@@ -75,7 +75,7 @@ class Persons(BaseDataset):
         self._upright = {"reading": replace(reading, upright=True)}
         self._turned = frozenset(turned)
         self._decoded: tuple[int, np.ndarray] | None = None
-        self._refuse_missing_files()
+        refuse_missing_files(self.folder, self.file_names[np.unique(self.images)].tolist())
 
     def __len__(self) -> int:
         return len(self.images)
@@ -111,15 +111,3 @@ class Persons(BaseDataset):
             options = self._upright if row in self._turned else self._options
             self._decoded = row, read_image(os.path.join(self.folder, self.file_names[row]), (height, width), **options)
         return self._decoded[1]
-
-    def _refuse_missing_files(self) -> None:
-        # One listing a folder instead of a question for each of 100,000 files.
-        names = self.file_names[np.unique(self.images)].tolist()
-        present = {parent: listing(os.path.join(self.folder, parent)) for parent in set(map(os.path.dirname, names))}
-        missing = [name for name in names if os.path.basename(name) not in present[os.path.dirname(name)]]
-        if missing:
-            shown = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
-            raise DataError(
-                f"{self.folder} lacks {len(missing)} of the {len(names)} images that are annotated ({shown}): set "
-                "`images` to their folder, or fetch them."
-            )

@@ -7,7 +7,6 @@ plain Python objects of 150,000 persons would be copied into every loader proces
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,19 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import DataError
-from datamodules.keypoints.columns import batch_numbers, capped, identifiers
-from datamodules.keypoints.defects import Defect, Notes, accept, listed, short
+from datamodules.keypoints.annotations import Annotated
+from datamodules.keypoints.columns import capped
+from datamodules.keypoints.defects import Defect, Notes, accept, listed
 from datamodules.skeleton import Skeleton
 
 PERSONS = frozenset({"person", "persons", "people", "human", "pedestrian"})
 """Categories of which messages and tables speak as persons."""
 SEGMENT_SHARE = 0.53
 """Mean share of a COCO person's box that the segment covers: stands in where no area is stated."""
-ROUNDED = 1.0
-"""Pixels by which a box may leave the image: COCO's own are rounded."""
 
 
 @dataclass(frozen=True)
-class PersonTable:
+class PersonTable(Annotated):
     """I images and N persons, or other things, with K key points each, in the order of their file.
 
     The first six are what every data set has. Lists do as well as arrays.
@@ -88,43 +86,14 @@ class PersonTable:
             "crowd": (np.bool_, (count,), False),
             "num_labelled": (np.float64, (count,), np.nan),
         }
-        for name, (kind, shape, default) in columns.items():
-            value = getattr(self, name)
-            try:
-                array = np.full(shape, default, kind) if value is None else np.asarray(value, kind)
-            except (TypeError, ValueError) as error:
-                raise DataError(f"{self.path}: `{name}` of the persons cannot be an array: {error}.") from error
-            if array.shape != shape:
-                raise DataError(f"{self.path}: `{name}` of the persons has shape {array.shape}, expected {shape}.")
-            object.__setattr__(self, name, array)
-        first = -1 if self.defects else 0  # a reader has noted those without an image
-        if ((self.images < first) | (self.images >= num_images)).any():
-            raise DataError(f"{self.path}: `images` of the persons are rows of {num_images} images, 0 to "
-                            f"{num_images - 1}; found {self.images.min()} to {self.images.max()}.")  # fmt: skip
+        self.set_columns(columns, "persons")
         if shares:
             object.__setattr__(self, "areas", self._shares())
-        for name, size in (("image_ids", num_images), ("ids", count)):
-            ids = getattr(self, name)
-            ids = (
-                list(range(1, size + 1)) if ids is None else ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
-            )
-            if len(ids) != size:
-                raise DataError(f"{self.path}: {len(ids)} `{name}` of the persons, expected {size}.")
-            object.__setattr__(self, name, list(ids))
+        self.set_ids("persons")
         if self.counts is None:
             object.__setattr__(self, "counts", Counter({name: count for name in self.category_names}))
 
     # ---- what is asked of it
-
-    @cached_property
-    def numbers(self) -> np.ndarray:
-        """(N,) int64 what batches call the persons: their ids, or rows where an id is text or beyond 64 bits."""
-        return batch_numbers(identifiers(self.ids))
-
-    @cached_property
-    def image_numbers(self) -> np.ndarray:
-        """(I,) likewise, of the images."""
-        return batch_numbers(identifiers(self.image_ids))
 
     @property
     def category_names(self) -> tuple[str, ...]:
@@ -136,16 +105,11 @@ class PersonTable:
         """What one annotated thing is called: a person, or, of other categories, an instance."""
         return "person" if all(name.lower() in PERSONS for name in self.category_names) else "instance"
 
-    def label(self, row: int) -> str:
-        """What the data doctor calls a person: id and file name."""
-        image = self.images[row]
-        return f"annotation {short(self.ids[row])} ({short(self.file_names[image]) if image >= 0 else 'no image'})"
-
     def clean_boxes(self) -> np.ndarray:
         """(N, 4) boxes clipped to their images, one pixel smaller, as in the official code; of size 0 if unusable."""
         start = np.maximum(0, self.boxes[:, :2])
         # An image of unknown size limits nothing: a box is not at fault for a file that is not there.
-        extent = np.fmin(self._limits() - 1, start + np.maximum(0, self.boxes[:, 2:] - 1)) - start
+        extent = np.fmin(self.limits() - 1, start + np.maximum(0, self.boxes[:, 2:] - 1)) - start
         # A box one pixel wide has no width left, but its height still gives a crop.
         usable = (self.areas > 0) & (extent >= 0).all(axis=1) & (extent > 0).any(axis=1)
         return np.column_stack([start, np.where(usable[:, None], extent, 0)])
@@ -170,33 +134,23 @@ class PersonTable:
         """A COCO ground-truth dict for the metric, crowds and unlabelled persons included.
 
         All categories with key points become category 1, since one network predicts the points of all of them. Ids
-        are the file's, unless an annotation's is no integer above 0, as COCO's evaluation wants it: then all of these
-        count from 1, beside `original_id`. An image or annotation that batches call otherwise has that `number` too.
+        are as `coco_annotations` says.
         """
-        counted = not all(type(value) is int and value > 0 for value in self.ids)
-        ids = list(range(1, len(self.ids) + 1)) if counted else self.ids
-        points = np.concatenate([self.keypoints, self.visible[..., None]], axis=2).reshape(len(ids), -1)
+        points = np.concatenate([self.keypoints, self.visible[..., None]], axis=2).reshape(len(self.ids), -1)
         columns: dict[str, Sequence] = {
-            "id": ids,
-            "image_id": [self.image_ids[row] for row in self.images.tolist()],
-            "category_id": [1] * len(ids),
+            "category_id": [1] * len(self.ids),
             "bbox": self.boxes.tolist(),
             "area": self.areas.tolist(),
             "iscrowd": self.crowd.astype(int).tolist(),
             "keypoints": points.tolist(),
             "num_keypoints": self.num_labelled.astype(int).tolist(),
         }
-        columns |= {"original_id": self.ids} if counted else {}
-        columns |= _numbers(ids, self.numbers)
-        height, width = self.image_sizes.T.tolist()
-        images = {"id": self.image_ids, "file_name": self.file_names.tolist(), "height": height, "width": width}
-        images |= _numbers(self.image_ids, self.image_numbers)
         limbs = [[first + 1, second + 1] for first, second in skeleton.limbs]
         names = self.category_names
         name = self.noun if self.noun == "person" or len(names) != 1 else names[0]
         return {
-            "images": _rows(images),
-            "annotations": _rows(columns),
+            "images": self.coco_images(),
+            "annotations": self.coco_annotations(columns),
             "categories": [{"id": 1, "name": name, "keypoints": list(skeleton.names), "skeleton": limbs}],
         }
 
@@ -212,7 +166,7 @@ class PersonTable:
         """The table with what can be put right put right, and in `defects` all that is wrong."""
         notes = Notes(self.path, "annotation", self.ids, self.label, list(self.defects))
         with np.errstate(invalid="ignore", over="ignore"):  # numbers that are not finite are among the defects
-            self._check_boxes(notes)
+            self.check_boxes(notes)
             areas = self._checked_areas(notes)
             keypoints, visible = self._checked_keypoints(notes)
             num_labelled = self._checked_counts(notes, visible)
@@ -220,24 +174,6 @@ class PersonTable:
             table = replace(self, **changed, defects=notes.defects)
             table._find_misplaced(notes)  # of the points as they now are
         return table
-
-    def _check_boxes(self, notes: Notes) -> None:
-        def one(row: int) -> str:
-            return f"bbox is {self.boxes[row].tolist()}"
-
-        finite = np.isfinite(self.boxes).all(axis=1)
-        expected = "x, y, width, height"
-        notes.refuse(~finite, "malformed entry", "have a `bbox` that is not finite", expected, one)
-        empty = (self.boxes[:, 2:] < 1).any(axis=1)
-        notes.mention(finite & empty, "box without area", one)
-        start, extent = self.boxes[:, :2], self.boxes[:, 2:]
-        over = np.maximum(-start, start + extent - self._limits()).max(axis=1)
-        outside = finite & ~empty & (over > ROUNDED)  # not where the size is unknown, nan
-        notes.mention(
-            outside,
-            "box outside of the image",
-            lambda row: f"{one(row)}, by {over[row]:.4g} pixels outside of {self._size(row)}",
-        )
 
     def _checked_areas(self, notes: Notes) -> np.ndarray:
         """(N,) above 0 wherever the box is."""
@@ -277,13 +213,13 @@ class PersonTable:
             lambda row: f"a labelled key point is at {points[row][broken[row]][0].tolist()}",
         )
         # COCO's own coordinates reach the width and the height themselves.
-        limits = self._limits()[:, None]
+        limits = self.limits()[:, None]
         outside = labelled & ~broken & ((points < 0) | (points > limits)).any(axis=2)
         notes.warn(
             outside.any(axis=1),
             "key point outside of the image",
             "have labelled key points outside of the image; kept.",
-            lambda row: f"a key point is at {points[row][outside[row]][0].tolist()}, outside of {self._size(row)}",
+            lambda row: f"a key point is at {points[row][outside[row]][0].tolist()}, outside of {self.size_of(row)}",
         )
         return np.where(labelled[..., None], points, 0.0), visible
 
@@ -334,22 +270,3 @@ class PersonTable:
 
     def _shares(self) -> np.ndarray:
         return SEGMENT_SHARE * self.boxes[:, 2] * self.boxes[:, 3]
-
-    def _limits(self) -> np.ndarray:
-        """(N, 2) width and height of each person's image; nan where that is not known."""
-        known = np.append(self.image_sizes, [[0, 0]], axis=0)[self.images].astype(np.float64)  # row -1: no image
-        known[known < 1] = np.nan
-        return known[:, ::-1]
-
-    def _size(self, row: int) -> str:
-        height, width = self.image_sizes[self.images[row]].tolist()
-        return f"{height} x {width} (height x width)"
-
-
-def _numbers(ids: Sequence[Any], numbers: np.ndarray) -> dict[str, list]:
-    """The column `number`, where batches do not use the ids themselves."""
-    return {} if ids == numbers.tolist() else {"number": numbers.tolist()}
-
-
-def _rows(columns: Mapping[str, Sequence]) -> list[dict[str, Any]]:
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -1,0 +1,216 @@
+"""What all files in COCO's form have (Lin et al. 2014): lists of images, annotations and categories.
+
+A reader takes the lists, then the images, and makes columns of the annotations that it is for: `coco_file.py` those
+with key points, `detection/coco_file.py` objects. What is wrong is noted, see `defects.py`.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from datamodules.base import DataError, Split
+from datamodules.images.names import is_file_name
+from datamodules.keypoints.columns import MALFORMED, Entries, Id, identifier, numbers
+from datamodules.keypoints.defects import Defect, listed, quoted, short
+
+
+class CocoFiles:
+    """Where a DataModule in COCO's layout has its files: an annotation file and a folder of images for each split.
+
+    `test` is `val` unless there is an annotation file of its own.
+    """
+
+    folder: Path
+    layout: ClassVar[str]
+    source: ClassVar[str]
+
+    def set_files(self, kind: str, annotations: Mapping[str, str] | None, images: Mapping[str, str] | None) -> None:
+        """Take the files that the user names, relative to root, and COCO's for the others.
+
+        Args:
+            kind: How the names of COCO's annotation files begin.
+            annotations: Split -> annotation file.
+            images: Split -> image folder.
+
+        Raises:
+            DataError: If there are other splits than train, val and test.
+        """
+        self.annotations = {split: f"annotations/{kind}_{split}2017.json" for split in ("train", "val")}
+        self.annotations |= _by_split(annotations, "annotations")
+        self.images = _by_split(images, "images")
+        self.test_split: Split = "test" if "test" in self.annotations else "val"
+
+    def annotation_file(self, split: Split) -> Path:
+        """The annotation file of `split`; raises DataError if there is none."""
+        path = self.folder / self.annotations[split]
+        if not path.is_file():
+            raise DataError(
+                f"{type(self).__name__} found no {path}. Expected below {self.folder}:\n{self.layout}\nor set "
+                f"`annotations: {{{split}: FILE}}`. The data come from {self.source}"
+            )
+        return path
+
+    def image_folder(self, split: Split) -> Path:
+        """Folder of the images of `split`; raises DataError if there is none."""
+        names = (self.images[split],) if split in self.images else (f"{split}2017", f"images/{split}2017")
+        for name in names:
+            if (self.folder / name).is_dir():
+                return self.folder / name
+        raise DataError(
+            f"{type(self).__name__} found no image folder {' or '.join(names)} in {self.folder}: set "
+            f"`images: {{{split}: FOLDER}}`, relative to root."
+        )
+
+
+def _by_split(paths: Mapping[str, str] | None, key: str) -> dict[str, str]:
+    unknown = sorted(set(paths or ()) - {"train", "val", "test"})
+    if unknown:
+        raise DataError(f"`{key}` has the entries {unknown}: expected some of train, val, test.")
+    return dict(paths or {})
+
+
+def lists_of(path: Path, content: Any, defects: list[Defect]) -> list[list[dict]]:
+    """The objects of `images`, `annotations`, `categories`."""
+    parts = content if isinstance(content, dict) else {}
+    keys = ("images", "annotations", "categories")
+    lists = [parts.get(key) or [] for key in keys]
+    found = f"an object with {sorted(map(short, parts))[:5]}" if parts else f"a {type(content).__name__}"
+    sentence = f"{path} is not COCO JSON: found {found}, expected lists `images`, `annotations`, `categories`."
+    if not lists[0] or not all(isinstance(part, list) for part in lists):
+        raise DataError(sentence)
+    odd = [(key, entry) for key, part in zip(keys, lists, strict=True) for entry in part if not isinstance(entry, dict)]
+    if odd:
+        found = [(path.name, f"one of `{key}` is {short(entry)}, expected an object") for key, entry in odd]
+        defects.append(Defect(MALFORMED, sentence, lambda: found, grave=True))
+    return [[entry for entry in part if isinstance(entry, dict)] for part in lists]
+
+
+def images_of(
+    path: Path, images: list[dict], defects: list[Defect]
+) -> tuple[list[dict], list[Id | None], list[str], np.ndarray]:
+    """The I images but those that repeat an id, (I,) ids, (I,) file names, "" for none, (I, 2) sizes, 0 for none."""
+    required = ("id", "file_name", "height", "width")
+    poor = [image.get("id") for image in images if not all(key in image for key in required)]
+    if poor:  # of which each column says what is absent
+        sentence = f"{path}: {listed(poor, 'image')} of {len(images)} lack one of {', '.join(required)}: add them " \
+            "(boxes are clipped to the image)."  # fmt: skip
+        defects.append(Defect(MALFORMED, sentence, lambda: (), grave=True))
+    names = [image.get("file_name") for image in images]
+
+    def label(row: int) -> str:
+        return f"image {short(images[row].get('id'))} ({short(names[row])})"
+
+    entries = Entries(path, images, "image", label, defects)
+    ids = entries.ids("id")
+    again = entries.refuse_repeats(ids)
+    sizes = np.stack([entries.column(key) for key in ("height", "width")], axis=1)
+    known = (np.isfinite(sizes) & (sizes >= 1)).all(axis=1)
+    entries.notes.refuse(
+        ~known,
+        MALFORMED,
+        "have a height or width below 1",
+        "pixels",
+        lambda row: f"{entries.said('height')(row)}, {entries.said('width')(row)}, expected pixels",
+    )
+    right = np.array([is_file_name(name) for name in names], bool)
+    said = entries.said("file_name")
+    entries.notes.refuse(~right, MALFORMED, "have no `file_name`", "the name of a file", said)
+    file_names = [name if ok else "" for name, ok in zip(names, right.tolist(), strict=True)]
+    counts = Counter(name for name, repeated in zip(file_names, again.tolist(), strict=True) if name and not repeated)
+    twice = np.array([counts[name] > 1 for name in file_names], bool) & ~again
+    entries.notes.mention(twice, "repeated file name", lambda row: f"{counts[names[row]]} entries have this file")
+    rows = np.flatnonzero(~again).tolist()
+    lists = ([values[row] for row in rows] for values in (images, ids, file_names))
+    return *lists, np.where(known[:, None], sizes, 0).astype(np.int64)[rows]
+
+
+def rows_of(wanted: Sequence[Id | None], known: Sequence[Id | None]) -> tuple[np.ndarray, np.ndarray]:
+    """For each of `wanted` its row in `known`, and whether it is absent there."""
+    places = {key: row for row, key in enumerate(known) if key is not None}
+    rows = np.array([places.get(key, -1) for key in wanted], np.int64)
+    return rows, rows < 0
+
+
+def annotation_entries(
+    path: Path, annotations: list[dict], names_of: Mapping[Id | None, str], defects: list[Defect]
+) -> Entries:
+    """Annotations, which reports call by their ids and the file names (by image id) of their images."""
+
+    def label(row: int) -> str:
+        image = annotations[row].get("image_id")
+        name = names_of.get(identifier(image)) or f"image {short(image)}"
+        return f"annotation {short(annotations[row].get('id'))} ({short(name)})"
+
+    return Entries(path, annotations, "annotation", label, defects)
+
+
+def category_entries(path: Path, categories: list[dict], defects: list[Defect]) -> Entries:
+    """Categories, which reports call by their ids and names."""
+
+    def label(row: int) -> str:
+        entry = categories[row]
+        return f"category {short(entry.get('id'))} ({short(entry.get('name'))}) in {path.name}"
+
+    return Entries(path, categories, "category", label, defects)
+
+
+def leave_out_unknown(entries: Entries, of: Sequence[Id | None], known: Collection[Id | None]) -> None:
+    """Note the annotations whose category `of` is none of the known ones, which the reader leaves out."""
+    unknown = np.array([key not in known for key in of], bool)
+    left_out = "name a category that `categories` lacks; left out."
+    entries.notes.warn(unknown, "unknown category", left_out, entries.said("category_id"))
+
+
+def annotation_columns(entries: Entries, image_ids: Sequence[Id | None]) -> dict[str, np.ndarray]:
+    """What tables of annotations have in common: rows of the images, boxes (N, 4), areas, and which are crowds."""
+    ids = entries.ids("id")
+    entries.refuse_repeats(ids)
+    rows, unknown = rows_of(entries.ids("image_id", optional=True), image_ids)
+    entries.notes.refuse(
+        unknown & entries.sound,
+        "unknown image",
+        "name an image_id that `images` does not have",
+        "the id of an image of this file",
+        lambda row: f"{entries.said('image_id')(row)}, which is not in `images`",
+    )
+    boxes = entries.table("bbox", 4)
+    crowd = np.nan_to_num(entries.column("iscrowd"))
+    found = "have another `iscrowd`"
+    entries.notes.refuse(~np.isin(crowd, (0, 1)), MALFORMED, found, "0 or 1", entries.said("iscrowd"))
+    return {"images": rows, "boxes": boxes, "areas": entries.column("area"), "crowd": crowd == 1}
+
+
+def sound_rows(entries: Entries, columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The columns, and the `ids`, of the annotations in which everything had the right type."""
+    rows = dict(columns)
+    if not entries.sound.all():
+        rows = {name: column[entries.sound] for name, column in columns.items()}
+    return rows | {"ids": [entries.names[row] for row in np.flatnonzero(entries.sound)]}
+
+
+def check_segmentations(entries: Entries, sizes: Mapping[Id | None, tuple[int, int]]) -> None:
+    """Note polygons of fewer than three points, and run-length codes of another size than the image's."""
+    found = [_of_segmentation(entry, sizes.get(identifier(entry.get("image_id")))) for entry in entries.entries]
+    entries.notes.mention(np.array([text != "" for text in found], bool), "wrong segmentation", found.__getitem__)
+
+
+def _of_segmentation(entry: dict, size: tuple[int, int] | None) -> str:
+    """What is wrong with the segmentation of an annotation in an image of (height, width); empty for nothing."""
+    stated = entry.get("segmentation")
+    if not stated:
+        return ""
+    if isinstance(stated, dict):
+        own = numbers(stated.get("size"), 2)
+        if own is None or "counts" not in stated:
+            return f"segmentation is {quoted(stated)}, expected size and counts"
+        if size is not None and min(size) > 0 and tuple(own) != size:
+            return f"the run-length code is of size {stated['size']}, the image has {list(size)} (height, width)"
+        return ""
+    polygons = stated if isinstance(stated, list) else []
+    bad = [p for p in polygons if not isinstance(p, list) or len(p) < 6 or len(p) % 2 or numbers(p, len(p)) is None]
+    if bad or not polygons:
+        return f"has a polygon {quoted(bad[0] if bad else stated)}, expected x, y of 3 points or more"
+    return ""
