@@ -18,7 +18,7 @@ SINGLE_IMPORTERS = 20
 LADDERS: dict[str, int] = {}
 # Private members of other files that are read or written, by file.
 PRIVATE = {
-    "tasks/metrics/coco_keypoints.py": {"_computed"},
+    "tasks/metrics/coco.py": {"_computed"},
     "tasks/optim.py": {"_average_model"},
 }
 # Imported once by nature: entry points, what commands and errors have for each task.

@@ -4,22 +4,19 @@ Validation hands in poses batch by batch; at the end they become final (`poses`)
 against the annotated persons, from memory. `PoseTask` owns one `CocoKeypoints`.
 """
 
-import json
 import math
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from faster_coco_eval import COCO, COCOeval_faster
+from faster_coco_eval import COCOeval_faster
 from numpy.typing import NDArray
 from rich.table import Table
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
+from tasks.metrics.coco import CocoMetric, coco_of, write_results
 from tasks.metrics.oks import keypoint_similarity
 from tasks.metrics.poses import PCK_SIMILARITY, Poses, final_poses, keypoint_accuracy
 
@@ -38,11 +35,8 @@ MEANINGS = {
 }
 
 
-class CocoKeypoints(Metric):
+class CocoKeypoints(CocoMetric):
     """COCO key point AP and AR over a whole split, with the tables and the result file that go with them.
-
-    `compute` and all that reads the result work on the poses of all processes: call `compute` on every rank, the rest
-    afterwards on whichever rank wants it.
 
     Args:
         ground_truth: COCO dict (images, annotations, one category) with all annotations of the split; crowds and
@@ -65,9 +59,6 @@ class CocoKeypoints(Metric):
             labelled ones; `bbox`; `area` in pixels²; `iscrowd`, 0 or 1.
     """
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
     file_name = "keypoints.json"
 
     def __init__(
@@ -80,7 +71,15 @@ class CocoKeypoints(Metric):
         oks_threshold: float = 0.9,
         seen_images_only: bool = False,
     ) -> None:
-        super().__init__()
+        rows = {
+            "image_id": torch.empty(0, dtype=torch.int64),
+            "instance_id": torch.empty(0, dtype=torch.int64),
+            "keypoints": torch.empty(0, len(names), 2),
+            "scores": torch.empty(0, len(names)),
+            "box_scores": torch.empty(0),
+            "area": torch.empty(0),
+        }
+        super().__init__(ground_truth["images"], rows, seen_images_only=seen_images_only)
         if len(sigmas) != len(names):
             raise ValueError(
                 f"Found {len(sigmas)} sigmas and {len(names)} key point names, expected one of each a key point."
@@ -89,10 +88,6 @@ class CocoKeypoints(Metric):
         self.keypoint_names = tuple(names)
         self.visible_threshold = visible_threshold
         self.oks_threshold = oks_threshold
-        self.seen_images_only = seen_images_only
-        self.image_numbers = {image["id"]: _number(image) for image in ground_truth["images"]}
-        self.image_ids = {number: image for image, number in self.image_numbers.items()}
-        self.renamed_images = {number: image for number, image in self.image_ids.items() if number != image}
         # Numbered from 1: the evaluators read id 0 as "not matched", and own data often starts there.
         self.persons = [
             {"id": number, "image_id": self.image_numbers[annotation["image_id"]], **_person(annotation, len(names))}
@@ -105,17 +100,6 @@ class CocoKeypoints(Metric):
         self.areas = {numbers[person["id"] - 1]: person["area"] for person in self.persons}
         ids = [annotation.get("original_id", annotation.get("id")) for annotation in annotations]
         self.renamed_annotations = {n: i for n, i in zip(numbers, ids, strict=True) if n != i}
-        self._empty = {
-            "image_id": torch.empty(0, dtype=torch.int64),
-            "instance_id": torch.empty(0, dtype=torch.int64),
-            "keypoints": torch.empty(0, len(names), 2),
-            "scores": torch.empty(0, len(names)),
-            "box_scores": torch.empty(0),
-            "area": torch.empty(0),
-        }
-        self._final: Poses | None = None
-        for state in self._empty:
-            self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def update(
         self, image_id: Tensor, instance_id: Tensor, keypoints: Tensor, scores: Tensor, box_scores: Tensor, area: Tensor
@@ -135,7 +119,7 @@ class CocoKeypoints(Metric):
             ValueError: the shapes do not fit together.
         """
         batch = (image_id, instance_id, keypoints, scores, box_scores, area)
-        for value, (state, empty) in zip(batch, self._empty.items(), strict=True):
+        for value, (state, empty) in zip(batch, self.empty.items(), strict=True):
             expected = (len(image_id), *empty.shape[1:])
             if tuple(value.shape) != expected:
                 raise ValueError(
@@ -149,18 +133,17 @@ class CocoKeypoints(Metric):
         Raises:
             ValueError: the split has no annotations, or a pose belongs to an image that is not in the ground truth.
         """
-        self._final = self._collect()
-        return self._figures(self._evaluated_persons(self._final), self._final.best(POSES_PER_IMAGE))
+        poses = self.collect_anew()
+        return self._figures(self._evaluated_persons(poses), poses.best(POSES_PER_IMAGE))
 
-    def reset(self) -> None:
-        """Forget all poses, for the next epoch."""
-        super().reset()
-        self._final = None
-
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gather the poses of all processes."""
-        self._fill_empty_states()
-        super().sync(*args, **kwargs)
+    def collect(self) -> Poses:
+        """All gathered poses without repetitions, rescored and suppressed."""
+        return final_poses(
+            *self.rows(),
+            sigmas=self.sigmas,
+            visible_threshold=self.visible_threshold,
+            oks_threshold=self.oks_threshold,
+        )
 
     def similarity(self, instance_id: Tensor, truth: Tensor, visible: Tensor, keypoints: Tensor) -> NDArray[np.float64]:
         """OKS of poses with the annotations that their boxes are of.
@@ -183,30 +166,14 @@ class CocoKeypoints(Metric):
 
     def results(self) -> list[dict[str, Any]]:
         """COCO result dicts (image_id, category_id, keypoints: 3K numbers x, y, score; score) of the final poses."""
-        return self._final_poses().results(self.category_id, self.image_ids)
+        return self.collected().results(self.category_id, self.image_ids)
 
     def save(self, path: str | Path) -> Path:
         """Write `results` as a JSON file that COCO's tools and test server read, key points rounded to 1/1000 pixel.
 
         The file appears complete or not at all.
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            partial.write_text(json.dumps(self._final_poses().results(self.category_id, self.image_ids, digits=3)))
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-        return path
-
-    def numbers_of(self, image_ids: Iterable[Any]) -> list[int]:
-        """Number of each image id, as batches have it; ValueError for one that the ground truth lacks."""
-        image_ids = list(image_ids)
-        unknown = [image for image in dict.fromkeys(image_ids) if image not in self.image_numbers]
-        if unknown:
-            raise ValueError(_of_other_images(len(unknown), unknown[0]))
-        return [self.image_numbers[image] for image in image_ids]
+        return write_results(Path(path), self.collected().results(self.category_id, self.image_ids, digits=3))
 
     def per_keypoint(self) -> list[dict[str, Any]]:
         """How well each key point is found, whatever the score of its pose: see `keypoint_accuracy`.
@@ -214,7 +181,7 @@ class CocoKeypoints(Metric):
         Raises:
             ValueError: as `compute`.
         """
-        poses = self._final_poses()
+        poses = self.collected()
         return keypoint_accuracy(self._evaluated_persons(poses), poses, self.keypoint_names, self.sigmas)
 
     def table(self) -> Table:
@@ -228,38 +195,13 @@ class CocoKeypoints(Metric):
             table.add_row(key, "n/a" if math.isnan(value) else f"{value:.3f}", MEANINGS[key])
         return table
 
-    def _final_poses(self) -> Poses:
-        # torchmetrics keeps the computed figures until the next update; as long as they stand, so do the poses.
-        if self._final is None or self._computed is None:
-            with self.sync_context(dist_sync_fn=self.dist_sync_fn):
-                self._final = self._collect()
-        return self._final
-
-    def _fill_empty_states(self) -> None:
-        # A process without poses must take part in the gathering with the right shape and type, or the others wait.
-        for state, empty in self._empty.items():
-            if isinstance(getattr(self, state), list) and not getattr(self, state):
-                getattr(self, state).append(empty.to(self.device))
-
-    def _collect(self) -> Poses:
-        """All gathered poses without repetitions, rescored and suppressed."""
-        self._fill_empty_states()
-        return final_poses(
-            *(dim_zero_cat(getattr(self, state)).cpu().numpy() for state in self._empty),
-            sigmas=self.sigmas,
-            visible_threshold=self.visible_threshold,
-            oks_threshold=self.oks_threshold,
-        )
-
     def _evaluated_persons(self, poses: Poses) -> list[dict[str, Any]]:
         if not self.persons:
             raise ValueError(
                 "The ground truth has no annotations, so there is nothing to evaluate the poses against (COCO's test "
                 "splits are like this): use results() or save() and hand the file to the test server."
             )
-        unknown = np.setdiff1d(poses.image_id, np.array(list(self.image_ids), np.int64))
-        if len(unknown):
-            raise ValueError(_of_other_images(len(unknown), unknown[0]))
+        self.require_known(poses.image_id)
         if not self.seen_images_only:
             return self.persons
         seen = set(poses.image_id.tolist())
@@ -279,37 +221,12 @@ class CocoKeypoints(Metric):
             {"id": i, "category_id": self.category_id, "image_id": im, "keypoints": points, "score": score, "area": a}
             for i, (im, points, score, a) in enumerate(zip(*columns, strict=True), start=1)
         ]
-        both = [_coco(len(known), annotations, self.category_id) for annotations in (truth, found)]
+        images = [{"id": i} for i in range(len(known))]
+        both = [coco_of(images, annotations, [self.category_id]) for annotations in (truth, found)]
         evaluator = COCOeval_faster(*both, "keypoints", kpt_oks_sigmas=self.sigmas)
         evaluator.run()
         values = zip(MEANINGS, evaluator.stats, strict=True)
         return {key: math.nan if value == -1 else float(value) for key, value in values}
-
-
-def _of_other_images(count: int, first: Any) -> str:
-    return (
-        f"{count} images with poses are not in the ground truth, the first has id {first}; "
-        "expected poses and ground truth of the same split."
-    )
-
-
-def _coco(num_images: int, annotations: Sequence[dict[str, Any]], category_id: int) -> COCO:
-    coco = COCO()
-    images = [{"id": i} for i in range(num_images)]
-    coco.dataset = {"images": images, "annotations": annotations, "categories": [{"id": category_id}]}
-    coco.createIndex()
-    return coco
-
-
-def _number(image: Mapping[str, Any]) -> int:
-    """What batches call an image: its `number` if it has one, else its id."""
-    value = image.get("number", image["id"])
-    if isinstance(value, str) or value != int(value) or not -(2**63) <= value < 2**63:
-        raise ValueError(
-            f"The ground truth has an image of id {value!r}, which batches cannot carry as image_id: give every image "
-            "a `number`, a 64-bit integer, and use these in the batches."
-        )
-    return int(value)
 
 
 def _person(annotation: Mapping[str, Any], num_keypoints: int) -> dict[str, Any]:
