@@ -51,6 +51,11 @@ class CocoMetric(Metric):
         for state in self.empty:
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
+    def add(self, **rows: Tensor) -> None:
+        """Append rows to states by name."""
+        for state, values in rows.items():
+            getattr(self, state).append(values.detach().to(self.empty[state].dtype))
+
     def collect(self) -> Any:
         """What is evaluated, of the gathered `rows`."""
         raise NotImplementedError

@@ -125,7 +125,7 @@ class CocoKeypoints(CocoMetric):
                 raise ValueError(
                     f"CocoKeypoints.update got {state} of shape {tuple(value.shape)}, expected {expected}."
                 )
-            getattr(self, state).append(value.detach().to(empty.dtype))
+            self.add(**{state: value})
 
     def compute(self) -> dict[str, float]:
         """AP, AP50, AP75, APM, APL, AR, AR50, AR75, ARM, ARL in [0, 1]; NaN where no person defines the figure.
