@@ -7,8 +7,9 @@ from tasks.checkpoints.classes import class_named, import_module, subclasses
 from tasks.classification import ClassificationTask
 from tasks.draw.pictures import Pictures
 from tasks.draw.tables import Samples, Tables
-from tasks.heatmaps import Codec, DarkCodec, MSRACodec, UDPCodec
+from tasks.heatmaps import Codec, DarkCodec, FaceCodec, MSRACodec, UDPCodec
 from tasks.joint.multitask import MultiTask
+from tasks.landmarks import LandmarkTask
 from tasks.optim import EMA
 from tasks.pose import PoseTask
 from tasks.segmentation import SegmentationTask
@@ -19,6 +20,8 @@ __all__ = [
     "ClassificationTask",
     "Codec",
     "DarkCodec",
+    "FaceCodec",
+    "LandmarkTask",
     "MSRACodec",
     "MultiTask",
     "Pictures",

@@ -3,11 +3,11 @@
 task = PoseTask(HRNet("w32", multi_scale_output=False), num_keypoints=17)
 """
 
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from hrnet import HRNet, HRNetV1, KeypointHead
 from tasks.draw import draw_heatmaps, draw_keypoint_names, draw_pose, grid
@@ -40,7 +40,18 @@ class PoseTask(Task):
 
     monitor = "val/AP"
     mode = "max"
-    higher_is_better = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
+    higher_is_better: ClassVar[tuple[str, ...]] = (
+        "AP",
+        "AP50",
+        "AP75",
+        "APM",
+        "APL",
+        "AR",
+        "AR50",
+        "AR75",
+        "ARM",
+        "ARL",
+    )
 
     def __init__(
         self,
@@ -69,8 +80,12 @@ class PoseTask(Task):
         self.flip_test = flip_test
         self.skeleton = skeleton
         self.representation = HRNetV1()
-        self.head = KeypointHead(self.backbone.channels[0], num_keypoints)
+        self.head = self.make_head()
         self.loss = KeypointMSE(ohkm=ohkm)
+
+    def make_head(self) -> nn.Module:
+        """What makes heatmaps of the representation of the streams."""
+        return KeypointHead(self.backbone.channels[0], self.num_keypoints)
 
     def from_streams(self, streams: list[Tensor], size: tuple[int, int]) -> Tensor:
         """Streams -> heatmaps (B, K, H/4, W/4)."""
@@ -135,11 +150,11 @@ class PoseTask(Task):
         columns = {
             "sample": samples,
             "score": similarity.tolist(),
-            "image_id": _in_the_file(batch["image_id"].tolist(), metric.renamed_images),
+            "image_id": in_the_file(batch["image_id"].tolist(), metric.renamed_images),
             "confidence": predictions["scores"].float().mean(1),
         }
         if metric.renamed_annotations:
-            columns["annotation"] = _in_the_file(samples, metric.renamed_annotations)
+            columns["annotation"] = in_the_file(samples, metric.renamed_annotations)
         return columns
 
     def check(self, batch: Batch) -> None:
@@ -200,7 +215,7 @@ class PoseTask(Task):
         images = F.interpolate(images, scale_factor=LAYER_SCALE, mode="nearest")
         shown = predictions["scores"] > SEEN
         names: dict[int, Any] = {} if self.metric is None else self._require_metric().renamed_images
-        ids = _in_the_file(batch["image_id"].tolist(), names)
+        ids = in_the_file(batch["image_id"].tolist(), names)
         points = [] if self.skeleton is None else self.skeleton["names"]
         layers = []
         for i, image in enumerate(images):
@@ -227,7 +242,7 @@ class PoseTask(Task):
         return torch.tensor(order, device=self.device)
 
 
-def _in_the_file(numbers: list[int], ids: dict[int, Any]) -> list[Any]:
+def in_the_file(numbers: list[int], ids: dict[int, Any]) -> list[Any]:
     """Ids as the file has them, as text where it does not have the numbers: tables show no integer beyond 64 bits."""
     return [str(ids.get(number, number)) for number in numbers] if ids else numbers
 

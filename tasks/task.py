@@ -52,6 +52,9 @@ class Data(Protocol):
     def ground_truth(self, split: Any) -> dict[str, list]:
         """COCO's ground truth of a split: images, annotations, categories."""
 
+    def subsets(self, split: Any) -> Mapping[str, Any]:
+        """Parts of a split that are evaluated on their own too, as numbers of their instances, by name."""
+
 
 class Task(LightningModule):
     """Base of all tasks.

@@ -81,6 +81,28 @@ def draw_boundary(rows: Sequence[Mapping[str, Any]], title: str) -> Tensor:
     return _rendered(figure)
 
 
+def draw_cumulative(values: np.ndarray, limit: float, label: str, title: str) -> Tensor:
+    """Cumulative curve, a staircase: which share of the samples has at most that value.
+
+    Args:
+        values: (N,) of the samples, in any order.
+        limit: Of the axis of values.
+        label: Names the axis of values.
+        title: Above the picture.
+
+    Returns:
+        (3, height, width) uint8.
+    """
+    figure = Figure(figsize=(6, 4.5), dpi=100, layout="constrained")
+    axes = figure.add_subplot(xlabel=label, ylabel="share of the samples", title=title)
+    shown = np.sort(values[values <= limit])
+    shares = np.arange(1, len(shown) + 1) / max(len(values), 1)
+    axes.step([0, *shown, limit], [0, *shares, shares[-1] if len(shown) else 0], where="post", color=BLUE)
+    axes.set(xlim=(0, limit), ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    return _rendered(figure)
+
+
 def draw_reliability(rows: Sequence[Mapping[str, Any]], error: float) -> Tensor:
     """Accuracy against confidence, and how many images each bin has.
 

@@ -2,6 +2,7 @@
 
 from tasks.metrics.coco_boxes import CocoBoxes
 from tasks.metrics.coco_keypoints import CocoKeypoints
+from tasks.metrics.landmarks import NME
 from tasks.metrics.oks import oks, oks_nms
 
-__all__ = ["CocoBoxes", "CocoKeypoints", "oks", "oks_nms"]
+__all__ = ["NME", "CocoBoxes", "CocoKeypoints", "oks", "oks_nms"]

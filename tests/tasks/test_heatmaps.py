@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tasks.heatmaps import Codec, DarkCodec, MSRACodec, UDPCodec
+from tasks.heatmaps import Codec, DarkCodec, FaceCodec, MSRACodec, UDPCodec
 
-CODECS = [MSRACodec, DarkCodec, UDPCodec]
+CODECS = [MSRACodec, DarkCodec, UDPCodec, FaceCodec]
 SUBPIXEL = [DarkCodec, UDPCodec]
 PAIRS = torch.tensor([0, 2, 1])
 
@@ -27,15 +27,16 @@ def slow_encode(codec: Codec, point: np.ndarray, visible: float, size: tuple[int
         x, y = point[0] * (width - 1) / (width * 4 - 1), point[1] * (height - 1) / (height * 4 - 1)
     else:
         x, y = point[0] / codec.stride, point[1] / codec.stride
-    if isinstance(codec, MSRACodec):
-        x, y = int(x + 0.5), int(y + 0.5)
+    rounding = {MSRACodec: 0.5, FaceCodec: 0.0}.get(type(codec))
+    if rounding is not None:
+        x, y = int(x + rounding), int(y + rounding)
     window = 3 * codec.sigma
     overlaps = -window <= x <= width - 1 + window and -window <= y <= height - 1 + window
     heatmap = np.zeros((height, width))
     if visible > 0 and overlaps:
         for row in range(height):
             for column in range(width):
-                if not isinstance(codec, MSRACodec) or max(abs(row - y), abs(column - x)) <= window:
+                if rounding is None or max(abs(row - y), abs(column - x)) <= window:
                     heatmap[row, column] = math.exp(-((row - y) ** 2 + (column - x) ** 2) / (2 * codec.sigma**2))
     return heatmap, float(visible > 0 and overlaps)
 
@@ -54,6 +55,8 @@ def slow_decode(codec: Codec, heatmap: np.ndarray) -> tuple[float, float, float]
     score = float(heatmap[y, x])
     if score <= 0:
         return 0.0, 0.0, score
+    if isinstance(codec, FaceCodec):
+        return *official_face_point(heatmap), score
     offset = {MSRACodec: quarter_offset, DarkCodec: dark_offset, UDPCodec: udp_offset}[type(codec)]
     dx, dy = offset(heatmap, x, y, {2.0: 11, 3.0: 17}[codec.sigma])
     if not isinstance(codec, MSRACodec) and not (1 < x < width - 2 and 1 < y < height - 2):
@@ -74,6 +77,19 @@ def edge_offset(line: np.ndarray, maximum: int, limit: float) -> float:
     if a >= 0:
         return 0.0
     return float(np.clip(middle - b / (2 * a) - maximum, -limit, limit))
+
+
+def official_face_point(heatmap: np.ndarray) -> tuple[float, float]:
+    """The facial landmark code's own steps, which count pixels from 1, up to the point in input pixels (stride 4)."""
+    height, width = heatmap.shape
+    index = int(heatmap.argmax()) + 1
+    px, py = (index - 1) % width + 1, (index - 1) // width + 1
+    x, y = float(px), float(py)
+    if 1 < px < width and 1 < py < height:
+        x += 0.25 * float(np.sign(heatmap[py - 1, px] - heatmap[py - 1, px - 2]))
+        y += 0.25 * float(np.sign(heatmap[py, px - 1] - heatmap[py - 2, px - 1]))
+    x, y = x + 0.5, y + 0.5
+    return 4 * (x - 1), 4 * (y - 1)
 
 
 def quarter_offset(heatmap: np.ndarray, x: int, y: int, taps: int) -> tuple[float, float]:
@@ -312,6 +328,56 @@ def test_a_batch_of_nobody_passes(kind: type[Codec]) -> None:
     keypoints, scores = kind().decode(heatmaps)
     assert keypoints.shape == (0, 17, 2)
     assert scores.shape == (0, 17)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(x=st.floats(0, 255, width=32), y=st.floats(0, 191, width=32), sigma=st.sampled_from([1.0, 1.5, 2.0]))
+def test_face_coding_gives_the_middle_of_the_pixel_that_a_point_falls_into(x: float, y: float, sigma: float) -> None:
+    codec = FaceCodec(sigma=sigma)
+    heatmaps, weights = codec.encode(torch.tensor([[[x, y]]]), torch.ones(1, 1), (192, 256))
+    decoded, scores = codec.decode(heatmaps)
+    # On the border, where a neighbour is missing, the maximum is the point's pixel too.
+    assert decoded[0, 0].tolist() == [4 * (x // 4) + 2, 4 * (y // 4) + 2]
+    assert (weights.item(), scores.item()) == (1.0, 1.0)
+
+
+def test_face_coding_is_unbiased_and_the_classic_reading_of_it_is_off_by_two_input_pixels() -> None:
+    keypoints = 4 * 64 * torch.rand(64, 98, 2)
+    heatmaps, _ = FaceCodec().encode(keypoints, torch.ones(64, 98), (256, 256))
+    errors = [codec.decode(heatmaps)[0] - keypoints for codec in (FaceCodec(), MSRACodec())]
+    assert errors[0].abs().max() <= 2
+    assert errors[0].mean((0, 1)).abs().max() < 0.1
+    torch.testing.assert_close(errors[1].mean((0, 1)), torch.tensor([-2.0, -2.0]), rtol=0, atol=0.1)
+
+
+def published_face_target(x: float, y: float, sigma: float) -> np.ndarray:
+    """The facial landmark code's own target on 64 x 64, with its window that sigma 1.5 makes uneven."""
+    heatmap, reach = np.zeros((64, 64)), 3 * sigma
+    mean = [int(x / 4), int(y / 4)]
+    low, high = [int(m - reach) for m in mean], [int(m + reach + 1) for m in mean]
+    side = np.arange(0, 2 * reach + 1)
+    middle = (2 * reach + 1) // 2
+    patch = np.exp(-((side - middle) ** 2 + (side[:, None] - middle) ** 2) / (2 * sigma**2))
+    columns, rows = (slice(max(0, a), min(b, 64)) for a, b in zip(low, high, strict=True))
+    x_part, y_part = (slice(max(0, -a), min(b, 64) - a) for a, b in zip(low, high, strict=True))
+    heatmap[rows, columns] = patch[y_part, x_part]
+    return heatmap
+
+
+@pytest.mark.parametrize(("sigma", "difference"), [(1.0, 1e-6), (1.5, 0.004)])
+def test_face_targets_are_the_published_ones_but_for_an_uneven_window(sigma: float, difference: float) -> None:
+    keypoints = points(4, 98, (256, 256), margin=21)
+    heatmaps, _ = FaceCodec(sigma=sigma).encode(keypoints, torch.ones(4, 98), (256, 256))
+    expected = [[published_face_target(*point, sigma) for point in person] for person in keypoints.tolist()]
+    np.testing.assert_allclose(heatmaps.numpy(), np.array(expected), atol=difference)
+
+
+def test_face_maps_of_the_mirrored_image_are_the_mirrored_maps() -> None:
+    """For points at whole pixels."""
+    size, codec = (256, 192), FaceCodec()
+    keypoints, visible = points(4, 3, size, margin=24).round(), torch.ones(4, 3)
+    maps, _ = codec.encode(mirrored(keypoints, size), visible, size)
+    torch.testing.assert_close(codec.flip_back(maps, PAIRS), codec.encode(keypoints, visible, size)[0])
 
 
 def test_udp_clips_faint_maps() -> None:
