@@ -6,6 +6,7 @@ from datamodules.images.files import Reading
 from datamodules.keypoints.coco_pose import CocoPose
 from datamodules.keypoints.crop import PersonAugmentation
 from datamodules.keypoints.data import KeypointData
+from datamodules.keypoints.mpii import MpiiPose
 from datamodules.keypoints.table import PersonTable
 from datamodules.multitask import MultiTaskDataModule
 from datamodules.segmentation.ade20k import ADE20K
@@ -26,6 +27,7 @@ __all__ = [
     "ImageFolder",
     "ImageNet",
     "KeypointData",
+    "MpiiPose",
     "MultiTaskDataModule",
     "PascalContext",
     "PersonAugmentation",

@@ -3,6 +3,7 @@
 task = LandmarkTask(HRNet("w18", upsample="bilinear"), num_landmarks=98)
 """
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -55,6 +56,13 @@ class LandmarkTask(PoseTask):
         options: dict[str, Any] = {"flip_test": flip_test, "ohkm": ohkm, "skeleton": skeleton}
         super().__init__(backbone, num_landmarks, codec=codec or FaceCodec(), **options, **kwargs)
         self.hparams.pop("num_keypoints")  # the parent's name for num_landmarks
+
+    @classmethod
+    def goal(cls, options: Mapping[str, Any]) -> tuple[str, str]:
+        """What checkpoints are chosen by, and "max" or "min"; raises ValueError for a measure of poses."""
+        if options.get("measure", "oks") != "oks":
+            raise ValueError(f"Landmarks are measured by NME: leave `measure: {options['measure']}` out.")
+        return cls.monitor, cls.mode
 
     def make_head(self) -> nn.Module:
         """The published head, whose maps start near zero, which most of every target is."""

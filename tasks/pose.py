@@ -3,7 +3,8 @@
 task = PoseTask(HRNet("w32", multi_scale_output=False), num_keypoints=17)
 """
 
-from typing import Any, ClassVar, cast
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from tasks.draw.tables import Row
 from tasks.heatmaps import Codec, MSRACodec
 from tasks.losses import KeypointMSE
 from tasks.metrics.coco_keypoints import CocoKeypoints
+from tasks.metrics.pckh import GROUPS, PCKh
 from tasks.task import Batch, Data, Losses, Task
 
 SEEN = 0.2  # score of a key point from which on it is drawn
@@ -31,6 +33,8 @@ class PoseTask(Task):
         codec: Key points <-> heatmaps: MSRACodec (published), DarkCodec or UDPCodec. MSRACodec() when not given.
         flip_test: Average with the mirrored image at prediction, as published; needs a skeleton, for left and right.
         ohkm: Online hard key point mining: only the so many worst key points of each person count.
+        measure: What poses are measured by, and checkpoints chosen by: `oks` is COCO's AP over object key point
+            similarity, `pckh` the share of joints within half a head, for data that state head sizes, such as MPII.
         skeleton: Names, limbs, flip pairs and sigmas as plain data (`Skeleton.to_dict()`); the data bring it along.
 
     Raises:
@@ -41,16 +45,8 @@ class PoseTask(Task):
     monitor = "val/AP"
     mode = "max"
     higher_is_better: ClassVar[tuple[str, ...]] = (
-        "AP",
-        "AP50",
-        "AP75",
-        "APM",
-        "APL",
-        "AR",
-        "AR50",
-        "AR75",
-        "ARM",
-        "ARL",
+        *("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL"),
+        *("PCKh", "PCKh@0.1", "PCKh@0.11", *GROUPS),
     )
 
     def __init__(
@@ -61,6 +57,7 @@ class PoseTask(Task):
         codec: Codec | None = None,
         flip_test: bool = True,
         ohkm: int | None = None,
+        measure: Literal["oks", "pckh"] = "oks",
         skeleton: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -78,6 +75,8 @@ class PoseTask(Task):
                 "make them equal, or leave skeleton out, since the data bring it along."
             )
         self.flip_test = flip_test
+        self.measure = measure
+        self.monitor, self.mode = self.goal({"measure": measure})
         self.skeleton = skeleton
         self.representation = HRNetV1()
         self.head = self.make_head()
@@ -86,6 +85,11 @@ class PoseTask(Task):
     def make_head(self) -> nn.Module:
         """What makes heatmaps of the representation of the streams."""
         return KeypointHead(self.backbone.channels[0], self.num_keypoints)
+
+    @classmethod
+    def goal(cls, options: Mapping[str, Any]) -> tuple[str, str]:
+        """What checkpoints are chosen by, and "max" or "min"."""
+        return ("val/PCKh", "max") if options.get("measure") == "pckh" else super().goal(options)
 
     def from_streams(self, streams: list[Tensor], size: tuple[int, int]) -> Tensor:
         """Streams -> heatmaps (B, K, H/4, W/4)."""
@@ -110,7 +114,7 @@ class PoseTask(Task):
         }
 
     def update(self, predictions: dict[str, Tensor], batch: Batch) -> None:
-        """Hand key points in original pixels to COCO's evaluation."""
+        """Hand key points in original pixels to the evaluation."""
         self._require_metric().update(
             batch["image_id"],
             batch["instance_id"],
@@ -121,7 +125,7 @@ class PoseTask(Task):
         )
 
     def compute(self) -> dict[str, float]:
-        """AP, AP50, AP75, APM, APL and the same of AR, in [0, 1]."""
+        """AP, AP50, AP75, APM, APL and the same of AR, or PCKh and that of groups of joints, in [0, 1]."""
         self._require_metric().seen_images_only = self.partial
         return super().compute()
 
@@ -138,9 +142,8 @@ class PoseTask(Task):
             )
         self.skeleton = datamodule.skeleton.to_dict()
         self.hparams["skeleton"] = self.skeleton
-        self.metric = CocoKeypoints(
-            datamodule.ground_truth(self.split), self.skeleton["sigmas"], self.skeleton["names"]
-        )
+        kind = {"oks": CocoKeypoints, "pckh": PCKh}[self.measure]
+        self.metric = kind(datamodule.ground_truth(self.split), self.skeleton["sigmas"], self.skeleton["names"])
 
     def scores(self, predictions: dict[str, Tensor], batch: Batch) -> dict[str, Tensor | list]:
         """OKS of each annotated person with the pose found in its own box; nan for boxes of a detector."""

@@ -72,8 +72,8 @@ class Task(LightningModule):
         TypeError: If an argument cannot be written into a checkpoint as plain data.
     """
 
-    monitor: ClassVar[str] = "val/loss"
-    mode: ClassVar[str] = "min"
+    monitor: str = "val/loss"
+    mode: str = "min"
     higher_is_better: ClassVar[tuple[str, ...]] = ()
     """Names that the metric gives whose values are best when large; losses are best when small."""
     lower_is_better: ClassVar[tuple[str, ...]] = ()
@@ -112,6 +112,11 @@ class Task(LightningModule):
         self.partial = False  # true while only some batches of a split are evaluated
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    @classmethod
+    def goal(cls, options: Mapping[str, Any]) -> tuple[str, str]:
+        """`monitor` and `mode` of a task that is made with these arguments."""
+        return cls.monitor, cls.mode
 
     # ---- what a task writes
 

@@ -100,8 +100,13 @@ class Annotated:
         height, width = self.image_sizes[self.images[row]].tolist()
         return f"{height} x {width} (height x width)"
 
-    def check_boxes(self, notes: Notes) -> np.ndarray:
-        """Note boxes that are not finite, without area, or outside of the image; (N,) bool, which are the last."""
+    def check_boxes(self, notes: Notes, *, inside: bool = True) -> np.ndarray:
+        """Note boxes that are not finite, without area, or outside of the image; (N,) bool, which are the last.
+
+        Args:
+            notes: To note them in.
+            inside: Whether boxes have to be inside of their images.
+        """
 
         def one(row: int) -> str:
             return f"bbox is {self.boxes[row].tolist()}"
@@ -113,7 +118,7 @@ class Annotated:
         notes.mention(finite & empty, "box without area", one)
         start, extent = self.boxes[:, :2], self.boxes[:, 2:]
         over = np.maximum(-start, start + extent - self.limits()).max(axis=1)
-        outside = finite & ~empty & (over > ROUNDED)  # not where the size is unknown, nan
+        outside = inside & finite & ~empty & (over > ROUNDED)  # not where the size is unknown, nan
         notes.mention(
             outside,
             "box outside of the image",

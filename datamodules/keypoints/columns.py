@@ -81,8 +81,13 @@ def capped(values: np.ndarray) -> np.ndarray:
     return np.where(np.abs(values) >= HUGE, np.copysign(np.inf, values), values)
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds; raises DataError where it cannot be read, in UTF-8 or UTF-16, or is no JSON."""
+def read_json(path: Path, kind: str = "COCO JSON") -> Any:
+    """What a JSON file holds; raises DataError where it cannot be read, in UTF-8 or UTF-16, or is no JSON.
+
+    Args:
+        path: Of the file.
+        kind: What messages say that it should be.
+    """
     try:
         data = path.read_bytes()
         with _no_garbage_collection():
@@ -91,12 +96,12 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} cannot be read ({error.strerror}): give the path relative to root.") from error
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path} is not COCO JSON: byte {error.start} is no {error.encoding.upper()}; save the file as UTF-8."
+            f"{path} is not {kind}: byte {error.start} is no {error.encoding.upper()}; save the file as UTF-8."
         ) from error
     except RecursionError as error:
-        raise DataError(f"{path} is not COCO JSON: its lists are nested a thousand deep; give another file.") from error
+        raise DataError(f"{path} is not {kind}: its lists are nested a thousand deep; give another file.") from error
     except ValueError as error:
-        raise DataError(f"{path} is not COCO JSON ({error}): give the file of annotations or detections.") from error
+        raise DataError(f"{path} is not {kind} ({error}): give the file of annotations or detections.") from error
 
 
 @contextmanager

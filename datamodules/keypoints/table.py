@@ -47,6 +47,8 @@ class PersonTable(Annotated):
         categories: Id -> name of what is annotated.
         category_ids: Those of which the N are; a detector's boxes of these are taken.
         counts: Name -> annotations of each category, for statistics; None for N of the only one.
+        clipped: Whether boxes are clipped to their images, as the official code does COCO's; False crops them as they
+            are.
         defects: What was found wrong while reading.
 
     Raises:
@@ -68,6 +70,7 @@ class PersonTable(Annotated):
     categories: Mapping[Any, str] = field(default_factory=lambda: {1: "person"})
     category_ids: frozenset[int | str | None] = frozenset({1})
     counts: Counter | None = None
+    clipped: bool = True
     defects: Sequence[Defect] = ()
 
     def __post_init__(self) -> None:
@@ -106,7 +109,12 @@ class PersonTable(Annotated):
         return "person" if all(name.lower() in PERSONS for name in self.category_names) else "instance"
 
     def clean_boxes(self) -> np.ndarray:
-        """(N, 4) boxes clipped to their images, one pixel smaller, as in the official code; of size 0 if unusable."""
+        """(N, 4) boxes clipped to their images, one pixel smaller, as in the official code; of size 0 if unusable.
+
+        Those that are not `clipped` are as they are stated.
+        """
+        if not self.clipped:
+            return np.column_stack([self.boxes[:, :2], np.where(self.areas[:, None] > 0, self.boxes[:, 2:], 0)])
         start = np.maximum(0, self.boxes[:, :2])
         # An image of unknown size limits nothing: a box is not at fault for a file that is not there.
         extent = np.fmin(self.limits() - 1, start + np.maximum(0, self.boxes[:, 2:] - 1)) - start
@@ -166,7 +174,7 @@ class PersonTable(Annotated):
         """The table with what can be put right put right, and in `defects` all that is wrong."""
         notes = Notes(self.path, "annotation", self.ids, self.label, list(self.defects))
         with np.errstate(invalid="ignore", over="ignore"):  # numbers that are not finite are among the defects
-            self.check_boxes(notes)
+            self.check_boxes(notes, inside=self.clipped)
             areas = self._checked_areas(notes)
             keypoints, visible = self._checked_keypoints(notes)
             num_labelled = self._checked_counts(notes, visible)

@@ -23,7 +23,7 @@ from datamodules.skeleton import Skeleton
 
 VERSION = 6  # a change of the pictures or labels must raise it, or folders rendered earlier stay in use
 _SEED = 1
-_FIRST_VAL_ID = 100_001
+FIRST_VAL_ID = 100_001
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def sample_coco(root: Path = Path("data/sample/coco"), num_train: int = 600, num
     def write(fresh: Path) -> None:
         (fresh / "annotations").mkdir()
         _write_split(fresh, "train", range(1, num_train + 1))
-        _write_split(fresh, "val", range(_FIRST_VAL_ID, _FIRST_VAL_ID + num_val))
+        _write_split(fresh, "val", range(FIRST_VAL_ID, FIRST_VAL_ID + num_val))
         (fresh / "parts" / "classes.txt").write_text("\n".join(PART_NAMES) + "\n")
 
     return written_once(root, f"{VERSION} {num_train} {num_val}\n", write)

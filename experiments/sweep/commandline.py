@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -115,8 +115,8 @@ def search(
     space, flags = _space(sweep, flags)
     space["method"] = method or space["method"]
     flags = [*constants(space["parameters"]), *flags]  # the command line has the last word, except on what is searched
-    task = _task_class(files, flags)
-    metric = space["metric"] or task.monitor
+    task, options = _task_of(files, flags)
+    metric = space["metric"] or task.goal(options)[0]
     name = f"{Path(files[0]).stem}-{Path(sweep).stem if sweep else 'search'}"
     place = Path(folder or Path(runs) / "sweeps" / name)
     goal = _goal(metric, space["goal"], task)
@@ -216,10 +216,10 @@ def _space(file: str | None, flags: list[str]) -> tuple[Sweep, list[str]]:
     return sweep, left
 
 
-def _task_class(files: list[str], flags: list[str]) -> type[Task]:
-    """Class of the task; a mistake in files and flags is found here, before the first trial."""
+def _task_of(files: list[str], flags: list[str]) -> tuple[type[Task], dict[str, Any]]:
+    """Class of the task and its arguments; a mistake in files and flags is found here, before the first trial."""
     config = parse(make_parser(), find_all(files), flags)
-    return subclasses(Task)[config.model.class_path.rsplit(".", 1)[-1]]
+    return subclasses(Task)[config.model.class_path.rsplit(".", 1)[-1]], config.model.init_args.as_dict()
 
 
 def _goal(metric: str, asked: str | None, task: type[Task]) -> str:

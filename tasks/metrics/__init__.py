@@ -4,5 +4,6 @@ from tasks.metrics.coco_boxes import CocoBoxes
 from tasks.metrics.coco_keypoints import CocoKeypoints
 from tasks.metrics.landmarks import NME
 from tasks.metrics.oks import oks, oks_nms
+from tasks.metrics.pckh import PCKh
 
-__all__ = ["NME", "CocoBoxes", "CocoKeypoints", "oks", "oks_nms"]
+__all__ = ["NME", "CocoBoxes", "CocoKeypoints", "PCKh", "oks", "oks_nms"]

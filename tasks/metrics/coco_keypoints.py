@@ -134,7 +134,7 @@ class CocoKeypoints(CocoMetric):
             ValueError: the split has no annotations, or a pose belongs to an image that is not in the ground truth.
         """
         poses = self.collect_anew()
-        return self._figures(self._evaluated_persons(poses), poses.best(POSES_PER_IMAGE))
+        return self.figures(self._evaluated_persons(poses), poses)
 
     def collect(self) -> Poses:
         """All gathered poses without repetitions, rescored and suppressed."""
@@ -207,10 +207,11 @@ class CocoKeypoints(CocoMetric):
         seen = set(poses.image_id.tolist())
         return [person for person in self.persons if person["image_id"] in seen]
 
-    def _figures(self, persons: list[dict[str, Any]], poses: Poses) -> dict[str, float]:
-        """COCO's figures of at most 20 poses an image."""
+    def figures(self, persons: Sequence[Mapping[str, Any]], poses: Poses) -> dict[str, float]:
+        """COCO's figures of at most 20 poses an image; what another measure computes instead."""
         if not persons:
             return dict.fromkeys(MEANINGS, math.nan)
+        poses = poses.best(POSES_PER_IMAGE)
         # Counted anew: the evaluator holds ids as doubles, in which those beyond 2^53 run together.
         known = np.union1d([person["image_id"] for person in persons], poses.image_id)
         truth = [{**person, "image_id": int(np.searchsorted(known, person["image_id"]))} for person in persons]

@@ -103,6 +103,17 @@ def test_segmentation_run(run_of):
         assert (folder / "errors" / f"val_{name}.png").is_file()
 
 
+@pytest.mark.slow
+def test_pose_run_that_is_measured_by_heads(run_of):
+    folder = run_of("pose_mpii.yaml")
+    assert json.loads((folder / "summary.json").read_text())["monitor"] == "val/PCKh"
+    for _ in range(2):  # from its own predictions, then anew
+        main([str(folder), "--overwrite"])
+        assert {row["name"] for row in rows_of(folder / "errors" / "val_errors.csv")} >= {"jitter", "swap", "miss"}
+        assert len(rows_of(folder / "errors" / "val_keypoints.csv")) == 16
+        (folder / "predictions" / "val_keypoints.json").unlink(missing_ok=True)
+
+
 def test_pose_run_takes_the_predictions_that_are_there(run_of):
     folder = run_of("pose_coco.yaml")
     evaluate_everything(folder)

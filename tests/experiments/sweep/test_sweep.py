@@ -66,7 +66,7 @@ def search(monkeypatch, runner, *arguments):
 @pytest.fixture
 def quick(monkeypatch):
     """Without reading the experiment's files, which takes a second."""
-    monkeypatch.setattr(sweep, "_task_class", lambda files, flags: PoseTask)
+    monkeypatch.setattr(sweep, "_task_of", lambda files, flags: (PoseTask, {}))
 
 
 def states(study) -> list[str]:
@@ -243,7 +243,7 @@ def test_without_a_goal_the_search_goes_as_the_task_declares(metric, direction, 
         callbacks[0].trial.set_user_attr("run", "somewhere")
         return SimpleNamespace(callback_metrics={metric or "val/RMSE": torch.tensor(2.5)})
 
-    monkeypatch.setattr(sweep, "_task_class", lambda files, flags: LeastTask)
+    monkeypatch.setattr(sweep, "_task_of", lambda files, flags: (LeastTask, {}))
     file = tmp_path / "mine.yaml"
     content = {"parameters": {BATCH: {"values": [4]}}, "method": "grid"}
     file.write_text(yaml.safe_dump(content | ({"metric": {"name": metric}} if metric else {})))
