@@ -2,6 +2,9 @@
 
 from datamodules.base import BaseDataModule, DataError
 from datamodules.classification.image_folder import ImageFolder, ImageNet
+from datamodules.detection.augmentation import DetectionAugmentation
+from datamodules.detection.coco_detection import CocoDetection
+from datamodules.detection.letterbox import Letterbox
 from datamodules.images.files import Reading
 from datamodules.keypoints.coco_pose import CocoPose
 from datamodules.keypoints.crop import PersonAugmentation
@@ -21,12 +24,15 @@ __all__ = [
     "LIP",
     "BaseDataModule",
     "Cityscapes",
+    "CocoDetection",
     "CocoPose",
     "DataError",
+    "DetectionAugmentation",
     "FolderSegmentation",
     "ImageFolder",
     "ImageNet",
     "KeypointData",
+    "Letterbox",
     "MpiiPose",
     "MultiTaskDataModule",
     "PascalContext",

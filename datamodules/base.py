@@ -11,7 +11,8 @@ A batch is a dict. Sizes are (height, width), points (x, y), in pixels with pixe
 | `image_id` | (B,) int64 | all |
 | `label` | (B,) int64 | classification |
 | `mask` | (B, H, W) int, 255 ignored | segmentation |
-| `boxes`, `labels`, `masks` | lists of (N, 4) xyxy float, (N,) int, (N, H, W) bool | detection |
+| `boxes`, `labels`, `masks` | lists of (N, 4) xyxy float edges, (N,) int, (N, H, W) bool | detection |
+| `size` | (B, 2) int64 height and width up to the last pixel of the image; beside it, the mean colour | detection |
 | `keypoints`, `visible` | (B, K, 2) float32 input pixels (x, y), (B, K) int64 0/1/2 | pose, landmarks |
 | `to_image` | (B, 2, 3) float32, input pixels -> original pixels | pose, landmarks, detection |
 | `area`, `score`, `instance_id` | (B,) float32, float32, int64 | pose evaluation |
@@ -274,8 +275,12 @@ class BaseDataModule(LightningDataModule, ABC):
         """Batches of `train`, shuffled by (seed, epoch); an incomplete last batch is dropped after a full one."""
         dataset = self.split("train")
         epoch, batches = self.position()
-        sampler = TrainingSampler(dataset, *world(), start=(epoch, batches * self.batch_size))
+        sampler = self.training_sampler(dataset, start=(epoch, batches * self.batch_size))
         return self.loader(dataset, sampler, self.batch_size, drop_last=len(sampler) >= self.batch_size)
+
+    def training_sampler(self, dataset: BaseDataset, **options: Any) -> TrainingSampler:
+        """The order of the training samples; `options` are those of `TrainingSampler`."""
+        return TrainingSampler(dataset, *world(), **options)
 
     def state_dict(self) -> dict[str, Any]:
         """What a place within an epoch depends on, kept in checkpoints: samples and batch size."""

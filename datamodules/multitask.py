@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from datamodules.base import BaseDataModule
 from datamodules.findings import DataError, Fact, Mode, Split
 from datamodules.loading.dataset import BaseDataset
-from datamodules.loading.samplers import TrainingSampler, stream, world
+from datamodules.loading.samplers import stream, world
 
 Policy = Literal["all", "round_robin", "proportional", "temperature", "ratios"]
 
@@ -176,9 +176,8 @@ class MultiTaskDataModule(BaseDataModule):
         loaders = {}
         for number, (name, part) in enumerate(self.parts.items()):
             dataset = part.split("train")
-            sampler = TrainingSampler(
+            sampler = part.training_sampler(
                 dataset,
-                *world(),
                 samples=counts[name] * part.batch_size,
                 start=(start[0], order.taken(name) * part.batch_size),
                 part=number,

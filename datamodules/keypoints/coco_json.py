@@ -191,10 +191,24 @@ def sound_rows(entries: Entries, columns: Mapping[str, np.ndarray]) -> dict[str,
     return rows | {"ids": [entries.names[row] for row in np.flatnonzero(entries.sound)]}
 
 
-def check_segmentations(entries: Entries, sizes: Mapping[Id | None, tuple[int, int]]) -> None:
-    """Note polygons of fewer than three points, and run-length codes of another size than the image's."""
+def check_segmentations(entries: Entries, sizes: Mapping[Id | None, tuple[int, int]], *, needed: bool = False) -> None:
+    """Note polygons of fewer than three points, and run-length codes of another size than the image's.
+
+    Args:
+        entries: Annotations.
+        sizes: Id of an image -> (height, width).
+        needed: Whether they are grave, since masks are made of them.
+    """
     found = [_of_segmentation(entry, sizes.get(identifier(entry.get("image_id")))) for entry in entries.entries]
-    entries.notes.mention(np.array([text != "" for text in found], bool), "wrong segmentation", found.__getitem__)
+    wrong = np.array([text != "" for text in found], bool)
+    kind, first = "wrong segmentation", next(filter(None, found), "")
+    if needed:
+        expected = "polygons of 3 points or more, or a run-length code of the image's size"
+        entries.notes.refuse(
+            wrong, kind, f"have a segmentation that is none: the first {first}", expected, found.__getitem__
+        )
+    else:
+        entries.notes.mention(wrong, kind, found.__getitem__)
 
 
 def _of_segmentation(entry: dict, size: tuple[int, int] | None) -> str:

@@ -23,6 +23,8 @@ from torch.utils.data import Dataset, default_collate
 from datamodules.loading.samplers import stream
 
 LISTED = ("boxes", "labels", "masks")
+FILL = (124, 116, 104)
+"""RGB beside an image that does not fill the canvas of its batch: the mean colour, which normalised is about zero."""
 Job, Result = TypeVar("Job"), TypeVar("Result")
 
 
@@ -43,6 +45,10 @@ class BaseDataset(Dataset, ABC):
     def name(self, index: int) -> str:
         """What reports call a sample: its file, where a data set says so."""
         return f"sample {index}"
+
+    def group(self, index: int) -> int:
+        """Of which of several kinds a sample is, where batches are to be of one kind each."""
+        return 0
 
     def __getitem__(self, key: int | tuple[int, ...]) -> dict[str, Any]:
         """The sample for an index, or for the (index, epoch, ...) that a training sampler yields."""
@@ -67,13 +73,38 @@ class First(BaseDataset):
         """As the whole data set calls it."""
         return self.dataset.name(index)
 
+    def group(self, index: int) -> int:
+        """As in the whole data set."""
+        return self.dataset.group(index)
+
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """The batch of `samples`, see the module's table; detection's keys stay lists."""
+    """The batch of `samples`, see the module's table; detection's keys stay lists.
+
+    Images with a `size` may differ in height and width: they are padded at the bottom and at the right.
+    """
+    if "size" in samples[0]:
+        samples = _padded(samples)
     listed = {key: [torch.as_tensor(sample[key]) for sample in samples] for key in LISTED if key in samples[0]}
     batch = default_collate([{key: value for key, value in sample.items() if key not in listed} for sample in samples])
     batch["image"] = batch["image"].permute(0, 3, 1, 2)
     return batch | listed
+
+
+def _padded(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The samples with images, and masks, of the largest height and width among them."""
+    shapes = [sample["image"].shape[:2] for sample in samples]
+    height, width = map(max, zip(*shapes, strict=True))
+    if set(shapes) == {(height, width)}:
+        return samples
+    padded = []
+    for sample, shape in zip(samples, shapes, strict=True):
+        bottom, right = height - shape[0], width - shape[1]
+        image = cv2.copyMakeBorder(sample["image"], 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=FILL)
+        padded.append(sample | {"image": image})
+        if "masks" in sample:
+            padded[-1]["masks"] = np.pad(sample["masks"], ((0, 0), (0, bottom), (0, right)))
+    return padded
 
 
 def available_cores() -> int:

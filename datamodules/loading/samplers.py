@@ -110,9 +110,45 @@ class TrainingSampler(DistributedSampler):
         for position in range(first + behind, first + self.samples):
             turn, place = divmod(position, self.num_samples)
             if turn != current:
-                shuffled = stream("order", turn, *self.part).permutation(len(self.dataset))
-                current, order = turn, np.resize(shuffled, self.total_size)[self.rank :: self.num_replicas]
+                current, order = turn, self.order(turn)[self.rank :: self.num_replicas]
             yield int(order[place]), turn, *self.part
+
+    def order(self, turn: int) -> np.ndarray:
+        """(total_size,) the samples of a pass, those of all processes by turns."""
+        shuffled = stream("order", turn, *self.part).permutation(len(self.dataset))
+        return np.resize(shuffled, self.total_size)
+
+
+class GroupedSampler(TrainingSampler):
+    """As `TrainingSampler`, but every batch is of one group of samples, such as those of landscape images.
+
+    In a pass, the samples of each group are shuffled, and padded from their start to whole batches on all processes.
+    The batches of all groups are shuffled then.
+
+    Args:
+        dataset: What is sampled, whose `group` says of which group a sample is.
+        num_replicas: Number of processes.
+        rank: Of this process.
+        batch_size: Samples a batch and process.
+        **options: See `TrainingSampler`; `samples` and the samples of `start` are whole batches.
+    """
+
+    def __init__(self, dataset: Any, num_replicas: int = 1, rank: int = 0, *, batch_size: int, **options: Any) -> None:
+        groups = np.array([dataset.group(index) for index in range(len(dataset))])
+        self.groups = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+        self.step = batch_size * num_replicas
+        whole = sum(-(-len(group) // self.step) for group in self.groups) * batch_size
+        super().__init__(dataset, num_replicas, rank, **{"samples": None, **options})
+        if options.get("samples") is None:
+            self.samples = whole
+        self.num_samples, self.total_size = whole, whole * num_replicas
+
+    def order(self, turn: int) -> np.ndarray:
+        """(total_size,) the samples of a pass; each stretch of a batch of all processes is of one group."""
+        rng = stream("order", turn, *self.part)
+        rows = [np.resize(rng.permutation(g), -(-len(g) // self.step) * self.step) for g in self.groups]
+        batches = np.concatenate(rows).reshape(-1, self.step)
+        return rng.permutation(batches).ravel()
 
 
 class EvaluationSampler(DistributedSampler):

@@ -1,0 +1,116 @@
+"""One image and its objects a sample: the data set behind every detection experiment (TPAMI 2020, section 6).
+
+A DataModule such as `coco_detection.py` fills it with arrays; it decodes, draws how the image lies on its canvas, and
+lets boxes and masks follow.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.base import BaseDataset
+from datamodules.detection.augmentation import DetectionAugmentation
+from datamodules.detection.letterbox import Letterbox, Placement
+from datamodules.detection.segments import Segments
+from datamodules.detection.table import ObjectTable
+from datamodules.images.annotated import refuse_missing_files
+from datamodules.images.files import PLAIN, Reading
+from datamodules.images.photometric import Photometric
+from datamodules.images.pixels import read_image
+
+
+class ObjectImages(BaseDataset):
+    """Images of a split with their objects; all in arrays that loader processes share.
+
+    Args:
+        folder: Folder of the images.
+        table: Images and objects; those that are not learned are left out.
+        rows: (M,) images in their order, rows of the table.
+        preparer: How an evaluated image lies on its canvas.
+        masks: Whether samples have the objects' masks.
+        augmentation: How a training image lies on its canvas; None evaluates.
+        photometric: Applied to the image, not to what is beside it.
+        reading: Of the image files.
+        turned: Rows of the images that are turned as EXIF says.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        table: ObjectTable,
+        rows: np.ndarray,
+        *,
+        preparer: Letterbox,
+        masks: bool = False,
+        augmentation: DetectionAugmentation | None = None,
+        photometric: Photometric | None = None,
+        reading: Reading = PLAIN,
+        turned: Sequence[int] = (),
+    ) -> None:
+        self.folder, self.rows = str(folder), rows
+        self.file_names, self.image_ids, self.sizes = table.file_names, table.image_numbers, table.image_sizes
+        objects = table.learned()
+        self.first = np.searchsorted(table.images[objects], np.arange(len(table.file_names) + 1))
+        self.boxes, self.labels = table.edges()[objects], table.labels[objects]
+        self.segments = Segments([table.segmentations[row] for row in objects]) if masks else None
+        self.preparer, self.augmentation, self.photometric = preparer, augmentation, photometric
+        self._reading, self._turned = reading, frozenset(turned)
+        refuse_missing_files(self.folder, self.file_names[rows].tolist())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def group(self, index: int) -> int:
+        """1 for an image that is higher than wide, else 0."""
+        height, width = self.sizes[self.rows[index]].tolist()
+        return int(height > width)
+
+    def name(self, index: int) -> str:
+        """The file of the image."""
+        return str(self.file_names[self.rows[index]])
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """One image on its canvas with its objects, in the keys of the batch table."""
+        row = int(self.rows[index])
+        image = self.image(row)
+        if self.augmentation is None:
+            placement = self.preparer.placement(image.shape[:2])
+        else:
+            placement = self.augmentation(image.shape[:2], self.preparer, rng)
+        part = placement.part(image)
+        if self.photometric is not None:
+            part = self.photometric(np.ascontiguousarray(part), rng)
+        objects = slice(*self.first[row : row + 2])
+        return {
+            **placement.laid(part),
+            "image_id": self.image_ids[row],
+            **self.objects(np.arange(objects.start, objects.stop), placement),
+        }
+
+    def image(self, row: int) -> np.ndarray:
+        """Image of the row (H, W, 3) uint8 RGB, in whose pixels the boxes are."""
+        reading = replace(self._reading, upright=True) if row in self._turned else self._reading
+        return read_image(os.path.join(self.folder, self.file_names[row]), tuple(self.sizes[row].tolist()), reading)
+
+    def objects(self, rows: np.ndarray, placement: Placement) -> dict[str, np.ndarray]:
+        """Boxes, labels and masks of those of the objects that remain where the image is shown."""
+        whole = placement.boxes(self.boxes[rows])
+        boxes = placement.clipped(whole)
+        remains = _areas(boxes) / _areas(whole)
+        share = 0.0 if self.augmentation is None else self.augmentation.min_remaining
+        kept = (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1) & (remains >= share)
+        found = {"boxes": boxes.astype(np.float32), "labels": self.labels[rows]}
+        if self.segments is not None:
+            blank = np.zeros(placement.canvas, bool)
+            masks = [self.segments.mask(row, placement) if ok else blank for row, ok in zip(rows, kept, strict=True)]
+            found["masks"] = np.stack(masks) if masks else np.zeros((0, *placement.canvas), bool)
+            kept &= found["masks"].any(axis=(1, 2))
+        return {name: values[kept] for name, values in found.items()}
+
+
+def _areas(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
