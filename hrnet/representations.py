@@ -52,13 +52,15 @@ class HRNetV2p(nn.Module):
     Args:
         channels: Channels of the streams, `HRNet.channels`.
         out_channels: Channels of every level.
-        levels: Number of levels; level i has stride `4 * 2**i`.
+        levels: Number of levels; level i has stride `4 * finest * 2**i`.
+        finest: By how much the mixed map is pooled for the first level: 1, or 2, 4, ... for one that begins later.
     """
 
-    def __init__(self, channels: list[int], out_channels: int = 256, levels: int = 5) -> None:
+    def __init__(self, channels: list[int], out_channels: int = 256, levels: int = 5, *, finest: int = 1) -> None:
         super().__init__()
         self.channels = list(channels)
         self.out_channels = out_channels
+        self.finest = finest
         self.reduction_conv = nn.Sequential(nn.Conv2d(sum(channels), out_channels, 1))
         self.fpn_conv = nn.ModuleList(nn.Conv2d(out_channels, out_channels, 3, padding=1) for _ in range(levels))
         for conv in [self.reduction_conv[0], *self.fpn_conv]:
@@ -68,7 +70,8 @@ class HRNetV2p(nn.Module):
     def forward(self, streams: list[Tensor]) -> OrderedDict[str, Tensor]:
         """List of (B, C_i, H/2^(i+2), W/2^(i+2)) -> {"0": (B, out, H/4, W/4), "1": (B, out, H/8, W/8), ...}."""
         mixed = mix(cast(nn.Conv2d, self.reduction_conv[0]), streams, align_corners=False)
-        pooled = [mixed] + [F.avg_pool2d(mixed, 2**i, ceil_mode=True) for i in range(1, len(self.fpn_conv))]
+        factors = [self.finest * 2**i for i in range(len(self.fpn_conv))]
+        pooled = [mixed if factor == 1 else F.avg_pool2d(mixed, factor, ceil_mode=True) for factor in factors]
         return OrderedDict((str(i), conv(x)) for i, (conv, x) in enumerate(zip(self.fpn_conv, pooled, strict=True)))
 
 

@@ -5,6 +5,7 @@ from jsonargparse import set_parsing_settings
 from tasks.checkpoints import find_checkpoint, load, restore, save_task
 from tasks.checkpoints.classes import class_named, import_module, subclasses
 from tasks.classification import ClassificationTask
+from tasks.detection import DetectionTask
 from tasks.draw.pictures import Pictures
 from tasks.draw.tables import Samples, Tables
 from tasks.heatmaps import Codec, DarkCodec, FaceCodec, MSRACodec, UDPCodec
@@ -20,6 +21,7 @@ __all__ = [
     "ClassificationTask",
     "Codec",
     "DarkCodec",
+    "DetectionTask",
     "FaceCodec",
     "LandmarkTask",
     "MSRACodec",

@@ -28,6 +28,7 @@ from hrnet import HRNet, load_weights
 from tasks.draw.pictures import Drawn, Pictures
 from tasks.draw.tables import Row, Samples, Tables
 from tasks.metrics.means import Means
+from tasks.norms import checked_share, first_frozen_step, norms_of
 from tasks.optim import OptimizerSpec, ScheduleSpec, create_optimizer, create_schedule, go_on
 
 Batch = dict[str, Any]
@@ -64,12 +65,16 @@ class Task(LightningModule):
         optimizer: Name of timm and arguments; Adam at 1e-3 when not given.
         schedule: Learning rate schedule by timm's names; constant when not given.
         freeze_backbone: Keep the backbone fixed, batch norm included: true for good, an integer for so many epochs.
+        frozen_statistics: Share of the training, at its end, in which the backbone's batch norm uses its running
+            statistics and leaves them as they are, while scales and shifts go on being trained: 1 for all of it, as
+            published detectors with few images a GPU have it.
         compile: Run the backbone through `torch.compile`.
         weights: What to start from, or to evaluate: a run folder, a checkpoint or a timm name, see
             `hrnet.load_weights`. In training a head of another size stays new.
 
     Raises:
         TypeError: If an argument cannot be written into a checkpoint as plain data.
+        ValueError: If a share is none.
     """
 
     monitor: str = "val/loss"
@@ -90,6 +95,7 @@ class Task(LightningModule):
         optimizer: OptimizerSpec | None = None,
         schedule: ScheduleSpec | None = None,
         freeze_backbone: bool | int = False,
+        frozen_statistics: float = 0.0,
         compile: bool = False,
         weights: str | None = None,
     ) -> None:
@@ -101,6 +107,8 @@ class Task(LightningModule):
         self.optimizer_spec: OptimizerSpec = optimizer or {"name": "adam", "lr": 1e-3}
         self.schedule_spec = schedule
         self.freeze_backbone = freeze_backbone
+        self.frozen_statistics = checked_share(frozen_statistics)
+        self.first_frozen_step = math.inf
         self.compile_backbone = compile
         self.weights = weights
         self.metric = None
@@ -299,6 +307,7 @@ class Task(LightningModule):
     def on_train_start(self) -> None:
         """Freeze what is to be frozen; a training that goes on takes its rates up again."""
         self._freeze_for_epoch()  # an epoch that a resumed run is within has begun before
+        self.first_frozen_step = first_frozen_step(self.frozen_statistics, self.trainer)
         if self.trainer.global_step:
             go_on(self.trainer, self.optimizer_options)
 
@@ -307,7 +316,10 @@ class Task(LightningModule):
         self._freeze_for_epoch()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Make the draws of this step its own, whatever was drawn before."""
+        """Fix statistics that are to be fixed; make the draws of this step its own, whatever was drawn before."""
+        if self.global_step >= self.first_frozen_step:
+            for norm in norms_of(self.backbone).values():
+                norm.eval()
         # Random draws of a step (mixup, dropout) follow from its number alone, so a resumed run draws the same.
         seed = int(os.environ.get("PL_GLOBAL_SEED") or 0)
         key = (STEP, self.current_epoch, batch_idx, self.global_rank)

@@ -6,7 +6,6 @@ task = MultiTask(HRNet("w32"), {"pose": PoseTask, "parts": partial(SegmentationT
 """
 
 import copy
-import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, Literal, cast
@@ -29,7 +28,7 @@ from tasks.joint.gradients import (
     step_values,
 )
 from tasks.joint.score import delta_rows, joint_score, read_baselines, relative_change, score_terms
-from tasks.joint.sharing import TaskNorms, make_tasks, naming, norms_of, specs_of
+from tasks.joint.sharing import TaskNorms, make_tasks, naming, specs_of
 from tasks.metrics.means import Means
 from tasks.task import Batch, Losses, Predictions, Task, built
 
@@ -48,10 +47,9 @@ class MultiTask(Task):
         balancing: fixed, uncertainty, dwa, geometric, gradnorm, pcgrad, or torchjd's mgda, upgrad, imtl_g, aligned_mtl;
             or {name, arguments}; see tasks.joint.balancing.
         task_weights: Constant factor of a task's loss, 1 where not given.
-        batch_norm: "shared" statistics of the backbone, or "per_task"; scales and shifts are shared in either case.
-        frozen_statistics: Share of the training, at its end, in which shared statistics are fixed and used. Before,
-            a batch is normalised by its own, those of one task, and evaluated by the mean of all: the network has to
-            learn to do with these.
+        batch_norm: "shared" statistics of the backbone, or "per_task"; scales and shifts are shared in either case. A
+            batch is normalised by the statistics of one task and evaluated by the mean of all, unless each has its own:
+            with `frozen_statistics` the network learns to do with these.
         gradient_every: Log norms and cosines of the tasks' gradients at the last shared stage every so many steps.
         baselines: Task -> run folder of a single-task run, or its value of that task's monitored metric: the mean
             relative change against them is logged as `val/delta_m` (Vandenhende et al., TPAMI 2021), as a fraction.
@@ -77,7 +75,6 @@ class MultiTask(Task):
         balancing: str | BalancingSpec = "fixed",
         task_weights: dict[str, float] | None = None,
         batch_norm: Literal["shared", "per_task"] = "shared",
-        frozen_statistics: float = 0.0,
         gradient_every: int = 50,
         baselines: dict[str, str | float] | None = None,
         **kwargs: Any,
@@ -90,13 +87,11 @@ class MultiTask(Task):
         self.balancing = make_balancing(balancing, list(made), task_weights)
         if batch_norm not in ("shared", "per_task"):
             raise ValueError(f'batch_norm is "shared" or "per_task", not {batch_norm!r}.')
-        if not 0 <= frozen_statistics <= 1 or (frozen_statistics and batch_norm == "per_task"):
+        if self.frozen_statistics and batch_norm == "per_task":
             raise ValueError(
-                f"frozen_statistics is {frozen_statistics} with {batch_norm} batch norm: expected a share of the "
-                "training from 0 to 1, and 0 with per_task, where training and evaluation do not differ."
+                f"frozen_statistics is {self.frozen_statistics} and batch_norm per_task: expected 0 with per_task, "
+                "where training and evaluation do not differ."
             )
-        self.frozen_statistics = frozen_statistics
-        self.first_frozen_step = math.inf
         self._reached: set[int] = set()  # ids of parameters that had a gradient since the last optimiser step
         norms = {name: TaskNorms(backbone) for name in made} if batch_norm == "per_task" else {}
         self.norms = cast(Any, nn.ModuleDict(norms))
@@ -210,9 +205,6 @@ class MultiTask(Task):
         """One task after the other; the loss that is returned delivers the combined gradient."""
         names = list(self.tasks)
         self.logged_step, self.step_values = self.global_step, {}
-        if self.global_step >= self.first_frozen_step:
-            for norm in norms_of(self.backbone).values():
-                norm.eval()
         if self.balancing.needs_all and len(batch) < len(names):
             raise ValueError(
                 f"The balancing {type(self.balancing).__name__} needs every task in every step and this one has "
@@ -305,15 +297,6 @@ class MultiTask(Task):
         report = load_weights(alone, task.weights, strict=False)
         task.load_state_dict({key: value for key, value in alone.state_dict().items() if key in task.state_dict()})
         return [*report.matched, *report.zeroed]
-
-    def on_train_start(self) -> None:
-        """Find the step from which statistics are fixed."""
-        super().on_train_start()
-        if self.frozen_statistics:
-            steps = self.trainer.estimated_stepping_batches
-            if steps == math.inf:
-                raise ValueError("frozen_statistics needs an end: set trainer.max_epochs or trainer.max_steps.")
-            self.first_frozen_step = round((1 - self.frozen_statistics) * steps)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Leave the heads of tasks alone that no batch of this step had.

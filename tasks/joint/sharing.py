@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from hrnet import HRNet
+from tasks.norms import norms_of
 from tasks.task import Task, class_path, plain
 
-JOINT_OPTIONS = ("optimizer", "schedule", "freeze_backbone", "compile")
+JOINT_OPTIONS = ("optimizer", "schedule", "freeze_backbone", "frozen_statistics", "compile")
 
 
 def make_tasks(backbone: HRNet, tasks: Mapping[str, Callable[[HRNet], Task]]) -> dict[str, Task]:
@@ -91,12 +92,6 @@ class TaskNorms(nn.Module):
             yield
         finally:
             _put(kept, norms)
-
-
-def norms_of(network: nn.Module) -> dict[str, nn.Module]:
-    """The batch norms of a network by their place in it."""
-    kinds = (nn.BatchNorm2d, nn.SyncBatchNorm)
-    return {path: module for path, module in network.named_modules() if isinstance(module, kinds)}
 
 
 def _statistics(network: nn.Module) -> dict[str, Tensor]:

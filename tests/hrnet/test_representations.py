@@ -77,3 +77,16 @@ def test_v2p_sends_the_same_gradients_as_the_concatenation() -> None:
     reduced = neck.reduction_conv(concatenated(streams))
     plain = sum((conv(F.avg_pool2d(reduced, 2**i)) ** 2).mean() for i, conv in enumerate(neck.fpn_conv))
     torch.testing.assert_close(mine, torch.autograd.grad(plain, weight)[0], rtol=1e-4, atol=1e-6)
+
+
+def test_v2p_may_begin_at_a_coarser_level() -> None:
+    torch.manual_seed(0)
+    streams, whole = random_streams(25, 33), HRNetV2p(CHANNELS, out_channels=8, levels=4)
+    later = HRNetV2p(CHANNELS, out_channels=8, levels=3, finest=2)
+    later.reduction_conv.load_state_dict(whole.reduction_conv.state_dict())
+    for i, conv in enumerate(later.fpn_conv):
+        conv.load_state_dict(whole.fpn_conv[i + 1].state_dict())
+    expected, found = list(whole(streams).values())[1:], list(later(streams).values())
+    assert [level.shape for level in found] == [level.shape for level in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -1,0 +1,303 @@
+"""DetectionTask: what can go wrong in silence with anchors, pooling, boxes and sampling; and that it learns."""
+
+import copy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.ops import box_iou
+
+import tasks
+from hrnet import HRNet
+from hrnet.inference import for_inference
+from tasks import DetectionTask, MultiTask, SegmentationTask, save_task
+from tasks.detection.pyramid import Anchors
+from tasks.detection.task import in_original
+from tests.tasks.detection.scenes import CLASSES, DETECTORS, SIZE, batch_of, random_batch, small_task, total
+
+TWO_STAGE = ["faster_rcnn", "mask_rcnn"]
+CPU = torch.device("cpu")
+
+
+class Batches(torch.utils.data.Dataset):
+    """Ready batches."""
+
+    def __init__(self, batches: list[dict[str, Any]]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.batches[index]
+
+
+def loader(*seeds: int) -> DataLoader:
+    return DataLoader(Batches([random_batch(2, seed) for seed in seeds]), batch_size=None)
+
+
+def quiet(folder: Path, **options: Any) -> Trainer:
+    silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "num_sanity_val_steps": 0}
+    return Trainer(
+        accelerator="cpu", default_root_dir=folder, enable_model_summary=False, callbacks=[], **silent | options
+    )
+
+
+def losses_of(task: DetectionTask, batch: dict[str, Any]) -> dict[str, Tensor]:
+    return task.losses(task.outputs(batch), batch)
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [[[10, 10, 60, 70]], []],
+        [[], []],
+        [[[10, 10, 10.4, 70]], [[3, 3, 40, 40]]],
+        [[[10, 10, 10, 70]], [[3, 3, 40, 40]]],
+    ],
+    ids=["one empty", "all empty", "below a pixel", "without width"],
+)
+def test_images_without_objects_train_every_parameter(detector: str, boxes: list) -> None:
+    task, batch = small_task(detector).train(), batch_of([[], []])
+    batch["boxes"] = [torch.tensor(rows, dtype=torch.float32).view(-1, 4) for rows in boxes]
+    batch["labels"] = [torch.zeros(len(rows), dtype=torch.int64) for rows in boxes]
+    batch["masks"] = [torch.zeros(len(rows), *SIZE, dtype=torch.bool) for rows in boxes]
+    losses = losses_of(task, batch)
+    assert all(value.isfinite() for value in losses.values())
+    total(losses).backward()
+    for name, parameter in task.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_each_loss_has_a_name_and_no_place_is_lost(detector: str) -> None:
+    task, batch = small_task(detector), random_batch()
+    outputs = task.outputs(batch)
+    names = {
+        "fcos": {"classification", "box", "centerness"},
+        "retinanet": {"classification", "box"},
+        "faster_rcnn": {"objectness", "proposal_box", "classification", "box"},
+    }
+    names["mask_rcnn"] = names["faster_rcnn"] | {"mask"}
+    assert task.losses(outputs, batch).keys() == names[detector]
+    anchors = sum(len(level) for level in task.head.anchors.levels(SIZE, CPU))
+    assert outputs["deltas" if "rcnn" in detector else "bbox_regression"].shape == (len(batch["image"]), anchors, 4)
+
+
+def test_anchors_keep_their_strides_where_the_last_cells_are_cut() -> None:
+    levels = Anchors([4, 32, 64], [[32], [256], [512]], [1.0]).levels((96, 160), CPU)
+    middles = [(level[:, :2] + level[:, 2:]) / 2 for level in levels]
+    assert [len(level) for level in levels] == [24 * 40, 3 * 5, 2 * 3]
+    assert middles[2].tolist() == [[32, 32], [96, 32], [160, 32], [32, 96], [96, 96], [160, 96]]
+    assert middles[0][:2].tolist() == [[2, 2], [6, 2]]
+    sides = [level[:, 2:] - level[:, :2] for level in levels]
+    assert [side.unique().tolist() for side in sides] == [[32], [256], [512]]
+
+
+def test_anchors_of_the_pyramid_have_its_sizes() -> None:
+    for size in ((96, 160), (64, 224), (160, 96)):
+        for detector in ("faster_rcnn", "fcos"):
+            task = small_task(detector)
+            pyramid = task.neck(task.backbone(torch.zeros(1, 3, *size)))
+            cells = [level.shape[-2] * level.shape[-1] for level in pyramid.values()]
+            each = task.head.anchors.num_anchors_per_location()[0]
+            assert [len(level) for level in task.head.anchors.levels(size, CPU)] == [each * count for count in cells]
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@torch.no_grad()
+def test_in_bfloat16_boxes_are_computed_in_float32(detector: str) -> None:
+    task, batch = small_task(detector, score_threshold=0.0).eval(), random_batch(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = task.outputs(batch)
+        assert task.neck(task.backbone(torch.zeros(1, 3, *SIZE)))["0"].dtype == torch.bfloat16
+        losses, found = task.losses(outputs, batch), task.predict(outputs, batch)
+        placed = task.head.proposals(outputs, SIZE, [SIZE] * 2) if "rcnn" in detector else found["boxes"]
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
+    assert all(boxes.dtype == torch.float32 for boxes in found["boxes"])
+    if "rcnn" in detector:
+        expected = task.head.proposals(outputs, SIZE, [SIZE] * 2)
+    else:
+        expected = task.predict(outputs, batch)["boxes"]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(placed, expected, strict=True))
+    assert all(level.dtype == torch.float32 for level in task.head.anchors.levels(SIZE, CPU))
+    wide = Anchors([64], [[512]], [1.0]).levels((800, 1344), CPU)[0]
+    assert ((wide[:, 0] + wide[:, 2]) / 2 == 1312).any(), "which bfloat16 has not"
+
+
+@torch.no_grad()
+def test_levels_that_boxes_are_pooled_from_do_not_depend_on_what_came_before() -> None:
+    low = batch_of([[[5, 5, 60, 40]]], [(SIZE[0] // 2, SIZE[1])])
+    whole = random_batch(2, 3)
+    first, second = (small_task("faster_rcnn", score_threshold=0.0).eval() for _ in range(2))
+    second.predict(second.outputs(low), low)
+    expected, found = (task.predict(task.outputs(whole), whole) for task in (first, second))
+    for ours, theirs in zip(found["boxes"], expected["boxes"], strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@torch.no_grad()
+def test_detections_stay_inside_the_valid_part_and_images_do_not_mix(detector: str) -> None:
+    task = small_task(detector, score_threshold=0.0).eval()
+    both = batch_of([[[5, 5, 60, 40]], [[30, 30, 90, 80]]], [(48, 100), SIZE])
+    alone = {key: value[:1] for key, value in both.items()}
+    together, single = (task.predict(task.outputs(batch), batch) for batch in (both, alone))
+    for key, found in single.items():
+        torch.testing.assert_close(together[key][0], found[0], rtol=1e-4, atol=1e-3)
+    boxes = together["boxes"][0]
+    assert len(boxes)
+    assert (boxes >= 0).all()
+    assert boxes[:, [0, 2]].max() <= 100
+    assert boxes[:, [1, 3]].max() <= 48
+    for scores, labels in zip(together["scores"], together["labels"], strict=True):
+        assert (scores.diff() <= 0).all()
+        assert labels.dtype == torch.int64
+        assert set(labels.tolist()) <= set(range(CLASSES))
+
+
+def test_edges_go_to_the_original_image_half_a_pixel_from_centres() -> None:
+    scale = 2.5  # an image of 250 columns seen in 100: edge e of the input is edge 2.5 e there
+    to_image = torch.tensor([[scale, 0.0, (scale - 1) / 2], [0.0, scale, (scale - 1) / 2]])
+    boxes = torch.tensor([[0.0, 0.0, 100.0, 40.0], [3.0, 4.0, 6.0, 8.0]])
+    torch.testing.assert_close(in_original(boxes, to_image), boxes * scale)
+
+
+@pytest.mark.parametrize("detector", TWO_STAGE)
+def test_sampling_in_evaluation_is_the_same_each_time_and_leaves_no_trace(detector: str) -> None:
+    task, batch = small_task(detector).eval(), random_batch()
+    torch.manual_seed(5)
+    first = losses_of(task, batch)
+    stream = torch.rand(3)
+    torch.manual_seed(6)
+    again = losses_of(task, batch)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(3), stream)
+    task.train()
+    torch.manual_seed(5)
+    losses_of(task, batch)
+    assert not torch.equal(torch.rand(3), stream), "a training draws its samples"
+
+
+def test_a_training_is_the_same_with_and_without_validation(tmp_path: Path) -> None:
+    weights = []
+    for validated in (False, True):
+        task = small_task("faster_rcnn", optimizer={"name": "momentum", "lr": 0.01})
+        limit = {} if validated else {"limit_val_batches": 0}
+        quiet(tmp_path, max_epochs=2, val_check_interval=1, **limit).fit(task, loader(0, 1), loader(2))
+        weights.append(torch.cat([p.detach().flatten() for p in task.parameters()]))
+    assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_validation_runs_the_backbone_once_for_losses_and_predictions(detector: str, tmp_path: Path) -> None:
+    task, calls = small_task(detector), []
+    task.backbone.register_forward_hook(lambda *_: calls.append(1))
+    task.neck.register_forward_hook(lambda *_: calls.append(2))
+    found = quiet(tmp_path).validate(task, loader(0, 1, 2), verbose=False)[0]
+    assert calls == [1, 2] * 3
+    assert found["val/loss"] == pytest.approx(sum(v for k, v in found.items() if k != "val/loss"), rel=1e-4)
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@torch.no_grad()
+def test_copies_and_rewritten_networks_find_the_same(detector: str) -> None:
+    task, batch = small_task(detector, score_threshold=0.0).eval(), random_batch(2)
+    expected = task.predict(task.outputs(batch), batch)
+    for other in (copy.deepcopy(task), for_inference(task)):
+        found = other.predict(other.outputs(batch), batch)
+        for ours, theirs in zip(found["boxes"], expected["boxes"], strict=True):
+            assert (box_iou(ours, theirs).amax(1) > 0.99).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@torch.no_grad()
+def test_a_saved_task_comes_back_with_its_names(detector: str, tmp_path: Path) -> None:
+    names = ["cup", "dog", "car"]
+    task, batch = small_task(detector, class_names=names, score_threshold=0.0).eval(), random_batch(2)
+    save_task(task, tmp_path / "det.ckpt")
+    again = tasks.load(tmp_path / "det.ckpt")
+    assert isinstance(again, DetectionTask)
+    assert again.class_names == names
+    assert again.detector == detector
+    expected, found = (one.predict(one.outputs(batch), batch) for one in (task, again))
+    assert all(torch.equal(a, b) for key in expected for a, b in zip(found[key], expected[key], strict=True))
+
+
+def test_in_a_joint_run_it_is_a_task_like_others() -> None:
+    torch.manual_seed(0)
+    makers = {
+        "boxes": partial(DetectionTask, num_classes=CLASSES, detector="fcos", channels=32, strides=[8, 16, 32]),
+        "parts": partial(SegmentationTask, num_classes=4),
+    }
+    joint, calls = MultiTask(HRNet("w18_small_v1"), makers).train(), []
+    joint.backbone.register_forward_hook(lambda *_: calls.append(1))
+    batch = random_batch(2)
+    images = joint.normalize(batch["image"])
+    assert joint(images).keys() == {"boxes", "parts"}
+    assert len(calls) == 1, "one pass serves both"
+    losses = joint.losses(joint.outputs({"boxes": batch}), {"boxes": batch})
+    assert losses.keys() == {"boxes/classification", "boxes/box", "boxes/centerness"}
+    single = joint.eval().single("boxes")
+    parts = joint.predict(joint.outputs({"boxes": batch}), {"boxes": batch})["boxes"]
+    alone = single.predict(single.outputs(batch), batch)
+    assert all(torch.equal(a, b) for a, b in zip(parts["boxes"], alone["boxes"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"detector": "fcos", "channels": 48}, "32 groups.*channels is 48"),
+        ({"detector": "yolo"}, "faster_rcnn.*not 'yolo'"),
+        ({"detector": "fcos", "anchor_size": 8.0}, "fcos has no anchor_size"),
+        ({"detector": "retinanet", "box_channels": 8, "proposals": (1, 1)}, "retinanet has no box_channels, proposals"),
+        ({"strides": [4, 8, 32]}, r"each twice.*\[4, 8, 32\]"),
+        ({"strides": [2, 4]}, "first is 4"),
+        ({"strides": []}, "pyramid"),
+        ({"detector": "faster_rcnn", "convention": "other"}, "official, mmdet2, not 'other'"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        DetectionTask(HRNet("w18_small_v1"), CLASSES, **{"channels": 32} | options)
+
+
+def test_other_mistakes_are_sentences() -> None:
+    with pytest.raises(ValueError, match="four streams"):
+        DetectionTask(HRNet("w18_small_v1", multi_scale_output=False), CLASSES)
+    task, batch = small_task("mask_rcnn"), random_batch(2)
+    del batch["masks"]
+    with pytest.raises(ValueError, match=r"lacks masks.*data\.init_args\.masks"):
+        losses_of(task, batch)
+    batch["boxes"] = [boxes * 40 for boxes in batch["boxes"]]
+    with pytest.raises(ValueError, match="beyond its image of 96x160"):
+        task.check(batch)
+    with pytest.raises(ValueError, match="None of 2 training images has an object"):
+        task.check(batch_of([[], []]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("detector", "options"), [("mask_rcnn", {}), ("fcos", {}), ("retinanet", {"anchor_size": 2.0})]
+)
+def test_rectangles_are_learned_by_heart(detector: str, options: dict[str, Any], tmp_path: Path) -> None:
+    batch = random_batch(4, 1)
+    task = small_task(detector, optimizer={"name": "adamw", "lr": 3e-3, "weight_decay": 1e-4}, **options)
+    data = DataLoader(Batches([batch] * 120), batch_size=None)
+    quiet(tmp_path, max_epochs=1, gradient_clip_val=10.0).fit(task, data)
+    with torch.no_grad():
+        found = task.eval().predict(task.outputs(batch), batch)
+    for i, (boxes, labels) in enumerate(zip(batch["boxes"], batch["labels"], strict=True)):
+        overlaps = box_iou(boxes, found["boxes"][i][: len(boxes)])
+        assert (overlaps.amax(1) > 0.6).all()
+        assert torch.equal(found["labels"][i][overlaps.argmax(1)], labels)
+        if detector == "mask_rcnn":
+            assert found["masks"][i][: len(boxes)].mean() > 0.8, "a rectangle fills its box"
