@@ -25,10 +25,10 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from hrnet import HRNet, load_weights
+from hrnet.norms import checked_share, first_frozen_step, norms_of
 from tasks.draw.pictures import Drawn, Pictures
 from tasks.draw.tables import Row, Samples, Tables
 from tasks.metrics.means import Means
-from tasks.norms import checked_share, first_frozen_step, norms_of
 from tasks.optim import OptimizerSpec, ScheduleSpec, create_optimizer, create_schedule, go_on
 
 Batch = dict[str, Any]

@@ -7,13 +7,17 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from hrnet import HRNet, HRNetV2p
 from tasks.detection.one_stage import OneStage
 from tasks.detection.two_stage import CONVENTIONS, TwoStage
+from tasks.draw.tables import Row
+from tasks.metrics.coco_boxes import MASK, MEANINGS, CocoBoxes
 from tasks.pose import in_image
 from tasks.task import Batch, Data, Losses, Task
 
+SHOWN = 0.3  # score of a detection from which on an image's quality counts it
 ONE_STAGE, TWO_STAGE = ("fcos", "retinanet"), ("faster_rcnn", "mask_rcnn")
 OPTIONS: dict[str, dict[str, Any]] = {  # what a detector may be told beyond what all have, and what it is otherwise
     "fcos": {"nms_threshold": 0.6},
@@ -76,7 +80,7 @@ class DetectionTask(Task):
 
     monitor = "val/AP"
     mode = "max"
-    higher_is_better = ("AP", "AP50", "AP75", "APS", "APM", "APL", "AR")
+    higher_is_better = tuple(f"{prefix}{name}" for prefix in ("", MASK) for name in MEANINGS)
 
     def __init__(
         self,
@@ -181,6 +185,34 @@ class DetectionTask(Task):
         if self._asks_for_names:
             self.class_names = [str(name) for name in datamodule.class_names]
             self.hparams["class_names"] = self.class_names
+        self.metric = CocoBoxes(
+            datamodule.ground_truth(self.split),
+            [str(name) for name in self.class_names or range(self.num_classes)],
+            "segm" if self.detector == "mask_rcnn" else "bbox",
+        ).to(self.device)
+
+    def compute(self) -> dict[str, float]:
+        """AP, AP50, AP75, APS, APM, APL, AR, in [0, 1], and of masks mask_AP and so on; {} without ground truth."""
+        if isinstance(self.metric, CocoBoxes):
+            self.metric.seen_images_only = self.partial
+        return super().compute()
+
+    def tables(self) -> dict[str, list[Row] | Tensor]:
+        """How well each class is found."""
+        return {"classes": self.metric.per_class()} if isinstance(self.metric, CocoBoxes) else {}
+
+    def scores(self, predictions: Prediction, batch: Batch) -> dict[str, Tensor | list]:
+        """Quality of each image's detections that score 0.3 or more, see `quality`, and how many there are of what."""
+        quality_of, shown = [], []
+        rows = zip(*(predictions[key] for key in ("boxes", "scores", "labels")), strict=True)
+        truth = zip(batch["boxes"], batch["labels"], batch["to_image"], strict=True)
+        for (boxes, scores, labels), (true_boxes, true_labels, matrix) in zip(rows, truth, strict=True):
+            kept = scores >= SHOWN
+            shown.append(int(kept.sum()))
+            found = quality(boxes[kept], labels[kept], in_original(true_boxes, matrix), true_labels)
+            quality_of.append(found)
+        objects = [len(boxes) for boxes in batch["boxes"]]
+        return {"sample": batch["image_id"], "score": quality_of, "objects": objects, "detections": shown}
 
     def check(self, batch: Batch) -> None:
         """There are objects, inside their images."""
@@ -210,6 +242,30 @@ def in_original(boxes: Tensor, to_image: Tensor) -> Tensor:
     """
     corners = boxes.float().view(1, -1, 2) - 0.5
     return (in_image(corners, to_image[None]) + 0.5).view(-1, 4).clamp(min=0)
+
+
+def quality(boxes: Tensor, labels: Tensor, true_boxes: Tensor, true_labels: Tensor) -> float:
+    """Panoptic quality of boxes (Kirillov et al., CVPR 2019) in [0, 1]: 1 where nothing is amiss, also of nothing.
+
+    Sum of the IoU of matched pairs, by matched pairs plus half of what is left over on both sides. A pair is of one
+    class and has an IoU above 0.5; each box has one partner at most, the best detections choose first.
+
+    Args:
+        boxes: (N, 4) of detections, the best first.
+        labels: (N,) of these.
+        true_boxes: (M, 4).
+        true_labels: (M,) of these.
+    """
+    if not len(boxes) or not len(true_boxes):
+        return float(len(boxes) == len(true_boxes))
+    overlaps = box_iou(boxes, true_boxes) * (labels[:, None] == true_labels)
+    total = matched = 0.0
+    for row in overlaps:
+        best = row.argmax()
+        if row[best] > 0.5:
+            total, matched = total + row[best].item(), matched + 1
+            overlaps[:, best] = 0  # taken
+    return total / (matched + (len(boxes) - matched) / 2 + (len(true_boxes) - matched) / 2)
 
 
 def _sizes(batch: Batch) -> tuple[tuple[int, int], list[tuple[int, int]]]:

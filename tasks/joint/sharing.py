@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hrnet import HRNet
-from tasks.norms import norms_of
+from hrnet.norms import norms_of
 from tasks.task import Task, class_path, plain
 
 JOINT_OPTIONS = ("optimizer", "schedule", "freeze_backbone", "frozen_statistics", "compile")

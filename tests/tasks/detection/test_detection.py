@@ -17,7 +17,7 @@ from hrnet import HRNet
 from hrnet.inference import for_inference
 from tasks import DetectionTask, MultiTask, SegmentationTask, save_task
 from tasks.detection.pyramid import Anchors
-from tasks.detection.task import in_original
+from tasks.detection.task import in_original, quality
 from tests.tasks.detection.scenes import CLASSES, DETECTORS, SIZE, batch_of, random_batch, small_task, total
 
 TWO_STAGE = ["faster_rcnn", "mask_rcnn"]
@@ -282,6 +282,73 @@ def test_other_mistakes_are_sentences() -> None:
         task.check(batch)
     with pytest.raises(ValueError, match="None of 2 training images has an object"):
         task.check(batch_of([[], []]))
+
+
+class Truth:
+    """What a DataModule says of a batch's objects; category ids are 10, 20, 30."""
+
+    num_classes = CLASSES
+    class_names = ("red", "green", "blue")
+
+    def __init__(self, batch: dict[str, Any]) -> None:
+        self.batch = batch
+
+    def ground_truth(self, split: str) -> dict[str, list]:
+        assert split == "val"
+        rows = [
+            (image, label, box)
+            for image, (labels, boxes) in enumerate(zip(self.batch["labels"], self.batch["boxes"], strict=True))
+            for label, box in zip(labels.tolist(), boxes.tolist(), strict=True)
+        ]
+        annotations = [
+            {
+                "id": number,
+                "image_id": image,
+                "category_id": 10 * (label + 1),
+                "iscrowd": 0,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": (x2 - x1) * (y2 - y1),
+                "segmentation": [[x1, y1, x2, y1, x2, y2, x1, y2]],
+            }
+            for number, (image, label, (x1, y1, x2, y2)) in enumerate(rows, start=1)
+        ]
+        images = [{"id": i, "height": SIZE[0], "width": SIZE[1]} for i in range(len(self.batch["image"]))]
+        categories = [{"id": 10 * (k + 1), "name": name} for k, name in enumerate(self.class_names)]
+        return {"images": images, "annotations": annotations, "categories": categories}
+
+
+@pytest.mark.parametrize("detector", ["mask_rcnn", "fcos"])
+def test_perfect_detections_score_1_and_are_told_by_class(detector: str) -> None:
+    task, batch = small_task(detector), random_batch(4, 2)
+    task.attach(Truth(batch))
+    assert task.class_names == task.hparams["class_names"] == ["red", "green", "blue"]
+    perfect = {
+        "boxes": batch["boxes"],
+        "labels": batch["labels"],
+        "scores": [torch.ones(len(boxes)) for boxes in batch["boxes"]],
+        "masks": [torch.ones(len(boxes), 28, 28) for boxes in batch["boxes"]],
+    }
+    task.update(perfect, batch)
+    found = task.compute()
+    expected = ["AP", "AP50", "AR"] + ["mask_AP"] * (detector == "mask_rcnn")
+    assert [found[name] for name in expected] == pytest.approx([1.0] * len(expected), abs=0.02)
+    assert set(found) <= set(task.higher_is_better)
+    assert [row["name"] for row in task.tables()["classes"]] == ["red", "green", "blue"]
+    assert task.scores(perfect, batch)["score"] == pytest.approx([1.0] * 4)
+    other = Truth(batch)
+    other.num_classes = 80
+    with pytest.raises(ValueError, match=r"model\.init_args\.num_classes to 80"):
+        task.attach(other)
+
+
+def test_quality_of_an_image_counts_overlaps_and_what_is_left_over() -> None:
+    truth, labels = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]]), torch.tensor([0, 1])
+    nothing, none = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    assert quality(truth, labels, truth, labels) == quality(nothing, none, nothing, none) == 1
+    assert quality(nothing, none, truth, labels) == quality(truth, labels, nothing, none) == 0
+    assert quality(truth, labels.flip(0), truth, labels) == 0
+    shifted = torch.tensor([[0.0, 0, 10, 8], [0, 0, 10, 10], [50, 50, 60, 60]])  # the first, less well, takes it
+    assert quality(shifted, torch.tensor([0, 0, 1]), truth, labels) == pytest.approx(0.8 / (1 + 2 / 2 + 1 / 2))
 
 
 @pytest.mark.slow
