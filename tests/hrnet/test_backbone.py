@@ -122,6 +122,15 @@ def test_state_dict_has_as_many_keys_as_the_published_trunk(variant: str, keys: 
     assert len(on_meta(variant).state_dict()) == keys
 
 
+def test_convolutions_begin_with_the_spread_that_keeps_gradients_at_their_size() -> None:
+    """He et al. 2015: variance 2 / (outputs x kernel area), also where inputs and outputs differ in number."""
+    torch.manual_seed(0)
+    for name, module in HRNet("w18_small_v1").named_modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 10_000:
+            expected = (2 / (module.out_channels * module.kernel_size[0] * module.kernel_size[1])) ** 0.5
+            assert module.weight.std().item() == pytest.approx(expected, rel=0.05), name
+
+
 def test_one_output_drops_the_exchanges_nothing_reads() -> None:
     whole, one = (set(on_meta("w32", multi_scale_output=m).state_dict()) for m in (True, False))
     assert len(one) == 1752

@@ -148,6 +148,29 @@ def test_shapes_may_change_from_call_to_call() -> None:
             assert all(len(layer._packed) <= KEPT_SHAPES for layer in layers)  # each is as large as the weights
 
 
+def test_packed_weights_are_those_of_the_layer_after_a_change_of_type() -> None:
+    layer, x = FusedConv(nn.Conv2d(8, 8, 3, padding=1), relu=False), images(1, 8, 16, 16)
+    with torch.inference_mode():
+        before = layer(x)
+        layer.bfloat16().float()
+        assert_same([layer(x)], [nn.functional.conv2d(x, layer.weight, layer.bias, padding=1)])
+        assert (layer(x) - before).abs().max() > TOLERANCE
+
+
+def test_weights_stay_packed_for_the_shapes_that_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, packed = FusedConv(nn.Conv2d(8, 8, 3, padding=1), relu=False), []
+    reorder = torch.ops.mkldnn._reorder_convolution_weight
+    monkeypatch.setattr(
+        torch.ops.mkldnn,
+        "_reorder_convolution_weight",
+        lambda weight, *geometry: packed.append(geometry[-1][-1]) or reorder(weight, *geometry),
+    )
+    with torch.inference_mode():
+        for width in (16, 24, 16, 32, 16, 48, 16):
+            layer(images(1, 8, 16, width))
+    assert packed == [16, 24, 32, 48]
+
+
 def test_copies_pickles_and_changes_of_type_keep_the_values() -> None:
     fast, x = for_inference(trained(small())), images(1, 3, 64, 64)
     with torch.inference_mode():

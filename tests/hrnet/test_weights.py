@@ -278,10 +278,11 @@ def test_one_line_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     )
 
 
-def test_nearest_upsampling_under_a_segmentation_file_is_questioned(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("head", ["last_layer.", "head."])
+def test_nearest_upsampling_under_a_segmentation_or_face_file_is_questioned(
+    head: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    torch.save(official(filled(segmentation()), "last_layer."), tmp_path / "file.pth")
+    torch.save(official(filled(segmentation()), head), tmp_path / "file.pth")
     load_weights(HRNet(SMALL, upsample="bilinear"), tmp_path / "file.pth")
     assert "bilinear" not in caplog.text
     load_weights(HRNet(SMALL), tmp_path / "file.pth")

@@ -299,6 +299,14 @@ def test_error_up_to_the_border_stays_near_a_heatmap_pixel(kind: type[Codec], er
     assert (decoded - keypoints).abs().max() <= error
 
 
+@pytest.mark.parametrize("kind", SUBPIXEL)
+def test_at_the_border_a_faint_map_has_its_point_where_a_strong_one_has_it(kind: type[Codec]) -> None:
+    keypoints = torch.stack([torch.linspace(0, 6, 17), torch.linspace(80, 120, 17)], dim=-1)[None]
+    heatmaps, _ = kind().encode(keypoints, torch.ones(1, 17), (256, 192))
+    faint, _ = kind().decode(1e-3 * heatmaps)
+    assert (faint - keypoints).abs().max() < 0.1
+
+
 def test_msra_returns_the_nearest_pixel() -> None:
     keypoints = points(16, 17, (256, 192), margin=8)
     decoded, scores = MSRACodec().decode(MSRACodec().encode(keypoints, torch.ones(16, 17), (256, 192))[0])

@@ -237,6 +237,15 @@ def test_losses_of_an_uneven_last_batch_weigh_as_much_as_it_has_samples(tmp_path
         assert summary(trainer)["best"][name] == pytest.approx(weight * np.mean([0, 1, 2, 3, 4]), rel=1e-6)
 
 
+def test_each_validation_has_a_mean_loss_of_its_own(tmp_path: Path) -> None:
+    record = Record()
+    trainer = main(toy(tmp_path, max_epochs=3), [record])
+    weights = [record.weights[epoch * STEPS + STEPS - 1] for epoch in (0, 1)]
+    losses = list(column(trainer, "val/loss").values())[:2]
+    assert losses == pytest.approx([weight * np.mean([0, 1, 2, 3, 4]) for weight in weights], rel=1e-6)
+    assert losses[0] != pytest.approx(losses[1], rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("limit", "partial", "count"), [(2, True, 4), (0.5, True, 2), (1.0, False, 5), (None, False, 5)]
 )

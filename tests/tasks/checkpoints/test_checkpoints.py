@@ -306,6 +306,18 @@ def test_per_task_statistics_come_along_with_a_task_of_a_joint_run(tmp_path: Pat
         assert torch.equal(value, expected.state_dict()[name]) or name.endswith("num_batches_tracked"), name
 
 
+def test_of_a_joint_run_the_head_of_the_same_shape_is_loaded_and_two_are_one_too_many(tmp_path: Path) -> None:
+    for name, points in (("hands", 21), ("twins", 5)):
+        parts = {name: partial(PoseTask, num_keypoints=points), "other": partial(PoseTask, num_keypoints=5)}
+        save_task(MultiTask(HRNet(**SMALL), parts), tmp_path / f"{name}.ckpt")
+    task = PoseTask(HRNet(**SMALL), 21)
+    load_weights(task, tmp_path / "hands.ckpt", strict=False)
+    expected = tasks.load(tmp_path / "hands.ckpt").tasks["hands"].head.weight
+    assert torch.equal(task.head.weight, expected)
+    with pytest.raises(ValueError, match=r"several heads that fit: twins, other\. Split off the one"):
+        load_weights(PoseTask(HRNet(**SMALL), 5), tmp_path / "twins.ckpt", strict=False)
+
+
 def test_start_weights_are_loaded_once_and_what_is_left_is_listed(tmp_path: Path) -> None:
     save_task(PoseTask(HRNet(**SMALL)), tmp_path / "pose.ckpt")
     path = str(tmp_path / "pose.ckpt")

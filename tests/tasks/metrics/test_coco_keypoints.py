@@ -212,6 +212,38 @@ def test_repeated_instances_count_once():
     assert twice.results() == once.results()
 
 
+def test_an_instance_is_one_within_its_image_only():
+    rng = np.random.default_rng(3)
+    truth = make_ground_truth(rng)
+    first, second = (image["id"] for image in truth["images"][:2])
+    batch = rows(make_batch(rng, truth), slice(2)) | {"image_id": torch.tensor([first, second])}
+    metric = filled_metric(truth, batch | {"instance_id": torch.tensor([7, 7])})
+    assert {result["image_id"] for result in metric.results()} == {first, second}
+
+
+def test_a_key_point_counts_in_the_score_of_its_person_from_above_the_threshold_on():
+    rng = np.random.default_rng(4)
+    truth = make_ground_truth(rng)
+    batch = rows(make_batch(rng, truth), slice(1)) | {"box_scores": torch.ones(1)}
+    batch["scores"] = torch.tensor([[0.25] * 16 + [0.75]])
+    metric = filled_metric(truth, batch, visible_threshold=0.25)
+    assert metric.results()[0]["score"] == 0.75
+
+
+def test_hidden_key_points_are_labelled_where_nobody_counted_them():
+    rng = np.random.default_rng(5)
+    truth = make_ground_truth(rng)
+    for person in truth["annotations"]:
+        person["keypoints"][2::3] = [min(1, visible) for visible in person["keypoints"][2::3]]
+    uncounted = copy.deepcopy(truth)
+    for person in uncounted["annotations"]:
+        del person["num_keypoints"]
+    metric = filled_metric(uncounted, make_batch(rng, truth))
+    figures = list(metric.compute().values())
+    assert figures == pytest.approx(pycocotools_figures(truth, metric.results(), COCO_SIGMAS), nan_ok=True)
+    assert figures[0] > 0
+
+
 def test_the_order_of_batches_does_not_matter():
     rng = np.random.default_rng(2)
     ground_truth = make_ground_truth(rng)

@@ -140,7 +140,7 @@ def slow_bands(labels: np.ndarray, classes: int) -> list[np.ndarray]:
     return bands
 
 
-@pytest.mark.parametrize("size", [(24, 32), (97, 129), (200, 150)])
+@pytest.mark.parametrize("size", [(24, 32), (48, 64), (97, 129), (200, 150)])
 def test_boundary_iou_is_that_of_eroded_masks(size: tuple[int, int]) -> None:
     generator = np.random.default_rng(0)
     pair = [generator.integers(0, 4, (7, 5)).astype(np.uint8) for _ in range(2)]

@@ -94,6 +94,11 @@ def test_oks_nms_keeps_the_first_of_equal_poses_with_equal_scores():
     assert oks_nms(keypoints, np.full(3, 0.5), np.full(3, 900.0), COCO_SIGMAS, 0.9).tolist() == [0]
 
 
+def test_a_pose_at_the_threshold_stays():
+    keypoints = np.zeros((2, 17, 2))
+    assert oks_nms(keypoints, [0.3, 0.9], np.full(2, 1e4), COCO_SIGMAS, threshold=1.0).tolist() == [1, 0]
+
+
 def test_a_suppressed_pose_suppresses_nothing():
     """Three poses in a row: the middle one is too close to both, the outer two are not close to each other."""
     sigmas = np.array([0.1])

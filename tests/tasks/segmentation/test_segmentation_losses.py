@@ -53,7 +53,7 @@ def slow_ohem(logits: Tensor, mask: Tensor, weights: list[float], threshold: flo
     return sum(kept) / len(kept)
 
 
-@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("weights", [None, WEIGHTS, [0.0, 1.0, 2.0, 1.5]])
 def test_cross_entropy_is_the_weighted_mean(pixels: tuple[Tensor, Tensor], weights: list[float] | None) -> None:
     factors = weights or [1.0] * CLASSES
     found = slow_pixels(*pixels)
