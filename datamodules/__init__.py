@@ -9,6 +9,9 @@ from datamodules.images.files import Reading
 from datamodules.keypoints.coco_pose import CocoPose
 from datamodules.keypoints.crop import PersonAugmentation
 from datamodules.keypoints.data import KeypointData
+from datamodules.keypoints.faces.data import FaceAugmentation, FaceData
+from datamodules.keypoints.faces.w300 import W300
+from datamodules.keypoints.faces.wflw import WFLW
 from datamodules.keypoints.mpii import MpiiPose
 from datamodules.keypoints.table import PersonTable
 from datamodules.multitask import MultiTaskDataModule
@@ -22,12 +25,16 @@ from datamodules.skeleton import Skeleton
 __all__ = [
     "ADE20K",
     "LIP",
+    "W300",
+    "WFLW",
     "BaseDataModule",
     "Cityscapes",
     "CocoDetection",
     "CocoPose",
     "DataError",
     "DetectionAugmentation",
+    "FaceAugmentation",
+    "FaceData",
     "FolderSegmentation",
     "ImageFolder",
     "ImageNet",

@@ -8,13 +8,14 @@ from 0; where names are numbers, a number is the name:
     flip_pairs: [[left_paw, right_paw]]               # swapped when an image is mirrored
     sigmas: 0.05                                      # one for all or one each; spread in OKS, larger is more lenient
     upper_body: [nose]                                # optional, for half-body augmentation
+    normaliser: [left_paw, right_paw]                 # optional, the length that errors are divided by; or `box`
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -36,6 +37,9 @@ class Skeleton:
         flip_pairs: Disjoint pairs of indices that swap when the image is mirrored.
         sigmas: K positive numbers, the spread of each point in OKS (COCO: 0.025 for eyes to 0.107 for hips).
         upper_body: Indices of the upper body; empty where there is none.
+        normaliser: What errors in pixels are divided by, for landmarks: the distance of two points in the ground truth,
+            given by their indices (of faces the outer eye corners), or "box", the square root of the box's area; None
+            where there is no such convention.
 
     Raises:
         DataError: where these disagree.
@@ -46,6 +50,7 @@ class Skeleton:
     flip_pairs: tuple[tuple[int, int], ...]
     sigmas: tuple[float, ...]
     upper_body: tuple[int, ...] = ()
+    normaliser: tuple[int, int] | Literal["box"] | None = None
 
     def __post_init__(self) -> None:
         normal = {
@@ -54,6 +59,7 @@ class Skeleton:
             "flip_pairs": _groups(self.flip_pairs, "flip_pairs"),
             "sigmas": tuple(_sigma(sigma) for sigma in _listed(self.sigmas, "sigmas")),
             "upper_body": tuple(_listed(self.upper_body, "upper_body")),
+            "normaliser": _normaliser(self.normaliser),
         }
         for field, value in normal.items():
             object.__setattr__(self, field, value)
@@ -78,6 +84,7 @@ class Skeleton:
             ("limbs", self.limbs),
             ("flip_pairs", self.flip_pairs),
             ("upper_body", [self.upper_body]),
+            ("normaliser", [] if self.normaliser in (None, "box") else [self.normaliser]),
         ):
             for group in groups:
                 if field != "upper_body" and (len(group) != 2 or group[0] == group[1]):
@@ -106,7 +113,7 @@ class Skeleton:
             permutation[left], permutation[right] = right, left
         return permutation
 
-    def to_dict(self) -> dict[str, list]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain lists with indices, for checkpoints; `Skeleton(**skeleton.to_dict())` is the same skeleton."""
         return {
             "names": list(self.names),
@@ -114,11 +121,12 @@ class Skeleton:
             "flip_pairs": [list(pair) for pair in self.flip_pairs],
             "sigmas": list(self.sigmas),
             "upper_body": list(self.upper_body),
+            "normaliser": list(self.normaliser) if isinstance(self.normaliser, tuple) else self.normaliser,
         }
 
     @classmethod
     def load(cls, source: str | Path) -> "Skeleton":
-        """The skeleton of a name (`coco`, `mpii`) or of a YAML file; raises DataError where it is absent or wrong."""
+        """The skeleton of a name (`coco`, `wflw`) or of a YAML file; raises DataError where it is absent or wrong."""
         named = Path(source).name == str(source) and not Path(source).suffix
         path = KNOWN / f"{source}.yaml" if named else Path(source).expanduser()
         if not path.is_file():
@@ -133,7 +141,7 @@ class Skeleton:
     @classmethod
     def from_yaml(cls, content: Any) -> "Skeleton":
         """The skeleton of a YAML file's content: points by name or index, one sigma or one each."""
-        known = ("names", "limbs", "flip_pairs", "sigmas", "upper_body")
+        known = ("names", "limbs", "flip_pairs", "sigmas", "upper_body", "normaliser")
         if not isinstance(content, Mapping) or not content.get("names") or set(content) - set(known):
             found = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
             raise DataError(f"Found {found}, expected a mapping with `names` and optionally {', '.join(known[1:])}.")
@@ -144,6 +152,7 @@ class Skeleton:
             rank_zero_warn(
                 f"The skeleton states no sigmas, so OKS and AP use {DEFAULT_SIGMA} for every key point: add `sigmas`."
             )
+        normaliser = _normaliser(content.get("normaliser"))
         limbs, flip_pairs = (_groups(content.get(field) or (), field) for field in ("limbs", "flip_pairs"))
         return cls(
             names=tuple(names),
@@ -151,6 +160,7 @@ class Skeleton:
             flip_pairs=tuple(_indices(names, pair, "flip_pairs") for pair in flip_pairs),
             sigmas=tuple(sigmas) if isinstance(sigmas, list | tuple) else (sigmas,) * len(names),
             upper_body=_indices(names, _listed(content.get("upper_body") or (), "upper_body"), "upper_body"),
+            normaliser=_indices(names, normaliser, "normaliser") if isinstance(normaliser, tuple) else normaliser,
         )
 
 
@@ -188,6 +198,15 @@ def _sigma(value: Any) -> float:
         raise DataError(
             f"The skeleton's sigmas hold {value!r}: expected a number for each name, or a single one for all."
         ) from error
+
+
+def _normaliser(value: Any) -> Any:
+    """A pair of points as a tuple; "box" and None as they are."""
+    if value is None or value == "box":
+        return value
+    if isinstance(value, list | tuple):
+        return tuple(value)
+    raise DataError(f"The skeleton's normaliser is {value!r}: expected a pair of points, box, or nothing.")
 
 
 def _listed(value: Any, field: str) -> list[Any]:

@@ -17,6 +17,7 @@ from datamodules.images.looking import Seen
 ADVICE = {
     "unreadable data": "Correct the file or folder, or the key that names it; the rest of this split was left out.",
     "malformed entry": "Correct these entries of the JSON file: they do not have COCO's form.",
+    "malformed row": "Correct these rows of the list: columns, numbers and file names as the message expects them.",
     "repeated id": "Give every image and annotation an id of its own.",
     "repeated name": "Give each category a name of its own, or make one of those that mean the same.",
     "repeated file name": "List every image once, and move its annotations to that entry.",

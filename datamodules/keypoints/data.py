@@ -87,6 +87,14 @@ class KeypointData(AnnotatedImages):
         """The table of persons."""
         return self.persons(split)
 
+    def subsets(self, split: Split) -> dict[str, np.ndarray]:
+        """Parts of a split that are also evaluated on their own: name -> numbers of its instances (`instance_id`)."""
+        return {}
+
+    def batch_areas(self, table: PersonTable, rows: np.ndarray) -> np.ndarray | None:
+        """(n,) what batches call the `area` of these rows, square pixels; None takes the padded boxes."""
+        return None
+
     def examined(self, split: Split) -> PersonTable:
         """`persons` for the data doctor, whose `defects` may have more than training needs to know."""
         return self.persons(split)
@@ -110,6 +118,7 @@ class KeypointData(AnnotatedImages):
         table = self._accepted(split, table, turned)
         if not training:
             self._evaluated[split] = table
+        areas = None
         if not training and self._boxes is not None:
             images, boxes, scores = self._boxes.rows_of(table)
             instance_ids = np.arange(len(boxes))
@@ -119,6 +128,7 @@ class KeypointData(AnnotatedImages):
             images, instance_ids = table.images[rows], table.numbers[rows]
             boxes, scores = table.clean_boxes()[rows], np.ones(len(rows))
             keypoints, visible = table.keypoints[rows], table.visible[rows]
+            areas = self.batch_areas(table, rows)
         else:
             found = read_detections(self.folder / self.detections, table, self.detection_threshold)
             images, instance_ids, boxes, scores = found.images, found.rows, found.boxes, found.scores
@@ -138,6 +148,7 @@ class KeypointData(AnnotatedImages):
             keypoints=keypoints,
             visible=visible,
             scores=scores,
+            areas=areas,
             skeleton=self.skeleton,
             preparer=preparer,
             augmentation=self.augmentation if drawn else None,

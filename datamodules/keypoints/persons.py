@@ -35,6 +35,7 @@ class Persons(BaseDataset):
         keypoints: (N, K, 2) original pixels.
         visible: (N, K) 0, 1, 2.
         scores: (N,) scores of the boxes.
+        areas: (N,) what batches have as `area`, square pixels of the image; None takes the padded boxes.
         skeleton: Of the K key points.
         preparer: What crops a padded box.
         augmentation: None crops the padded box itself.
@@ -59,6 +60,7 @@ class Persons(BaseDataset):
         scores: np.ndarray,
         skeleton: Skeleton,
         preparer: PersonCrop,
+        areas: np.ndarray | None = None,
         augmentation: PersonAugmentation | None = None,
         photometric: Photometric | None = None,
         reading: Reading = PLAIN,
@@ -68,6 +70,7 @@ class Persons(BaseDataset):
         self.image_ids, self.file_names, self.image_sizes = image_ids, file_names, image_sizes
         self.images, self.centers, self.sizes = images, centers, sizes
         self.instance_ids, self.scores = instance_ids, scores.astype(np.float32)
+        self.areas = (sizes.prod(axis=1) if areas is None else areas).astype(np.float32)
         self.keypoints, self.visible = keypoints.astype(np.float32), visible.astype(np.int8)
         self.permutation, self.upper_body = np.array(skeleton.flip_permutation), skeleton.upper_body
         self.preparer, self.augmentation, self.photometric = preparer, augmentation, photometric
@@ -84,7 +87,7 @@ class Persons(BaseDataset):
         """One person's crop, in the keys of the batch table."""
         image, center, size = self.image(int(self.images[index])), self.centers[index], self.sizes[index]
         keypoints, visible = self.keypoints[index], self.visible[index].astype(np.int64)
-        area, rotation, flip = np.float32(size[0] * size[1]), 0.0, False
+        rotation, flip = 0.0, False
         if self.augmentation is not None:
             center, size, rotation, flip = self.augmentation(center, size, keypoints, visible, self.upper_body, rng)
         matrix = self.preparer.matrix(center, size, rotation, flip)
@@ -99,7 +102,7 @@ class Persons(BaseDataset):
             "instance_id": self.instance_ids[index],
             "keypoints": (apply_affine(matrix, keypoints) * (visible > 0)[:, None]).astype(np.float32),
             "visible": visible,
-            "area": area,
+            "area": self.areas[index],
             "score": self.scores[index],
         }
 

@@ -1,5 +1,6 @@
-"""The embedded sample data: pictures of people, rendered once, in the layout of each data set (`root: sample`)."""
+"""The embedded sample data: people and faces, rendered once, in the layout of each data set (`root: sample`)."""
 
 from datamodules.sample.coco import VERSION, render_scene, sample_coco
+from datamodules.sample.faces import render_face
 
-__all__ = ["VERSION", "render_scene", "sample_coco"]
+__all__ = ["VERSION", "render_face", "render_scene", "sample_coco"]

@@ -28,7 +28,9 @@ def test_mirroring_twice_is_the_identity(skeleton: Skeleton) -> None:
     assert all(permutation[left] == right for left, right in skeleton.flip_pairs)
 
 
-@pytest.mark.parametrize(("name", "count"), [("coco", 17), ("mpii", 16)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("coco", 17), ("mpii", 16), ("wflw", 98), ("w300", 68), ("cofw", 29), ("aflw", 19)]
+)
 def test_published_skeletons_are_symmetric_and_survive_a_round_trip(name: str, count: int) -> None:
     skeleton = Skeleton.load(name)
     assert skeleton.num_keypoints == count
@@ -48,6 +50,29 @@ def test_coco_has_the_sigmas_of_pycocotools() -> None:
 
     assert Skeleton.load("coco").sigmas == pytest.approx(Params("keypoints").kpt_oks_sigmas.tolist())
     assert Skeleton.load("coco").upper_body == tuple(range(11))
+
+
+@pytest.mark.parametrize(
+    ("name", "normaliser"), [("wflw", (60, 72)), ("w300", (36, 45)), ("cofw", (8, 9)), ("aflw", "box"), ("coco", None)]
+)
+def test_faces_are_measured_by_their_outer_eye_corners_or_their_box(name: str, normaliser) -> None:
+    skeleton = Skeleton.load(name)
+    assert skeleton.normaliser == normaliser
+    if isinstance(normaliser, tuple):
+        assert [skeleton.names[index] for index in normaliser] == ["right_eye_outer", "left_eye_outer"]
+
+
+def test_the_normaliser_is_named_like_other_points(tmp_path) -> None:
+    text = "names: [l, nose, r]\nsigmas: 0.1\nnormaliser: "
+    for pair in ("[l, r]", "[0, 2]", "[l, 2]"):
+        assert load(tmp_path, text + pair).normaliser == (0, 2)
+    assert load(tmp_path, text + "box").normaliser == "box"
+
+
+def test_skeletons_of_older_checkpoints_have_no_normaliser() -> None:
+    stored = Skeleton.load("coco").to_dict()
+    assert stored.pop("normaliser") is None
+    assert Skeleton(**stored) == Skeleton.load("coco")
 
 
 def test_points_by_name_and_one_sigma_for_all(tmp_path) -> None:
@@ -109,6 +134,11 @@ def test_a_number_that_is_no_name_among_numbers_is_refused(tmp_path) -> None:
         ("names: [left, right, on]", "put quotes around yes, no, on, off"),
         ("names: [a, b]\nlimbs: [[a, off]]", "put quotes around yes, no, on, off"),
         ("names: [a, b, ~]", "the name None"),
+        ("names: [a, b]\nsigmas: 1\nnormaliser: eyes", "normaliser is 'eyes': expected a pair of points, box"),
+        ("names: [a, b]\nsigmas: 1\nnormaliser: [a, c]", r"normaliser hold \['c'\], which are not among"),
+        ("names: [a, b]\nsigmas: 1\nnormaliser: [a, a]", r"normaliser hold \[0, 0\]: expected pairs of different"),
+        ("names: [a, b]\nsigmas: 1\nnormaliser: [a]", r"normaliser hold \[0\]: expected pairs"),
+        ("names: [a, b]\nsigmas: 1\nnormaliser: [0, 2]", r"normaliser name the key points \[2\]"),
         ("names: [a, [b]]", r"the name \['b'\]"),
         ("names: abc", "names hold 'abc': expected a list"),
         ("names: {a: 1}", "names hold .*expected a list"),
@@ -177,5 +207,5 @@ def test_mistakes_are_named_with_their_file(tmp_path, change: dict, message: str
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(DataError, match="no skeleton mouse: give one of coco, mpii"):
+    with pytest.raises(DataError, match="no skeleton mouse: give one of aflw, coco, cofw, mpii"):
         Skeleton.load("mouse")
