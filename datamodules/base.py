@@ -327,8 +327,14 @@ class BaseDataModule(LightningDataModule, ABC):
                 f"{type(self).__name__} has {len(dataset)} samples in `{split}` for {num_replicas} processes: every "
                 f"process needs one, so use at most {len(dataset)} devices."
             )
+        if not self.stacks(dataset):
+            return self.loader(dataset, EvaluationSampler(dataset, num_replicas, rank, evened=True), 1)
         sampler = EvaluationSampler(dataset, num_replicas, rank)
         return self.loader(dataset, sampler, even_batch_size(len(dataset), num_replicas, self.batch_size))
+
+    def stacks(self, dataset: BaseDataset) -> bool:
+        """Whether samples that are evaluated stack into batches; else they come one a batch."""
+        return True
 
     def _to_gpu(self) -> bool:
         """Whether batches go to a GPU: one that is there, and not left alone by the Trainer."""

@@ -208,7 +208,7 @@ class MultiTaskDataModule(BaseDataModule):
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """{part: batch or None} -> {task: batch}; tasks that share a part share the tensors."""
-        return {name: batch[part] for name, part in self.sources.items() if batch.get(part) is not None}
+        return {name: batch[part] for name, part in self.sources.items() if batch.get(part)}
 
 
 def _sources(data: dict[str, BaseDataModule | str]) -> dict[str, str]:

@@ -145,6 +145,10 @@ class Task(LightningModule):
         """Outputs and facts -> scalars by name; their sum is minimised."""
         raise NotImplementedError
 
+    def evaluation_losses(self, outputs: Any, batch: Batch) -> Losses:
+        """Means over the samples of an evaluated batch, each by itself; `losses`, if they are such."""
+        return self.losses(outputs, batch)
+
     def predict(self, outputs: Any, batch: Batch) -> Predictions:
         """Outputs -> predictions in the user's units: original pixels, class ids, boxes."""
         raise NotImplementedError
@@ -212,8 +216,10 @@ class Task(LightningModule):
         self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()})
         return total
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Outputs and predictions, for callbacks."""
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any] | None:
+        """Outputs and predictions, for callbacks; None of an empty batch, while another process has one sample more."""
+        if not batch:
+            return None
         outputs = self.outputs(batch)
         self._add_losses(outputs, batch)
         predictions = self.predict(outputs, batch)
@@ -223,13 +229,15 @@ class Task(LightningModule):
     test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Predictions:
-        """Predictions of a batch."""
+        """Predictions of a batch; none of an empty one."""
+        if not batch:
+            return {}
         return self.predict(self.outputs(batch), batch)
 
     def _add_losses(self, outputs: Any, batch: Batch) -> None:
         """To the means over each task's own samples; the sum only where it is that of one task."""
         for prefix, task, found, facts in self.each(outputs, batch):
-            losses = {prefix + name: value.detach() for name, value in task.losses(found, facts).items()}
+            losses = {prefix + name: value.detach() for name, value in task.evaluation_losses(found, facts).items()}
             total = {} if prefix else {"loss": torch.stack(list(losses.values())).sum()}
             self.evaluated_losses.update(total | losses, len(facts["image"]))
 

@@ -50,8 +50,10 @@ class BaseDataset(Dataset, ABC):
         """Of which of several kinds a sample is, where batches are to be of one kind each."""
         return 0
 
-    def __getitem__(self, key: int | tuple[int, ...]) -> dict[str, Any]:
-        """The sample for an index, or for the (index, epoch, ...) that a training sampler yields."""
+    def __getitem__(self, key: int | tuple[int, ...] | None) -> dict[str, Any]:
+        """The sample for an index, or for the (index, epoch, ...) that a training sampler yields; nothing for None."""
+        if key is None:
+            return {}
         index, *words = key if isinstance(key, tuple) else (key,)
         return self.sample(int(index), stream("sample", *words, int(index)))
 
@@ -79,10 +81,12 @@ class First(BaseDataset):
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """The batch of `samples`, see the module's table; detection's keys stay lists.
+    """The batch of `samples`, see the module's table; detection's keys stay lists. No samples are an empty batch.
 
     Images with a `size` may differ in height and width: they are padded at the bottom and at the right.
     """
+    if not any(samples):
+        return {}
     if "size" in samples[0]:
         samples = _padded(samples)
     listed = {key: [torch.as_tensor(sample[key]) for sample in samples] for key in LISTED if key in samples[0]}

@@ -152,17 +152,27 @@ class GroupedSampler(TrainingSampler):
 
 
 class EvaluationSampler(DistributedSampler):
-    """Every sample exactly once over all processes, without padding, in contiguous blocks.
+    """Every sample exactly once over all processes, in contiguous blocks.
 
     Blocks keep the samples of one image next to each other, so that its decoded pixels can be used again.
+
+    Args:
+        dataset: What is evaluated.
+        num_replicas: Number of processes.
+        rank: Of this process.
+        evened: End a block that is one sample shorter than others with None, which stands for no sample: see
+            `even_batch_size`, for batches that cannot have another size than 1.
     """
 
-    def __init__(self, dataset: Dataset, num_replicas: int = 1, rank: int = 0) -> None:
+    def __init__(self, dataset: Dataset, num_replicas: int = 1, rank: int = 0, *, evened: bool = False) -> None:
         super().__init__(dataset, num_replicas, rank, shuffle=False)
-        self.block = np.array_split(np.arange(len(dataset)), num_replicas)[rank]
+        blocks = np.array_split(np.arange(len(dataset)), num_replicas)
+        self.block: list[int | None] = blocks[rank].tolist()
+        if evened and len(self.block) < len(blocks[0]):
+            self.block.append(None)
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.block.tolist())
+    def __iter__(self) -> Iterator[int | None]:
+        return iter(self.block)
 
     def __len__(self) -> int:
         return len(self.block)

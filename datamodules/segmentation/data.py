@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
-from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.base import BaseDataModule
 from datamodules.findings import Count, DataError, Fact, Finding, Mode, Note, Split
@@ -140,12 +139,9 @@ class SegmentationData(BaseDataModule):
         limit = self.stated_reading.pixel_limit
         return find_tagged(images, lambda row: mask_size(masks[row], limit), limit)
 
-    def loader(
-        self, dataset: BaseDataset, sampler: DistributedSampler, batch_size: int, *, drop_last: bool = False
-    ) -> DataLoader:
-        """As in every data set, but images that differ in size come one a batch."""
-        alone = isinstance(dataset, ImageMasks) and dataset.sizes_vary
-        return super().loader(dataset, sampler, 1 if alone else batch_size, drop_last=drop_last)
+    def stacks(self, dataset: BaseDataset) -> bool:
+        """Not where images differ in size."""
+        return not (isinstance(dataset, ImageMasks) and dataset.sizes_vary)
 
     def findings(self, split: Split, images: Mode = "full") -> Iterator[Fact]:
         """Images and masks without a partner, of another size, that cannot be read, and labels that are no class.

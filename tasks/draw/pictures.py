@@ -78,7 +78,7 @@ class Pictures(Callback):
     ) -> None:
         """Draw, if it is a batch to be shown."""
         batches = self.count if "image" in batch and len(batch["image"]) == 1 else 1
-        if batch_idx >= batches or trainer.sanity_checking or not trainer.is_global_zero:
+        if outputs is None or batch_idx >= batches or trainer.sanity_checking or not trainer.is_global_zero:
             return
         for prefix, task, *values in pl_module.each(outputs["outputs"], outputs["predictions"], batch):
             for kind, drawn in task.draw(*values, count=self.count).items():

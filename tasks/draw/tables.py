@@ -85,7 +85,7 @@ class Samples(Callback):
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Add a batch."""
-        if trainer.state.fn == TrainerFn.FITTING:
+        if outputs is None or trainer.state.fn == TrainerFn.FITTING:
             return
         for prefix, task, *values in pl_module.each(outputs["outputs"], outputs["predictions"], batch):
 

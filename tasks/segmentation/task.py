@@ -13,7 +13,7 @@ from torch import Tensor
 from hrnet import HRNet, OCRHead, SegmentationHead
 from tasks.draw import class_colours, draw_confusion, draw_segmentation
 from tasks.draw.pictures import Drawn, Layers, Panel
-from tasks.draw.tables import Row
+from tasks.draw.tables import Row, one
 from tasks.losses import IGNORED, CrossEntropy, OhemCrossEntropy
 from tasks.metrics.confusion import SegmentationScores, image_confusion, image_iou
 from tasks.segmentation.sliding import PUBLISHED_TESTS, PublishedTest, SlidingWindow
@@ -171,6 +171,11 @@ class SegmentationTask(Task):
         coarse, final = (self._resize(logits, mask.shape[-2:]) for logits in outputs)
         auxiliary = AUXILIARY_WEIGHT * self.auxiliary_loss(coarse, mask)
         return {"cross_entropy": self.loss(final, mask), "auxiliary": auxiliary}
+
+    def evaluation_losses(self, outputs: Tensor | tuple[Tensor, Tensor], batch: Batch) -> Losses:
+        """Of each image by itself: a batch's are means over its pixels, so that images with more would count more."""
+        each = [self.losses(one(outputs, index), one(batch, index)) for index in range(len(batch["image"]))]
+        return {name: torch.stack([losses[name] for losses in each]).mean() for name in each[0]}
 
     @torch.no_grad()
     def predict(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:

@@ -279,3 +279,13 @@ def test_memory_is_pinned_for_a_gpu_that_is_used(accelerator: str | None, pinned
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert data.train_dataloader().pin_memory is pinned
     assert data.val_dataloader().pin_memory is pinned
+
+
+@given(st.integers(1, 100), st.integers(1, 8))
+def test_blocks_of_samples_that_do_not_stack_are_evened_by_batches_without_samples(count: int, replicas: int) -> None:
+    count += replicas - 1
+    blocks = [list(EvaluationSampler(Numbers(count), replicas, rank, evened=True)) for rank in range(replicas)]
+    assert len({len(block) for block in blocks}) == 1
+    assert [index for block in blocks for index in block if index is not None] == list(range(count))
+    assert all(None not in block[:-1] for block in blocks)
+    assert Numbers(count)[None] == collate([{}]) == {}
