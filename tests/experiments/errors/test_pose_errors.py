@@ -296,6 +296,9 @@ def test_gain_of_background_false_negatives():
     kept = [a for row, a in enumerate(persons) if row in found or a["num_keypoints"] == 0]
     negatives = totals["background false negative"]
     assert negatives["count"] == len(persons) - len(kept) > 0
+    labelled = [a for a in persons if a["num_keypoints"] and not a["iscrowd"]]
+    assert negatives["share"] == pytest.approx(negatives["count"] / len(labelled))
+    assert len(labelled) < len(persons)
     assert negatives["AP"] == pytest.approx(ap_by_hand({**annotations, "annotations": kept}, results), abs=1e-9)
 
 

@@ -132,6 +132,13 @@ def test_a_longer_run_goes_by_its_new_length(
     assert ("learning rate: goes on at" in said) == (name != "none")
 
 
+def test_where_steps_end_the_training_a_longer_run_goes_by_steps_however_long_an_epoch_is(tmp_path: Path) -> None:
+    record, limits = Record(), {"max_steps": 12, "max_epochs": 99}
+    run = main(toy(tmp_path, {"schedule": SCHEDULES["poly"][0]}, **limits)).default_root_dir
+    main(["--resume", str(run), "--trainer.max_steps", "20", "--data.batch_size", "4"], [record])
+    assert record.rates == pytest.approx([poly(t, 20) for t in range(12, 20)], abs=1e-9)
+
+
 def test_another_rate_on_resume_is_taken(tmp_path: Path) -> None:
     record = Record()
     run = main(toy(tmp_path)).default_root_dir

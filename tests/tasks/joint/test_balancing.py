@@ -70,6 +70,12 @@ def test_geometric_is_the_gradient_of_the_root_of_the_product():
     torch.testing.assert_close(losses.grad, torch.tensor([0.25, 1.0]))
 
 
+def test_geometric_takes_weights_as_exponents_that_sum_to_one():
+    losses = LOSSES.clone().requires_grad_()
+    (losses[0] ** 0.75 * losses[1] ** 0.25).backward()
+    torch.testing.assert_close(make_balancing("geometric", NAMES, {"a": 3.0})(LOSSES), losses.grad)
+
+
 def test_gradnorm_makes_one_step_as_worked_out():
     balancing = make_balancing({"name": "gradnorm", "alpha": 1.0, "lr": 0.1}, NAMES)
     gram = gram_of([3.0, 0.0], [0.0, 1.0])
