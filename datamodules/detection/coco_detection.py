@@ -124,7 +124,7 @@ class CocoDetection(CocoFiles, AnnotatedImages):
     def annotated(self, split: Split) -> ObjectTable:
         """The objects of a split as its file has them; raises DataError where it cannot be read."""
         wanted = self.masks or split != "train"
-        return read_objects(self.annotation_file(split), segmentations=wanted)
+        return read_objects(self.annotation_file(split), segmentations=wanted, masks=self.masks)
 
     def dataset(self, split: Split) -> ObjectImages:
         """Read and check the objects of `split`; raises DataError where they or the images are not as expected."""
@@ -160,6 +160,10 @@ class CocoDetection(CocoFiles, AnnotatedImages):
             return super().training_sampler(dataset, **options)
         return GroupedSampler(dataset, *world(), batch_size=self.batch_size, **options)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a place within an epoch depends on: the order too is another in batches of one orientation."""
+        return super().state_dict() | ({"grouped": True} if self.grouped else {})
+
     def ground_truth(self, split: Split) -> dict[str, list]:
         """The COCO dict of a split for the metric, crowds included; of `overfit` the images that are learned."""
         if self.overfit is not None:
@@ -179,7 +183,7 @@ class CocoDetection(CocoFiles, AnnotatedImages):
     def findings(self, split: Split, images: Mode = "full") -> Iterator[Fact]:
         """What is wrong with the objects of a split and their images, and what there is."""
         try:
-            table = read_objects(self.annotation_file(split), segmentations=self.masks, thorough=True)
+            table = read_objects(self.annotation_file(split), masks=self.masks)
         except DataError as error:
             yield Finding("unreadable data", split, type(self).__name__, str(error))
             return

@@ -6,6 +6,7 @@ them all.
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,13 +25,13 @@ from datamodules.keypoints.columns import MALFORMED, read_json
 from datamodules.keypoints.defects import Defect, short
 
 
-def read_objects(path: Path, *, segmentations: bool = True, thorough: bool = False) -> ObjectTable:
+def read_objects(path: Path, *, segmentations: bool = True, masks: bool = False) -> ObjectTable:
     """The objects of a COCO file; defects are in the table.
 
     Args:
         path: Of the file.
         segmentations: Whether these are wanted; they are most of a file.
-        thorough: Look also for segmentations that are wrong though they are not wanted.
+        masks: Whether masks are made of them, so that a wrong one is grave; else it is left out.
 
     Raises:
         DataError: If the file is no COCO JSON.
@@ -46,10 +47,14 @@ def read_objects(path: Path, *, segmentations: bool = True, thorough: bool = Fal
     chosen = [(key, entry) for key, entry in zip(of, annotations, strict=True) if key in named]
     entries = annotation_entries(path, [entry for _, entry in chosen], names_of, defects)
     columns = annotation_columns(entries, image_ids) | {"category_ids": np.array([key for key, _ in chosen], np.int64)}
-    if segmentations or thorough:
+    segments: list[Any] | None = None
+    if segmentations:
         stated = dict(zip(image_ids, map(tuple, sizes.tolist()), strict=True))
-        check_segmentations(entries, stated, needed=segmentations)
-    sound = np.flatnonzero(entries.sound).tolist()
+        wrong = check_segmentations(entries, stated, needed=masks)
+        segments = [
+            None if bad else entry.get("segmentation") for bad, entry in zip(wrong, entries.entries, strict=True)
+        ]
+        segments = [segment for ok, segment in zip(entries.sound.tolist(), segments, strict=True) if ok]
     return ObjectTable(
         path=path,
         file_names=file_names,
@@ -57,7 +62,7 @@ def read_objects(path: Path, *, segmentations: bool = True, thorough: bool = Fal
         image_ids=[image.get("id") for image in images],
         **sound_rows(entries, columns),
         categories=named,
-        segmentations=[entries.entries[row].get("segmentation") for row in sound] if segmentations else None,
+        segmentations=segments,
         defects=defects,
     )
 

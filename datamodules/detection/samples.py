@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.base import BaseDataset
+from datamodules.base import BaseDataset, DataError
 from datamodules.detection.augmentation import DetectionAugmentation
 from datamodules.detection.letterbox import Letterbox, Placement
 from datamodules.detection.segments import Segments
@@ -56,6 +56,7 @@ class ObjectImages(BaseDataset):
         objects = table.learned()
         self.first = np.searchsorted(table.images[objects], np.arange(len(table.file_names) + 1))
         self.boxes, self.labels = table.edges()[objects], table.labels[objects]
+        self.ids = table.numbers[objects]
         self.segments = Segments([table.segmentations[row] for row in objects]) if masks else None
         self.preparer, self.augmentation, self.photometric = preparer, augmentation, photometric
         self._reading, self._turned = reading, frozenset(turned)
@@ -106,10 +107,19 @@ class ObjectImages(BaseDataset):
         found = {"boxes": boxes.astype(np.float32), "labels": self.labels[rows]}
         if self.segments is not None:
             blank = np.zeros(placement.canvas, bool)
-            masks = [self.segments.mask(row, placement) if ok else blank for row, ok in zip(rows, kept, strict=True)]
+            masks = [self._mask(row, placement) if ok else blank for row, ok in zip(rows.tolist(), kept, strict=True)]
             found["masks"] = np.stack(masks) if masks else np.zeros((0, *placement.canvas), bool)
             kept &= found["masks"].any(axis=(1, 2))
         return {name: values[kept] for name, values in found.items()}
+
+    def _mask(self, row: int, placement: Placement) -> np.ndarray:
+        try:
+            return self.segments.mask(row, placement)
+        except ValueError as error:
+            raise DataError(
+                f"The run-length code of annotation {self.ids[row]} cannot be unpacked ({error}): write it again, or "
+                "remove the annotation."
+            ) from error
 
 
 def _areas(boxes: np.ndarray) -> np.ndarray:

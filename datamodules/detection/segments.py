@@ -24,7 +24,7 @@ class Segments:
     def __init__(self, segmentations: Sequence[Any]) -> None:
         polygons = [stated if isinstance(stated, list) else [] for stated in segmentations]
         flat = list(chain.from_iterable(polygons))
-        self.points = np.array(list(chain.from_iterable(flat)), np.float32)
+        self.points = np.array(list(chain.from_iterable(flat)), np.float64).astype(np.float32)
         self.polygons = _offsets([len(polygon) for polygon in flat])
         self.objects = _offsets([len(parts) for parts in polygons])
         codes = [_code(stated) if isinstance(stated, dict) else b"" for stated in segmentations]
@@ -32,7 +32,7 @@ class Segments:
         self.stated = np.array([bool(stated) for stated in segmentations], bool)
 
     def mask(self, row: int, placement: Placement) -> np.ndarray:
-        """(H, W) bool of the canvas: what is shown of the segment."""
+        """(H, W) bool of the canvas: what is shown of the segment; raises ValueError for a damaged run-length code."""
         start, end = self.lengths[row : row + 2]
         if end > start:
             code = {"size": list(placement.shape), "counts": self.codes[start:end].tobytes()}
@@ -65,5 +65,7 @@ def _code(stated: dict[str, Any]) -> bytes:
     """A run-length code as COCO packs it."""
     counts = stated["counts"]
     if isinstance(counts, list):
-        counts = coco_mask.frPyObjects({"size": stated["size"], "counts": counts}, *stated["size"])["counts"]
+        size = [int(float(side)) for side in stated["size"]]
+        runs = [int(float(run)) for run in counts]
+        counts = coco_mask.frPyObjects({"size": size, "counts": runs}, *size)["counts"]
     return counts.encode() if isinstance(counts, str) else counts

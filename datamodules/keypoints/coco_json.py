@@ -209,6 +209,7 @@ def check_segmentations(entries: Entries, sizes: Mapping[Id | None, tuple[int, i
         )
     else:
         entries.notes.mention(wrong, kind, found.__getitem__)
+    return wrong
 
 
 def _of_segmentation(entry: dict, size: tuple[int, int] | None) -> str:
@@ -222,9 +223,43 @@ def _of_segmentation(entry: dict, size: tuple[int, int] | None) -> str:
             return f"segmentation is {quoted(stated)}, expected size and counts"
         if size is not None and min(size) > 0 and tuple(own) != size:
             return f"the run-length code is of size {stated['size']}, the image has {list(size)} (height, width)"
-        return ""
+        return _of_counts(stated["counts"], own)
     polygons = stated if isinstance(stated, list) else []
     bad = [p for p in polygons if not isinstance(p, list) or len(p) < 6 or len(p) % 2 or numbers(p, len(p)) is None]
     if bad or not polygons:
         return f"has a polygon {quoted(bad[0] if bad else stated)}, expected x, y of 3 points or more"
     return ""
+
+
+def _of_counts(counts: Any, size: Sequence[float]) -> str:
+    """What is wrong with the run lengths of a code: whole numbers that cover the image, or packed into text."""
+    if isinstance(counts, str):
+        runs = unpacked(counts)
+    else:
+        runs = numbers(counts, len(counts)) if isinstance(counts, list) else None
+    if runs is None or any(run < 0 or run != int(run) for run in runs):
+        return f"the run lengths are {quoted(counts)}, expected whole numbers or COCO's text"
+    total, area = int(sum(runs)), int(size[0] * size[1])
+    return "" if total == area else f"the run lengths add up to {total} pixels, its size has {area}"
+
+
+def unpacked(text: str) -> list[int] | None:
+    """The run lengths that a text has in COCO's packing; None if it has none.
+
+    pycocotools keeps them to itself, and takes what memory holds for the pixels that a cut-off text leaves open. A
+    number is written in characters of five bits, the lowest first, the sixth bit set in all but the last; from the
+    fourth on it is the difference to the last but one.
+    """
+    codes = np.frombuffer(text.encode(errors="replace"), np.uint8).astype(np.int64) - 48
+    if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+        return None
+    ends = np.flatnonzero((codes & 32) == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    places = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
+    if places.max() > 11:  # beyond 60 bits
+        return None
+    runs = np.add.reduceat((codes & 31) << (5 * places), starts)
+    runs -= np.where(codes[ends] & 16, 1 << (5 * (places[ends] + 1)), 0)
+    for first in (1, 2):
+        runs[first::2] = np.cumsum(runs[first::2])
+    return runs.tolist()
