@@ -14,10 +14,9 @@ import numpy as np
 
 from datamodules.base import BaseDataset, DataError, Split
 from datamodules.detection.augmentation import DetectionAugmentation
-from datamodules.detection.coco_file import read_objects
 from datamodules.detection.letterbox import Letterbox
 from datamodules.detection.samples import ObjectImages
-from datamodules.detection.table import ObjectTable
+from datamodules.detection.table import ObjectTable, read_objects
 from datamodules.findings import Count, Fact, Finding, Mode
 from datamodules.images.annotated import AnnotatedImages, found_in, spelled_as_stored
 from datamodules.images.files import Reading

@@ -1,7 +1,7 @@
 """What all files in COCO's form have (Lin et al. 2014): lists of images, annotations and categories.
 
 A reader takes the lists, then the images, and makes columns of the annotations that it is for: `coco_file.py` those
-with key points, `detection/coco_file.py` objects. What is wrong is noted, see `defects.py`.
+with key points, `detection/table.py` objects. What is wrong is noted, see `defects.py`.
 """
 
 from collections import Counter

@@ -8,7 +8,7 @@ from pycocotools import mask as coco_mask
 from datamodules import DataError, DetectionAugmentation, Letterbox
 from datamodules.base import collate
 from datamodules.detection.letterbox import Placement, fitted
-from datamodules.detection.segments import Segments
+from datamodules.detection.samples import Segments
 from datamodules.loading.dataset import FILL
 
 RECIPES = {
