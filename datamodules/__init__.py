@@ -12,6 +12,7 @@ from datamodules.keypoints.data import KeypointData
 from datamodules.keypoints.faces.data import FaceAugmentation, FaceData
 from datamodules.keypoints.faces.w300 import W300
 from datamodules.keypoints.faces.wflw import WFLW
+from datamodules.keypoints.mixed import MixedPose
 from datamodules.keypoints.mpii import MpiiPose
 from datamodules.keypoints.table import PersonTable
 from datamodules.multitask import MultiTaskDataModule
@@ -40,6 +41,7 @@ __all__ = [
     "ImageNet",
     "KeypointData",
     "Letterbox",
+    "MixedPose",
     "MpiiPose",
     "MultiTaskDataModule",
     "PascalContext",

@@ -18,6 +18,7 @@ from tasks.heatmaps import Codec, MSRACodec
 from tasks.losses import KeypointMSE
 from tasks.metrics.coco_keypoints import CocoKeypoints
 from tasks.metrics.pckh import GROUPS, PCKh
+from tasks.metrics.sources import BySource
 from tasks.task import Batch, Data, Losses, Task
 
 SEEN = 0.2  # score of a key point from which on it is drawn
@@ -124,6 +125,13 @@ class PoseTask(Task):
             batch["area"],
         )
 
+    @property
+    def modes(self) -> dict[str, str]:
+        """As of every task; of a mixture each data set has its own figures."""
+        sources = self.metric.points if isinstance(self.metric, BySource) else {}
+        names = [f"{self.split}/{source}/{name}" for source in sources for name in self.higher_is_better]
+        return super().modes | dict.fromkeys(names, "max")
+
     def compute(self) -> dict[str, float]:
         """AP, AP50, AP75, APM, APL and the same of AR, or PCKh and that of groups of joints, in [0, 1]."""
         self._require_metric().seen_images_only = self.partial
@@ -143,7 +151,15 @@ class PoseTask(Task):
         self.skeleton = datamodule.skeleton.to_dict()
         self.hparams["skeleton"] = self.skeleton
         kind = {"oks": CocoKeypoints, "pckh": PCKh}[self.measure]
-        self.metric = kind(datamodule.ground_truth(self.split), self.skeleton["sigmas"], self.skeleton["names"])
+        sources = getattr(datamodule, "by_source", {})
+        if sources:
+            metrics = {
+                name: kind(source.ground_truth(self.split), source.skeleton.sigmas, source.skeleton.names)
+                for name, source in sources.items()
+            }
+            self.metric = BySource(metrics, {name: source.points for name, source in sources.items()})
+        else:
+            self.metric = kind(datamodule.ground_truth(self.split), self.skeleton["sigmas"], self.skeleton["names"])
 
     def scores(self, predictions: dict[str, Tensor], batch: Batch) -> dict[str, Tensor | list]:
         """OKS of each annotated person with the pose found in its own box; nan for boxes of a detector."""

@@ -22,7 +22,7 @@ from datamodules.keypoints.crop import PersonAugmentation
 from datamodules.keypoints.data import KeypointData
 from datamodules.keypoints.defects import Defect, short
 from datamodules.keypoints.table import SEGMENT_SHARE, PersonTable
-from datamodules.sample.mpii import sample_mpii
+from datamodules.sample import sample_mpii
 
 HEIGHT = 200  # pixels of a person of scale 1
 LOWERED = 15  # pixels at scale 1 by which the centre is moved down, since it is annotated too high for the crop

@@ -2,5 +2,6 @@
 
 from datamodules.sample.coco import VERSION, render_scene, sample_coco
 from datamodules.sample.faces import render_face
+from datamodules.sample.mpii import sample_mpii
 
-__all__ = ["VERSION", "render_face", "render_scene", "sample_coco"]
+__all__ = ["VERSION", "render_face", "render_scene", "sample_coco", "sample_mpii"]

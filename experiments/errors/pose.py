@@ -1,7 +1,9 @@
 """Error analysis of poses: tables and charts after `PoseErrors`, and the persons with the most errors of each kind."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +27,60 @@ def pose_report(
 ) -> Report:
     """Errors after the taxonomy of `PoseErrors`, with examples of each kind where the data set has image files.
 
-    Poses come from the run's own COCO results where there are such, else they are predicted.
+    Poses come from the run's own COCO results where there are such, else they are predicted. Of a mixture, each data
+    set has tables and charts of its own.
     """
-    truth = data.ground_truth(task.split)
-    results = None if predictions is None else predictions / f"{task.split}_keypoints.json"
-    if results is not None and results.is_file():
-        poses = json.loads(results.read_text())
-        seen = {pose["image_id"] for pose in poses}
-    else:
-        poses, seen = _predicted_poses(task, data, limit)
-    if limited(limit):
-        truth = {key: rows if key == "categories" else [r for r in rows if _image_of(r, key) in seen]
-                 for key, rows in truth.items()}  # fmt: skip
-    errors = PoseErrors(truth, poses, task.skeleton)
+    tables: dict[str, list[dict[str, Any]]] = {}
+    figures: dict[str, Tensor] = {}
+    predict = cache(lambda: _predict(task, data, limit))
+    for part in _parts(task, data):
+        results = None if predictions is None else predictions / part.prefix / f"{task.split}_keypoints.json"
+        if results is not None and results.is_file():
+            poses = json.loads(results.read_text())
+            seen = {pose["image_id"] for pose in poses}
+        else:
+            predict()
+            poses = part.metric.results()
+            seen = {part.metric.image_ids[number] for number in part.metric.rows()[0].tolist()}
+        truth = part.truth
+        if limited(limit):
+            truth = {key: rows if key == "categories" else [r for r in rows if _image_of(r, key) in seen]
+                     for key, rows in truth.items()}  # fmt: skip
+        found = _report(PoseErrors(truth, poses, part.skeleton), truth, part.dataset)
+        tables |= {part.prefix + key: rows for key, rows in found.tables.items()}
+        figures |= {part.prefix + key: picture for key, picture in found.figures.items()}
+    return Report(tables, figures)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A data set that poses are evaluated on: the data themselves, or each one of a mixture."""
+
+    prefix: str
+    truth: dict[str, list]
+    skeleton: Mapping[str, Any]
+    metric: Any
+    dataset: Any
+
+
+def _parts(task: PoseTask, data: BaseDataModule) -> list[Part]:
+    whole, sources = data.split(task.split), getattr(data, "by_source", {})
+    if not sources:
+        return [Part("", data.ground_truth(task.split), task.skeleton, task.metric, whole)]
+    return [
+        Part(f"{name}/", source.ground_truth(task.split), source.skeleton.to_dict(), task.metric.metrics[name], dataset)
+        for (name, source), dataset in zip(sources.items(), whole.parts, strict=True)
+    ]
+
+
+def _predict(task: PoseTask, data: BaseDataModule, limit: int | float | None) -> None:
+    """Fill the metric."""
+    task.reset()
+    for predictions, batch in predicted(task, data, limit):
+        task.update(predictions, batch)
+
+
+def _report(errors: PoseErrors, truth: Mapping[str, Any], dataset: Any) -> Report:
     totals, keypoints = errors.totals(), errors.per_keypoint()
     each = "persons" if truth["categories"][0].get("name") == "person" else "instances"
     tables = {"errors": totals, "keypoints": keypoints, each: errors.persons(), "background": errors.background()}
@@ -51,22 +94,10 @@ def pose_report(
         ),
         "gain": draw_bars([row["name"] for row in mistakes], gains, "AP gained", title),
     }
-    dataset = data.split(task.split)
     dataset = dataset.dataset if isinstance(dataset, First) else dataset
     if isinstance(dataset, Persons):
         figures |= {f"examples_{kind}": picture for kind, picture in pose_examples(errors, dataset)}
     return Report({name: rows for name, rows in tables.items() if rows}, figures)
-
-
-def _predicted_poses(
-    task: PoseTask, data: BaseDataModule, limit: int | float | None
-) -> tuple[list[dict[str, Any]], set[Any]]:
-    task.reset()
-    seen: set[Any] = set()
-    for predictions, batch in predicted(task, data, limit):
-        task.update(predictions, batch)
-        seen.update(task.metric.image_ids[number] for number in batch["image_id"].tolist())
-    return task.metric.results(), seen
 
 
 def _image_of(row: dict[str, Any], key: str) -> Any:

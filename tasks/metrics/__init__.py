@@ -5,5 +5,6 @@ from tasks.metrics.coco_keypoints import CocoKeypoints
 from tasks.metrics.landmarks import NME
 from tasks.metrics.oks import oks, oks_nms
 from tasks.metrics.pckh import PCKh
+from tasks.metrics.sources import BySource
 
-__all__ = ["NME", "CocoBoxes", "CocoKeypoints", "PCKh", "oks", "oks_nms"]
+__all__ = ["NME", "BySource", "CocoBoxes", "CocoKeypoints", "PCKh", "oks", "oks_nms"]

@@ -29,7 +29,18 @@ def test_mirroring_twice_is_the_identity(skeleton: Skeleton) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("coco", 17), ("mpii", 16), ("wflw", 98), ("w300", 68), ("cofw", 29), ("aflw", 19)]
+    ("name", "count"),
+    [
+        ("coco", 17),
+        ("mpii", 16),
+        ("crowdpose", 14),
+        ("ap10k", 17),
+        ("union", 22),
+        ("wflw", 98),
+        ("w300", 68),
+        ("cofw", 29),
+        ("aflw", 19),
+    ],
 )
 def test_published_skeletons_are_symmetric_and_survive_a_round_trip(name: str, count: int) -> None:
     skeleton = Skeleton.load(name)
@@ -207,5 +218,5 @@ def test_mistakes_are_named_with_their_file(tmp_path, change: dict, message: str
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(DataError, match="no skeleton mouse: give one of aflw, coco, cofw, mpii"):
+    with pytest.raises(DataError, match=r"no skeleton mouse: give one of .*coco, .*mpii, "):
         Skeleton.load("mouse")

@@ -114,6 +114,16 @@ def test_pose_run_that_is_measured_by_heads(run_of):
         (folder / "predictions" / "val_keypoints.json").unlink(missing_ok=True)
 
 
+@pytest.mark.slow
+def test_run_on_a_mixture_is_analysed_by_data_set(run_of):
+    folder = run_of("pose_mixed.yaml")
+    for _ in range(2):  # from its own predictions, then anew
+        main([str(folder), "--overwrite"])
+        for name, points in (("coco", 17), ("mpii", 16)):
+            assert len(rows_of(folder / "errors" / name / "val_keypoints.csv")) == points
+            (folder / "predictions" / name / "val_keypoints.json").unlink(missing_ok=True)
+
+
 def test_pose_run_takes_the_predictions_that_are_there(run_of):
     folder = run_of("pose_coco.yaml")
     evaluate_everything(folder)
