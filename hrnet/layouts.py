@@ -79,6 +79,18 @@ _CASCADE = {  # a coarse FCN head, then the OCR head
 }
 OPENMMLAB = (
     Layout(
+        "mmpose face",
+        r"(keypoint_)?head\.final_layer\.[013]\..+",
+        {f"{n}.final_layer": "head" for n in ("head", "keypoint_head")},
+        bilinear=True,
+    ),
+    Layout(
+        "mmpose face",
+        r"head\.conv_layers\.[01]\..+",
+        {"head.conv_layers.0": "head.0", "head.conv_layers.1": "head.1", "head.final_layer": "head.3"},
+        bilinear=True,
+    ),
+    Layout(
         "mmpose",
         r"(keypoint_)?head\.final_layer\.(weight|bias)",
         {f"{n}.final_layer": "head" for n in ("head", "keypoint_head")},

@@ -1,6 +1,7 @@
 """A published checkpoint as the task that it was made for, which the names and shapes of its tensors and its file tell.
 
     pose_hrnet_w32_256x192.pth -> PoseTask(HRNet("w32", multi_scale_output=False), 17), COCO's skeleton, crops 256x192
+    HR18-WFLW.pth -> LandmarkTask(HRNet("w18", upsample="bilinear"), 98), WFLW's skeleton, crops 256x256
 
 The layout says which head it has, the shapes which network and how many outputs, the number of outputs which data set,
 and the file's name the size of crops and the codec. mmpose and mmsegmentation store names too, and these win. What
@@ -25,15 +26,12 @@ DATA_SETS = Path(__file__).parents[2] / "datamodules"  # files, read as such: ta
 SIZE = re.compile(r"(?<![0-9a-z])(\d{2,4})x(\d{2,4})(?![0-9x])")
 HEADS = {  # a tensor of ours that is one for each output -> the head that has it
     "head.weight": "keypoints",
-    "head.3.weight": "v2",
+    "head.3.weight": "v2",  # of landmarks, if the layout is that of faces
     "head.cls_head.weight": "ocr",
     "head.classifier.weight": "classes",
 }
 
 NOT_HERE = {  # beginning of a tensor's name beside the trunk -> what the file is of which there is no task here
-    r"((keypoint_)?head\.final_layer|head)\.[013]\.\w+$": (
-        "a face landmark network, and there is no landmark task here yet"
-    ),
     r"(rpn|bbox|roi|mask)_head\.": "a detector, and there is no detection task here yet",
     r"(head\.|keypoint_head\.)?(final_layers|deconv_layers)\.": (
         "a bottom-up pose network (HigherHRNet), and pose here is top-down"
@@ -89,6 +87,8 @@ PARSINGS = {
     171: Parsing(None, {"image_size": [520, 520], "evaluation": "short"}, align_corners=True),  # COCO-Stuff
 }
 POSES = {17: ("coco", [256, 192]), 16: ("mpii", [256, 256])}
+FACES = {"face": "FaceCodec", "mmpose face": "MSRACodec"}  # layouts -> how their landmarks are coded
+LANDMARKS = {98: "wflw", 68: "w300", 29: "cofw", 19: "aflw"}
 # Words in names of files whose key points are as many as COCO's or MPII's, but others.
 OTHER_POSES = {"ap10k", "h36m", "macaque", "posetrack18", "mhp"}
 
@@ -109,7 +109,9 @@ def describe(state: State, meta: Mapping[str, Any], name: str, given: Mapping[st
     backbone = architecture_of(contents.trunk, name)
     key, kind = _head(contents, name)
     count = len(contents.head[key])
-    if kind == "keypoints":
+    if contents.layout.family in FACES:
+        found = _landmarks(backbone, contents, count, meta, name, given)
+    elif kind == "keypoints":
         found = _pose(backbone, count, meta, name, given)
     elif kind == "classes":
         found = _classification(backbone, count, meta, name)
@@ -120,10 +122,9 @@ def describe(state: State, meta: Mapping[str, Any], name: str, given: Mapping[st
 
 
 def _head(contents: Contents, name: str) -> tuple[str, str]:
-    if contents.layout.family != "face":
-        for key, kind in HEADS.items():
-            if key in contents.head:
-                return key, kind
+    for key, kind in HEADS.items():
+        if key in contents.head:
+            return key, kind
     what = next((what for key, what in NOT_HERE.items() if any(re.match(key, k) for k in contents.rest)), None)
     raise ValueError(
         f"{name} is {what or 'an HRNet without a head that a task here has'}, so it predicts nothing: a training can "
@@ -139,7 +140,7 @@ def _pose(
     skeleton = _skeleton_in(meta, count)
     source = "its own names" if skeleton else "unknown names"
     if skeleton is None and labels is not None:
-        skeleton, source = _labels(labels), labels
+        skeleton, source = _skeleton(labels, count), labels
     size, said = _size_in(name) or size, "as its name says" if _size_in(name) else "as is usual"
     codec = "UDPCodec" if "udp" in words else "DarkCodec" if "dark" in words else "MSRACodec"
     sigma = 3.0 if size[0] >= 384 else 2.0
@@ -153,6 +154,34 @@ def _pose(
     preparation = {"image_size": size, "crop": "unit" if codec == "UDPCodec" else "size", "box_padding": 1.25}
     what = f"{count} key points ({source}), crops of {size[0]}x{size[1]} {said}, {codec}"
     return Description("PoseTask", arguments, preparation, _note(name, "PoseTask", backbone, what))
+
+
+def _landmarks(
+    backbone: dict[str, Any],
+    contents: Contents,
+    count: int,
+    meta: Mapping[str, Any],
+    name: str,
+    given: Mapping[str, Any],
+) -> Description:
+    family, words, labels = contents.layout.family, _words(name), LANDMARKS.get(count)
+    skeleton, source = _skeleton_in(meta, count), "its own names"
+    if skeleton is None:
+        skeleton, source = (None, "unknown names") if labels is None else (_skeleton(labels, count), labels)
+    size, said = _size_in(name) or [256, 256], "as its name says" if _size_in(name) else "as is usual"
+    codec = "DarkCodec" if "dark" in words else FACES[family]
+    # Of the targets: official ones are narrower than mmpose's, those of 300W the narrowest.
+    sigma = 2.0 if family != "face" else 1.0 if labels == "w300" else 1.5
+    arguments = {
+        "backbone": backbone | {"upsample": "bilinear"},
+        "num_landmarks": count,
+        "codec": {"class_path": codec, "init_args": {"sigma": sigma}},
+        "flip_test": family != "face" and (skeleton or given.get("skeleton")) is not None,
+        "skeleton": skeleton,
+    }
+    preparation = {"image_size": size, "crop": "size", "box_padding": 1.25}
+    what = f"{count} landmarks ({source}), crops of {size[0]}x{size[1]} {said}, {codec}"
+    return Description("LandmarkTask", arguments, preparation, _note(name, "LandmarkTask", backbone, what))
 
 
 def _segmentation(
@@ -222,6 +251,13 @@ def _note(name: str, task: str, backbone: dict[str, Any], what: str) -> str:
 def _labels(name: str) -> dict[str, Any]:
     (file,) = DATA_SETS.glob(f"*/{name}.yaml")
     return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+def _skeleton(name: str, count: int) -> dict[str, Any]:
+    """A skeleton's file with what it leaves out."""
+    content = {"upper_body": [], "normaliser": None, **_labels(name)}
+    sigmas = content["sigmas"]
+    return content | {"sigmas": sigmas if isinstance(sigmas, list) else [sigmas] * count}
 
 
 def _words(name: str) -> set[str]:

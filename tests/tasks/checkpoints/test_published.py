@@ -17,7 +17,7 @@ from torchvision.models.detection import KeypointRCNN_ResNet50_FPN_Weights
 
 import tasks
 from datamodules import ADE20K, LIP, Cityscapes, PascalContext, Skeleton
-from tasks import ClassificationTask, PoseTask, SegmentationTask
+from tasks import ClassificationTask, DarkCodec, FaceCodec, LandmarkTask, MSRACodec, PoseTask, SegmentationTask
 from tests.golden import image_for, state_for
 from tests.hrnet.published import State, classification, filled, ocr, official, pose, segmentation
 
@@ -49,15 +49,9 @@ def test_golden_small_classification(tmp_path: Path) -> None:
     assert task.class_names == [info.label_name_to_description(name, False) for name in info.label_names()]
 
 
-@pytest.mark.parametrize("name", ["pose_w32_k17", "cls_w18", "seg_w18_k19_noac"])
+@pytest.mark.parametrize("name", ["pose_w32_k17", "cls_w18", "seg_w18_k19_noac", "face_w18_k98"])
 def test_golden(name: str, tmp_path: Path, shared_reference: Path) -> None:
     check_golden(shared_reference / "golden", name, tmp_path)
-
-
-def test_landmarks_are_said_to_be_missing(tmp_path: Path, shared_reference: Path) -> None:
-    facts = json.loads((shared_reference / "golden" / "face_w18_k98.json").read_text())
-    torch.save(state_for(facts["keys"]), tmp_path / "HR18-WFLW.pth")
-    refused(tmp_path / "HR18-WFLW.pth", "face landmark network, and there is no landmark task")
 
 
 def refused(path: Path, what: str) -> None:
@@ -112,6 +106,61 @@ def test_pose_file_of_each_publisher(tmp_path: Path) -> None:
 
 def official_openmmlab(state: State, head: str) -> State:
     return {k.replace("head.", head, 1) if k.startswith("head.") else k: x for k, x in state.items()}
+
+
+FACE = FaceCodec()
+CONV_LAYERS = {"head.0.": "head.conv_layers.0.", "head.1.": "head.conv_layers.1.", "head.3.": "head.final_layer."}
+
+
+def mmpose_face(state: State) -> State:
+    """By the names of mmpose 1."""
+    return {CONV_LAYERS.get(k[:7], k[:7]) + k[7:]: x for k, x in state.items()}
+
+
+def test_landmark_file_of_each_publisher(tmp_path: Path) -> None:
+    network = segmentation(num_classes=98)
+    network.load_state_dict(filled(network))
+    state = network.state_dict()
+    plain = official(state, "head.")
+    mmpose = {"meta": {}, "state_dict": official_openmmlab(state, "keypoint_head.final_layer.")}
+    files = {
+        "HR18-WFLW.pth": (plain, FACE, False),
+        "final_state.pth": ({"state_dict": {f"module.{k}": x for k, x in plain.items()}}, FACE, False),
+        "hrnetv2_w18_wflw_256x256-2bf032a6_20210125.pth": (mmpose, MSRACodec(sigma=2.0), True),
+        "hrnetv2_w18_wflw_256x256_dark-3f8e0c2c_20210125.pth": (mmpose, DarkCodec(sigma=2.0), True),
+        "td-hm_hrnetv2-w18_8xb64-60e_wflw-256x256.pth": (
+            {"meta": {}, "state_dict": mmpose_face(state)},
+            MSRACodec(sigma=2.0),
+            True,
+        ),
+    }
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for name, (content, codec, flip_test) in files.items():
+        torch.save(content, tmp_path / name)
+        task = tasks.load(tmp_path / name)
+        assert isinstance(task, LandmarkTask), name
+        torch.testing.assert_close(heatmaps_of(task, images), heatmaps_of(network, images), rtol=1e-4, atol=1e-5)
+        assert task.preparation == {"image_size": [256, 256], "crop": "size", "box_padding": 1.25}
+        assert (task.codec, task.flip_test) == (codec, flip_test)
+        assert (task.backbone.upsample, task.backbone.align_corners) == ("bilinear", False)
+        assert task.skeleton == Skeleton.load("wflw").to_dict()
+
+
+@pytest.mark.parametrize(
+    ("count", "skeleton", "sigma"), [(98, "wflw", 1.5), (68, "w300", 1.0), (29, "cofw", 1.5), (19, "aflw", 1.5)]
+)
+def test_the_number_of_landmarks_tells_the_data_set(count: int, skeleton: str, sigma: float, tmp_path: Path) -> None:
+    torch.save(official(segmentation(num_classes=count).state_dict(), "head."), tmp_path / "best.pth")
+    task = tasks.load(tmp_path / "best.pth")
+    assert task.skeleton == Skeleton.load(skeleton).to_dict()
+    assert task.codec == FaceCodec(sigma=sigma)
+
+
+def test_landmarks_of_unknown_names(tmp_path: Path) -> None:
+    torch.save(official(segmentation(num_classes=7).state_dict(), "head."), tmp_path / "cats_128x128.pth")
+    task = tasks.load(tmp_path / "cats_128x128.pth")
+    assert (task.num_keypoints, task.skeleton, task.codec) == (7, None, FACE)
+    assert task.preparation["image_size"] == [128, 128]
 
 
 def mmsegmentation(count: int) -> State:
@@ -380,13 +429,10 @@ def test_files_that_predict_nothing(tmp_path: Path) -> None:
     head = {k: x for k, x in official(classification().state_dict(), "").items() if "classifier" not in k}
     backbone = {k: x for k, x in head.items() if k.startswith(("conv", "bn", "layer", "stage", "transition"))}
     wrapped = {f"backbone.{k}": x for k, x in backbone.items()}
-    face = official_openmmlab(segmentation().state_dict(), "keypoint_head.final_layer.")
     one = torch.zeros(1)
     for content, what in (
         (head, "an HRNet without a head that a task here has"),
         (backbone, "an HRNet without a head that a task here has"),
-        (official(segmentation().state_dict(), "head."), "a face landmark network, and there is no landmark task"),
-        (face, "a face landmark network, and there is no landmark task"),
         (wrapped | {"rpn_head.rpn_conv.weight": one}, "a detector, and there is no detection task"),
         (wrapped | {"bbox_head.conv_cls.weight": one, "neck.fpn_convs.0.conv.weight": one}, "a detector"),
         (backbone | {"final_layers.0.weight": one, "deconv_layers.0.0.0.weight": one}, "bottom-up"),
