@@ -14,6 +14,7 @@ from tasks.draw.charts import draw_cumulative
 from tasks.draw.tables import Row
 from tasks.heatmaps import Codec, FaceCodec
 from tasks.metrics.landmarks import NME, THRESHOLDS
+from tasks.optim import OptimizerSpec, ScheduleSpec
 from tasks.pose import PoseTask, in_image, in_the_file
 from tasks.task import Batch, Data, Losses
 
@@ -51,11 +52,27 @@ class LandmarkTask(PoseTask):
         flip_test: bool = False,
         ohkm: int | None = None,
         skeleton: dict[str, Any] | None = None,
-        **kwargs: Any,
+        optimizer: OptimizerSpec | None = None,
+        schedule: ScheduleSpec | None = None,
+        freeze_backbone: bool | int = False,
+        compile: bool = False,
+        weights: str | None = None,
     ) -> None:
-        options: dict[str, Any] = {"flip_test": flip_test, "ohkm": ohkm, "skeleton": skeleton}
-        super().__init__(backbone, num_landmarks, codec=codec or FaceCodec(), **options, **kwargs)
-        self.hparams.pop("num_keypoints")  # the parent's name for num_landmarks
+        super().__init__(
+            backbone,
+            num_landmarks,
+            codec=codec or FaceCodec(),
+            flip_test=flip_test,
+            ohkm=ohkm,
+            skeleton=skeleton,
+            optimizer=optimizer,
+            schedule=schedule,
+            freeze_backbone=freeze_backbone,
+            compile=compile,
+            weights=weights,
+        )
+        for name in ("num_keypoints", "measure"):  # the parent's arguments, of which this class has none
+            self.hparams.pop(name)
 
     @classmethod
     def goal(cls, options: Mapping[str, Any]) -> tuple[str, str]:

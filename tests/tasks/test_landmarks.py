@@ -193,7 +193,7 @@ def test_attaching_takes_the_skeleton_into_the_checkpoint(tmp_path):
     task.attach(Faces(names=["a", "b", "c"]))
     assert task.hparams["skeleton"]["names"] == task.skeleton["names"] == ["a", "b", "c"]
     assert task.hparams["num_landmarks"] == 3
-    assert "num_keypoints" not in task.hparams
+    assert not {"num_keypoints", "measure"} & set(task.hparams)
     save_task(task, tmp_path / "faces.ckpt")
     again = tasks.load(tmp_path / "faces.ckpt")
     assert isinstance(again, LandmarkTask)
@@ -208,6 +208,11 @@ def test_data_that_do_not_fit_are_refused():
         LandmarkTask(SMALL, 5).attach(Faces())
     with pytest.raises(ValueError, match=r"normaliser .* is None; expected two different landmarks"):
         small_task().attach(Faces(normaliser=None))
+
+
+def test_what_poses_are_measured_by_is_no_option_here():
+    with pytest.raises(TypeError, match="measure"):
+        small_task(measure="pckh")
 
 
 def test_evaluation_without_data_says_so():
