@@ -3,7 +3,6 @@
 task = LandmarkTask(HRNet("w18", upsample="bilinear"), num_landmarks=98)
 """
 
-from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -14,7 +13,6 @@ from tasks.draw.charts import draw_cumulative
 from tasks.draw.tables import Row
 from tasks.heatmaps import Codec, FaceCodec
 from tasks.metrics.landmarks import NME, THRESHOLDS
-from tasks.optim import OptimizerSpec, ScheduleSpec
 from tasks.pose import PoseTask, in_image, in_the_file
 from tasks.task import Batch, Data, Losses
 
@@ -42,6 +40,7 @@ class LandmarkTask(PoseTask):
     mode = "min"
     higher_is_better = tuple(f"AUC@{t:.2f}" for t in THRESHOLDS)
     lower_is_better = ("NME", *(f"FR@{t:.2f}" for t in THRESHOLDS))
+    settled = ("num_keypoints", "measure")
 
     def __init__(
         self,
@@ -52,11 +51,7 @@ class LandmarkTask(PoseTask):
         flip_test: bool = False,
         ohkm: int | None = None,
         skeleton: dict[str, Any] | None = None,
-        optimizer: OptimizerSpec | None = None,
-        schedule: ScheduleSpec | None = None,
-        freeze_backbone: bool | int = False,
-        compile: bool = False,
-        weights: str | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             backbone,
@@ -65,21 +60,9 @@ class LandmarkTask(PoseTask):
             flip_test=flip_test,
             ohkm=ohkm,
             skeleton=skeleton,
-            optimizer=optimizer,
-            schedule=schedule,
-            freeze_backbone=freeze_backbone,
-            compile=compile,
-            weights=weights,
+            measure="oks",
+            **kwargs,
         )
-        for name in ("num_keypoints", "measure"):  # the parent's arguments, of which this class has none
-            self.hparams.pop(name)
-
-    @classmethod
-    def goal(cls, options: Mapping[str, Any]) -> tuple[str, str]:
-        """What checkpoints are chosen by, and "max" or "min"; raises ValueError for a measure of poses."""
-        if options.get("measure", "oks") != "oks":
-            raise ValueError(f"Landmarks are measured by NME: leave `measure: {options['measure']}` out.")
-        return cls.monitor, cls.mode
 
     def make_head(self) -> nn.Module:
         """The published head, whose maps start near zero, which most of every target is."""

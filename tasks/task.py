@@ -83,6 +83,8 @@ class Task(LightningModule):
     """Names that the metric gives whose values are best when large; losses are best when small."""
     lower_is_better: ClassVar[tuple[str, ...]] = ()
     """Those best when small."""
+    settled: ClassVar[tuple[str, ...]] = ()
+    """Arguments of a parent that this class gives it by itself, so that it has no such arguments."""
     mean: Tensor
     std: Tensor
     metric: Metric | MetricCollection | None
@@ -101,7 +103,9 @@ class Task(LightningModule):
     ) -> None:
         super().__init__()
         self.frozen = False
-        self.save_hyperparameters(ignore=["backbone"], logger=False)  # collects the subclass's arguments too
+        self.save_hyperparameters(
+            ignore=["backbone", *self.settled], logger=False
+        )  # collects the subclass's arguments too
         self.backbone = built(backbone)
         self.save_hyperparameters(plain({"backbone": self.backbone, **self.hparams}), logger=False)
         self.optimizer_spec: OptimizerSpec = optimizer or {"name": "adam", "lr": 1e-3}

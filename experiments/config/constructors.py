@@ -77,19 +77,23 @@ def _free_text(parsed: docstring_parser.Docstring) -> str:
 
 @cache
 def parameters(cls: type) -> dict[str, Parameter]:
-    """Arguments of a class by name, and those of its bases where it passes keyword arguments on."""
+    """Arguments of a class by name, and those of its bases where it passes keyword arguments on.
+
+    Without those that a task has settled, see `Task.settled`.
+    """
     if typing.is_typeddict(cls):
         hints = typing.get_type_hints(cls)
         return {
             key: Parameter(h, REQUIRED if key in cls.__required_keys__ else OPTIONAL, "") for key, h in hints.items()
         }
     found: dict[str, Parameter] = {}
+    unsaid = {*UNSAID, *getattr(cls, "settled", ())}
     lineage = [base for base in cls.__mro__ if "__init__" in vars(base) and base is not object]
     for base in lineage:
         signature = inspect.signature(base.__init__).parameters.values()
         hints = _hints(base.__init__)
         for p in signature:
-            if p.name not in UNSAID and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name not in found:
+            if p.name not in unsaid and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name not in found:
                 text = _documented(p.name, cls, base)
                 found[p.name] = Parameter(hints.get(p.name, Any), p.default, text)
         if not any(p.kind == p.VAR_KEYWORD for p in signature):

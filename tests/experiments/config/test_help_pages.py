@@ -84,6 +84,14 @@ def test_pages_of_joint_runs_are_those_of_their_parts(capsys):
     assert "round_robin" in policy.split("--data.data ")[0]  # what the page says of policies stands above them
 
 
+def test_what_a_task_has_settled_is_on_no_page(capsys):
+    text = page(capsys, "--model.help", "LandmarkTask", files=())
+    assert "--model.num_landmarks" in text
+    assert "--model.frozen_statistics" in text
+    assert "num_keypoints" not in text
+    assert "measure " not in text
+
+
 def test_words_of_a_base_class_are_found_for_what_refers_to_them(capsys):
     text = " ".join(page(capsys, "--data.help", "Cityscapes").split())
     assert "How large a training image is at scale 1" in text
