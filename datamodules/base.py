@@ -21,6 +21,7 @@ A sample is the same without the batch axis, in numpy; its `image` is (H, W, 3) 
 into channels_last memory.
 """
 
+import copy
 import os
 import warnings
 from abc import ABC, abstractmethod
@@ -29,7 +30,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -245,6 +246,12 @@ class BaseDataModule(LightningDataModule, ABC):
             dataset = self.dataset(name)
             self._datasets[name] = dataset if self.overfit is None else First(dataset, self.overfit)
         return self._datasets[name]
+
+    def unread(self) -> Self:
+        """A copy that has read nothing yet."""
+        data = copy.copy(self)
+        data._datasets = {}
+        return data
 
     def prepare_data(self) -> None:
         """Look for the data, or render the sample, in one process before the others start."""

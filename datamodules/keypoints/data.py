@@ -3,7 +3,6 @@
 A data set is a `KeypointData` that says who is on which image (`persons`), such as `coco_pose.py`.
 """
 
-import copy
 import math
 import warnings
 from abc import abstractmethod
@@ -169,8 +168,8 @@ class KeypointData(AnnotatedImages):
 
     def evaluated_on(self, boxes: FoundBoxes) -> Self:
         """The same data, evaluated on boxes that a network has just found rather than on annotated ones."""
-        data = copy.copy(self)
-        data._boxes, data._datasets, data._evaluated = boxes, {}, {}
+        data = self.unread()
+        data._boxes, data._evaluated = boxes, {}
         return data
 
     def findings(self, split: Split, images: Mode = "full") -> Iterator[Fact]:
