@@ -48,6 +48,7 @@ class PoseTask(Task):
     higher_is_better: ClassVar[tuple[str, ...]] = (
         *("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL"),
         *("PCKh", "PCKh@0.1", "PCKh@0.11", *GROUPS),
+        "AP_detected",  # of a joint run, on boxes of its own
     )
 
     def __init__(

@@ -20,6 +20,7 @@ from pycocotools.cocoeval import COCOeval
 
 from datamodules import BaseDataModule, CocoPose, DataError, PersonAugmentation, Skeleton
 from datamodules.keypoints.crop import apply_affine
+from datamodules.keypoints.detections import FoundBoxes, person_labels
 
 NAMES = ["nose", "left_eye", "right_eye", "tail"]
 HEIGHT, WIDTH = 120, 160
@@ -98,6 +99,30 @@ def test_evaluation_batch_is_as_the_table_says(write, content: Content) -> None:
     assert {key: (tuple(value.shape), value.dtype) for key, value in batch.items()} == expected
     assert batch["visible"].tolist() == [[2, 1, 0, 2]] * 3
     assert batch["score"].tolist() == [1, 1, 1]
+
+
+def test_boxes_that_a_network_found_are_cropped_as_annotated_ones(write, content: Content) -> None:
+    data = write(content)
+    annotated = all_of(data.val_dataloader())
+    table = data.persons("val")
+    rows = [4, 0]  # instances 15 and 11
+    boxes = np.concatenate([table.clean_boxes()[rows], [[5, 5, 0, 9], [1, 1, 30, 40]]])
+    found = FoundBoxes([7, 8, 7, 99], boxes, np.array([0.5, 0.25, 0.9, 0.9]))  # one is empty, one of no known image
+    batch = all_of(data.evaluated_on(found).val_dataloader())
+    assert batch["image_id"].tolist() == [7, 8]
+    assert batch["instance_id"].tolist() == [0, 1]
+    assert batch["score"].tolist() == [0.5, 0.25]
+    assert not batch["visible"].any()
+    for key in ("image", "to_image", "area"):
+        assert torch.equal(batch[key], annotated[key][1:])
+    assert torch.equal(all_of(data.val_dataloader())["image"], annotated["image"])  # the data themselves stay
+
+
+def test_whose_boxes_are_posed() -> None:
+    assert person_labels(["chair", "Person", "pedestrian"]) == [1, 2]
+    assert person_labels(["mouse"]) == [0]
+    with pytest.raises(DataError, match="cat, dog: none is a person"):
+        person_labels(["cat", "dog"])
 
 
 def test_box_clean_up_crop_and_way_back_follow_the_official_code(write, content: Content) -> None:
