@@ -78,6 +78,14 @@ def test_joint_tasks_have_rows_of_their_own_and_the_backbone_counts_once(balanci
     assert rows["all"][1] == millions(task)
 
 
+def test_a_part_that_holds_another_one_counts_its_own_parameters_only(capsys):
+    task = torch.nn.Module()
+    task.backbone = torch.nn.Linear(10, 10, bias=False)
+    task.detector = torch.nn.Sequential(task.backbone, torch.nn.Linear(10, 5, bias=False))
+    rows = summary(task, capsys)
+    assert (rows["backbone"][1], rows["detector"][1], rows["all"][1]) == ("100", "50", "150")
+
+
 def test_other_processes_are_silent(capsys):
     PartsSummary().on_fit_start(SimpleNamespace(is_global_zero=False), ClassificationTask(HRNet("w18_small_v1"), 3))
     assert not capsys.readouterr().out

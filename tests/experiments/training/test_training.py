@@ -139,6 +139,13 @@ def test_where_steps_end_the_training_a_longer_run_goes_by_steps_however_long_an
     assert record.rates == pytest.approx([poly(t, 20) for t in range(12, 20)], abs=1e-9)
 
 
+def test_within_an_epoch_of_gathered_gradients_the_rate_goes_on_with_its_steps(tmp_path: Path) -> None:
+    record, limits = Record(), {"max_epochs": 3, "max_steps": 3, "accumulate_grad_batches": 2}
+    run = main(toy(tmp_path, {"schedule": SCHEDULES["poly"][0]}, **limits)).default_root_dir
+    main(["--resume", str(run), "--trainer.max_steps", "-1"], [record])
+    assert record.rates == pytest.approx([poly(t, 6) for t in (3, 4, 5)], abs=1e-9)
+
+
 def test_another_rate_on_resume_is_taken(tmp_path: Path) -> None:
     record = Record()
     run = main(toy(tmp_path)).default_root_dir
@@ -232,6 +239,14 @@ def test_the_best_weights_are_kept_evaluated_and_told(
     assert "val/weight" not in found["modes"]  # the task does not say
     kept = record.weights[epoch * STEPS + STEPS - 1]
     assert trainer.lightning_module.weight.item() == tasks.load(trainer.default_root_dir).weight.item() == kept
+
+
+def test_the_evaluation_of_the_best_weights_is_marked_as_no_point_of_the_curve(tmp_path: Path) -> None:
+    trainer = main(toy(tmp_path, {"values": [0.2, 0.9, 0.5], "best": "max"}))
+    with (Path(trainer.default_root_dir) / "metrics.csv").open() as lines:
+        rows = [row for row in csv.DictReader(lines) if row["val/figure"]]
+    assert [row["best_checkpoint"] for row in rows] == ["", "", "", "1"]
+    assert [float(row["val/figure"]) for row in rows] == pytest.approx([0.2, 0.9, 0.5, 0.9])
 
 
 # Evaluation
