@@ -9,7 +9,10 @@ from datamodules.images.files import Reading
 from datamodules.keypoints.coco_pose import CocoPose
 from datamodules.keypoints.crop import PersonAugmentation
 from datamodules.keypoints.data import KeypointData
+from datamodules.keypoints.faces.aflw import AFLW
+from datamodules.keypoints.faces.cofw import COFW
 from datamodules.keypoints.faces.data import FaceAugmentation, FaceData
+from datamodules.keypoints.faces.own import FaceLandmarks
 from datamodules.keypoints.faces.w300 import W300
 from datamodules.keypoints.faces.wflw import WFLW
 from datamodules.keypoints.mixed import MixedPose
@@ -25,6 +28,8 @@ from datamodules.skeleton import Skeleton
 
 __all__ = [
     "ADE20K",
+    "AFLW",
+    "COFW",
     "LIP",
     "W300",
     "WFLW",
@@ -36,6 +41,7 @@ __all__ = [
     "DetectionAugmentation",
     "FaceAugmentation",
     "FaceData",
+    "FaceLandmarks",
     "FolderSegmentation",
     "ImageFolder",
     "ImageNet",

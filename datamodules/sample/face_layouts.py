@@ -12,11 +12,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from datamodules.images.pixels import read_image
 from datamodules.sample.coco import written_once
 from datamodules.sample.face_shape import BRIDGE, INNER_LIPS, NOSTRILS, OUTER_LIPS
 from datamodules.sample.faces import Face, render_face
 
-VERSION = 1  # a change of the pictures or landmarks must raise it
+VERSION = 2  # a change of the pictures or landmarks must raise it
 SAMPLE = Path("data/sample")
 NUM_FACES = {"train": 600, "test": 150}
 
@@ -77,6 +78,57 @@ def sample_w300(root: Path = SAMPLE / "w300", wflw: Path | None = None) -> Path:
         lists = {"train": train, "valid": valid, "test": private, "valid_challenge": hard}
         lists["valid_common"] = [face for face in valid if face not in hard]
         _published(wflw, fresh, "300w", lists)
+
+    return _derived(root, wflw, write)
+
+
+def sample_cofw(root: Path = SAMPLE / "cofw", wflw: Path | None = None) -> Path:
+    """The 29 landmarks of COFW and the pictures in MATLAB files; no landmark is marked as hidden."""
+    from scipy.io import savemat  # only COFW comes in this format
+
+    def write(wflw: Path, fresh: Path) -> None:
+        for split, suffix in (("train", "Tr"), ("test", "T")):
+            rows = _rows(wflw, split)
+            pictures = np.empty((len(rows), 1), object)
+            for index, row in enumerate(rows):
+                pictures[index, 0] = read_image(wflw / "WFLW_images" / row.picture)
+            points = np.stack([row.points[list(COFW)] for row in rows])
+            stated = np.concatenate([points[..., 0], points[..., 1], np.zeros((len(rows), len(COFW)))], axis=1)
+            low, high = np.stack([row.box for row in rows]).reshape(-1, 2, 2).transpose(1, 0, 2)
+            content = {
+                f"Is{suffix}": pictures,
+                f"phis{suffix}": stated,
+                f"bboxes{suffix}": np.hstack([low, high - low]),
+            }
+            savemat(fresh / f"COFW_{split}_color.mat", content, do_compression=True)
+
+    return _derived(root, wflw, write)
+
+
+def sample_aflw(root: Path = SAMPLE / "aflw", wflw: Path | None = None) -> Path:
+    """The 19 landmarks of AFLW; faces that are not turned far are the frontal ones."""
+
+    def write(wflw: Path, fresh: Path) -> None:
+        train = [_face(row, AFLW, f"0/image{row.number:06d}.jpg") for row in _rows(wflw, "train")]
+        test = [_face(row, AFLW, f"2/image{row.number:06d}.jpg") for row in _rows(wflw, "test")]
+        frontal = [face for face in test if not face.attributes[0]]
+        _published(wflw, fresh, "aflw", {"train": train, "test": test, "test_frontal": frontal}, box_size=True)
+
+    return _derived(root, wflw, write)
+
+
+def sample_face_list(root: Path = SAMPLE / "face_list", wflw: Path | None = None) -> Path:
+    """All 98 landmarks in lists as one writes them oneself."""
+
+    def write(wflw: Path, fresh: Path) -> None:
+        for name, split in (("train", "train"), ("val", "test")):
+            lines = [["image", "x", "y", "width", "height", *(f"{axis}{k}" for k in range(98) for axis in "xy")]]
+            for row in _rows(wflw, split):
+                low, high = row.box.reshape(2, 2)
+                numbers = [*low, *(high - low), *row.points.ravel()]
+                lines.append([f"{name}/{row.number:06d}.jpg", *(f"{value:.10g}" for value in numbers)])
+                _copy(wflw, row.picture, fresh / "images" / lines[-1][0])
+            (fresh / f"{name}.csv").write_text("".join(",".join(line) + "\n" for line in lines))
 
     return _derived(root, wflw, write)
 

@@ -58,6 +58,11 @@ class Head:
     width: float
     angles: tuple[float, float, float]
 
+    @property
+    def outline(self) -> Array:
+        """(m, 2) the contour of the face and the top of the head, a closed polygon."""
+        return np.concatenate([self.landmarks[CONTOUR], self.forehead])
+
 
 def sample_expression(rng: np.random.Generator) -> Expression:
     """Draw an expression at random: most are calm, some laugh, shout, frown, wink or close their eyes."""
@@ -94,6 +99,34 @@ def sample_head(rng: np.random.Generator) -> Head:
     neck = seen(throat, turn(2, 0.4 * roll) @ turn(1, 0.5 * yaw))
     ears = np.stack([seen(ear * _MIRROR), seen(ear)])
     return Head(seen(points), seen(_forehead(points, crown)), ears, neck, expression, 1.0, (yaw, pitch, roll))
+
+
+def grown(points: Array, factor: float, shift: Array | tuple[float, float] = (0.0, 0.0)) -> Array:
+    """Points (N, 2) scaled about their middle and moved."""
+    middle = 0.5 * (points.min(axis=0) + points.max(axis=0))
+    return middle + factor * (points - middle) + np.asarray(shift)
+
+
+def smooth(points: Array, steps: int = 4) -> Array:
+    """A closed curve through points (N, 2), by Catmull and Rom's spline."""
+    before, after, second = (np.roll(points, shift, axis=0) for shift in (1, -1, -2))
+    t = (np.arange(steps) / steps)[:, None, None]
+    curve = 0.5 * (
+        2 * points
+        + (after - before) * t
+        + (2 * before - 5 * points + 4 * after - second) * t**2
+        + (3 * points - before - 3 * after + second) * t**3
+    )
+    return curve.transpose(1, 0, 2).reshape(-1, 2)
+
+
+def detector_box(rng: np.random.Generator, landmarks: Array) -> Array:
+    """(4,) x_min, y_min, x_max, y_max about the landmarks, whole pixels, as inexact as a detector's."""
+    low, high = landmarks.min(axis=0), landmarks.max(axis=0)
+    size = high - low
+    middle = 0.5 * (low + high) + rng.normal(0, 0.04, 2) * size
+    half = 0.5 * size * rng.uniform(0.95, 1.12)
+    return np.concatenate([np.floor(middle - half), np.ceil(middle + half)])
 
 
 def _landmarks(rng: np.random.Generator, expression: Expression) -> Array:

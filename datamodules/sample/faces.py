@@ -14,7 +14,6 @@ from datamodules.sample.bodies import Array
 from datamodules.sample.canvas import develop, draw_background
 from datamodules.sample.face_shape import (
     BRIDGE,
-    CONTOUR,
     INNER_LIPS,
     LEFT_BROW,
     LEFT_EYE,
@@ -23,7 +22,10 @@ from datamodules.sample.face_shape import (
     RIGHT_BROW,
     RIGHT_EYE,
     Head,
+    detector_box,
+    grown,
     sample_head,
+    smooth,
 )
 
 ATTRIBUTES = ("pose", "expression", "illumination", "makeup", "occlusion", "blur")
@@ -94,7 +96,7 @@ def render_face(number: int) -> Face:
         style.cover > 0 or style.glasses == 2,
         blurred,
     )
-    return Face(image, head.landmarks, _box(rng, head.landmarks), np.array(attributes, bool))
+    return Face(image, head.landmarks, detector_box(rng, head.landmarks), np.array(attributes, bool))
 
 
 def _placed(rng: np.random.Generator, head: Head, height: int, width: int) -> Head:
@@ -174,34 +176,11 @@ class _Canvas:
         return cv2.resize(self.image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
 
 
-def _outline(head: Head) -> Array:
-    return np.concatenate([head.landmarks[CONTOUR], head.forehead])
-
-
-def _grown(points: Array, factor: float, shift: Array | tuple[float, float] = (0.0, 0.0)) -> Array:
-    """Points (N, 2) scaled about their middle and moved."""
-    middle = 0.5 * (points.min(axis=0) + points.max(axis=0))
-    return middle + factor * (points - middle) + np.asarray(shift)
-
-
-def _smooth(points: Array, steps: int = 4) -> Array:
-    """A closed curve through points (N, 2), by Catmull and Rom's spline."""
-    before, after, second = (np.roll(points, shift, axis=0) for shift in (1, -1, -2))
-    t = (np.arange(steps) / steps)[:, None, None]
-    curve = 0.5 * (
-        2 * points
-        + (after - before) * t
-        + (2 * before - 5 * points + 4 * after - second) * t**2
-        + (3 * points - before - 3 * after + second) * t**3
-    )
-    return curve.transpose(1, 0, 2).reshape(-1, 2)
-
-
 def _draw_behind(canvas: _Canvas, head: Head, style: _Style) -> None:
     """Hair behind the head, neck, shoulders and ears."""
     size, chin = head.width, head.landmarks[16]
     if style.long_hair:
-        back = _grown(head.forehead, 1.22, (0, -0.02 * size))
+        back = grown(head.forehead, 1.22, (0, -0.02 * size))
         falls = np.array([(-1.25, 1.9), (1.25, 1.9)]) * size + head.landmarks[51]
         canvas.fill(cv2.convexHull(np.concatenate([back, falls]).astype(np.float32))[:, 0], 0.8 * style.hair)
     top, bottom = head.neck[[0, 2]], head.neck[[1, 3]]
@@ -214,16 +193,16 @@ def _draw_behind(canvas: _Canvas, head: Head, style: _Style) -> None:
     corners = np.array([[line[-1, 0], 2e3], [line[0, 0], 2e3]])
     canvas.fill(np.concatenate([line, corners]), style.shirt)
     for ear in head.ears:
-        canvas.fill(_smooth(ear), 0.8 * style.skin)
-        canvas.fill(_smooth(_grown(ear, 0.6)), 0.68 * style.skin)
+        canvas.fill(smooth(ear), 0.8 * style.skin)
+        canvas.fill(smooth(grown(ear, 0.6)), 0.68 * style.skin)
 
 
 def _draw_skin(canvas: _Canvas, head: Head, style: _Style) -> None:
     """The face, darker at its border and away from the light, and the hair above it."""
-    outline, size = _outline(head), head.width
+    outline, size = head.outline, head.width
     canvas.fill(outline, 0.72 * style.skin)
     for factor, shade in ((0.97, 0.84), (0.9, 0.92), (0.78, 1.0)):
-        canvas.fill(_grown(outline, factor, (style.light * 0.35 * (1 - factor) * size, 0)), shade * style.skin)
+        canvas.fill(grown(outline, factor, (style.light * 0.35 * (1 - factor) * size, 0)), shade * style.skin)
     if style.beard:
         chin = np.concatenate([head.landmarks[5:28], head.landmarks[[82, 59, 57, 55, 76]]])
         canvas.fill(chin, 0.6 * style.hair + 0.3 * style.skin, 0.55)
@@ -235,7 +214,7 @@ def _draw_skin(canvas: _Canvas, head: Head, style: _Style) -> None:
             canvas.fill(blush, np.clip(style.skin * (0.85, 0.8, 1.08), 0, 255), 0.6)
     if style.bald:
         return
-    crown = _grown(head.forehead, 1.08, (0, -0.05 * size))
+    crown = grown(head.forehead, 1.08, (0, -0.05 * size))
     temples = head.landmarks[[0, 32]]
     # The hairline lies between the top of the head and the brows.
     brows = np.stack([head.landmarks[LEFT_BROW].mean(axis=0), head.landmarks[RIGHT_BROW].mean(axis=0)])
@@ -245,15 +224,15 @@ def _draw_skin(canvas: _Canvas, head: Head, style: _Style) -> None:
     hair = np.concatenate([temples[1:], crown, temples[:1], line[::-1]])
     canvas.fill(hair, style.hair)
     canvas.fill(
-        _grown(hair, 0.72, (style.light * 0.06 * size, -0.03 * size)), np.minimum(1.25 * style.hair + 8, 255), 0.5
+        grown(hair, 0.72, (style.light * 0.06 * size, -0.03 * size)), np.minimum(1.25 * style.hair + 8, 255), 0.5
     )
 
 
 def _draw_eye(canvas: _Canvas, head: Head, style: _Style, eye: slice, pupil: int) -> None:
     """White, iris and pupil between the lids, the lids' lines, and the shade of the socket."""
     lids, size = head.landmarks[eye], head.width
-    curve = _smooth(lids)
-    canvas.fill(_grown(curve, 1.45, (0, -0.03 * size)), (0.72 if style.makeup else 0.86) * style.skin, 0.8)
+    curve = smooth(lids)
+    canvas.fill(grown(curve, 1.45, (0, -0.03 * size)), (0.72 if style.makeup else 0.86) * style.skin, 0.8)
     low = np.maximum(np.floor(2 * curve.min(axis=0)).astype(int) - 2, 0)
     high = np.maximum(np.ceil(2 * curve.max(axis=0)).astype(int) + 4, low)
     window = canvas.image[low[1] : high[1], low[0] : high[0]]
@@ -282,7 +261,7 @@ def _draw_nose(canvas: _Canvas, head: Head, style: _Style) -> None:
     away = bottom[0] if style.light > 0 else bottom[4]
     canvas.fill(np.concatenate([points[BRIDGE], [away]]), 0.8 * style.skin, 0.75)
     canvas.line(points[BRIDGE] + (-0.05 * style.light * size, 0), 0.66 * style.skin, 0.02 * size)
-    canvas.fill(_smooth(np.concatenate([bottom, [tip]])), 0.9 * style.skin, 0.6)
+    canvas.fill(smooth(np.concatenate([bottom, [tip]])), 0.9 * style.skin, 0.6)
     canvas.line(bottom, 0.55 * style.skin, 0.022 * size)
     for nostril, outer in ((bottom[1], bottom[0]), (bottom[3], bottom[4])):
         canvas.spot(0.72 * nostril + 0.28 * outer + (0, -0.025 * size), 0.036 * size, 0.36 * style.skin)
@@ -292,8 +271,8 @@ def _draw_nose(canvas: _Canvas, head: Head, style: _Style) -> None:
 def _draw_mouth(canvas: _Canvas, head: Head, style: _Style) -> None:
     """Teeth and the dark of an open mouth, both lips, the line between them."""
     outer, inner, size = head.landmarks[OUTER_LIPS], head.landmarks[INNER_LIPS], head.width
-    canvas.fill(_grown(outer, 1.12, (0, 0.04 * size)), 0.86 * style.skin, 0.5)
-    canvas.fill(_smooth(inner), np.array((35.0, 25, 60)))
+    canvas.fill(grown(outer, 1.12, (0, 0.04 * size)), 0.86 * style.skin, 0.5)
+    canvas.fill(smooth(inner), np.array((35.0, 25, 60)))
     opening = float(np.linalg.norm(inner[6] - inner[2]))
     if opening > 0.1 * size:
         reach = min(0.5, 0.09 * size / opening)
@@ -368,12 +347,3 @@ def _lit(image: Array, side: float, level: float) -> Array:
         return image
     ramp = level * (1 + side * np.linspace(-1, 1, image.shape[1], dtype=np.float32))
     return np.clip(image * ramp[None, :, None], 0, 255).astype(np.uint8)
-
-
-def _box(rng: np.random.Generator, landmarks: Array) -> Array:
-    """(4,) x_min, y_min, x_max, y_max about the landmarks, whole pixels, as inexact as a detector's."""
-    low, high = landmarks.min(axis=0), landmarks.max(axis=0)
-    size = high - low
-    middle = 0.5 * (low + high) + rng.normal(0, 0.04, 2) * size
-    half = 0.5 * size * rng.uniform(0.95, 1.12)
-    return np.concatenate([np.floor(middle - half), np.ceil(middle + half)])

@@ -69,7 +69,7 @@ class FaceAugmentation(PersonAugmentation):
 
 
 class FaceData(KeypointData):
-    """Faces with landmarks, one a sample. A data set writes `read(path)` and says where its lists and images are.
+    """Faces with landmarks, one a sample. A data set writes `read` and says where its lists and images are.
 
     Args:
         root: Folder of the data set, or `sample` for the embedded data.
@@ -139,14 +139,14 @@ class FaceData(KeypointData):
     # ---- what a data set says
 
     @abstractmethod
-    def read(self, path: Path) -> Faces:
-        """The faces of a list; raises DataError where it cannot be read. What is wrong with rows is in the table."""
+    def read(self, path: Path, split: Split) -> Faces:
+        """The faces of a split in a list; raises DataError where it cannot be read. Wrong rows are in the table."""
 
     # ---- what is made of it
 
     def persons(self, split: Split) -> PersonTable:
         """All faces of a split."""
-        table = self.read(self.list_of(split)).table
+        table = self.read(self.list_of(split), split).table
         if not self.first_pixel:
             return table
         shift = np.array([1.0, 1.0, 0.0, 0.0])
@@ -157,7 +157,7 @@ class FaceData(KeypointData):
         split = self.test_split if split == "test" else split
         if self.overfit is not None or split == "train":
             return {}
-        faces = self.read(self.list_of(split))
+        faces = self.read(self.list_of(split), split)
         numbers = dict(zip(faces.table.ids or (), faces.table.numbers.tolist(), strict=True))
         found = {name: [numbers[key] for key in ids if key in numbers] for name, ids in faces.subsets.items()}
         return {name: np.array(chosen, np.int64) for name, chosen in found.items() if chosen}

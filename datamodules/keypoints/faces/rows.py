@@ -89,7 +89,7 @@ class TextRows:
             column = int(np.argmax(wrong[row]))
             return f"has {quoted(cells[row][column])} in column {first + column + 1}"
 
-        self.note([bool(row) for row in wrong.any(axis=1)], one, "a number")
+        self.note(np.any(wrong, axis=1).tolist(), one, "a number")
         self.sound &= ~wrong.any(axis=1)
         return numbers
 

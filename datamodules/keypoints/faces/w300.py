@@ -6,7 +6,7 @@ data = W300("data/300w")
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from datamodules.base import DataError
+from datamodules.base import DataError, Split
 from datamodules.keypoints.faces.data import FaceData, Faces
 from datamodules.keypoints.faces.published import read_published
 from datamodules.sample.face_layouts import sample_w300
@@ -53,7 +53,7 @@ class W300(FaceData):
             raise DataError(f"test_split is {test_split!r}: expected test or val.")
         self.test_split = test_split
 
-    def read(self, path: Path) -> Faces:
+    def read(self, path: Path, split: Split) -> Faces:
         """The faces of a published list; without files of the subsets, iBUG's own are the challenging ones."""
         faces = read_published(path, NUM_LANDMARKS, subsets={name: f"{path.stem}_{name}.csv" for name in SUBSETS})
         if faces.subsets:

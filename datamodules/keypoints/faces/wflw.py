@@ -6,7 +6,7 @@ data = WFLW("data/wflw")
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from datamodules.base import DataError
+from datamodules.base import DataError, Split
 from datamodules.keypoints.faces.data import FaceData, Faces
 from datamodules.keypoints.faces.published import read_published
 from datamodules.keypoints.faces.rows import TextRows, box_about
@@ -60,7 +60,7 @@ or, as published with HRNet:
             raise DataError(f"boxes is {boxes!r}: expected rectangle or landmarks.")
         self.boxes = boxes
 
-    def read(self, path: Path) -> Faces:
+    def read(self, path: Path, split: Split) -> Faces:
         """The faces of an original list (.txt) or of a published one (.csv)."""
         if path.suffix.lower() == ".csv":
             files = {name: f"{path.stem}_{file}.csv" for name, file in _FILES.items()}

@@ -9,15 +9,9 @@ import pytest
 from datamodules import WFLW, DataError
 from datamodules.check import check
 from datamodules.keypoints.crop import apply_affine
-from datamodules.sample.face_layouts import sample_wflw
 
 LISTS = "WFLW_annotations/list_98pt_rect_attr_train_test"
 TEST = f"{LISTS}/list_98pt_rect_attr_test.txt"
-
-
-@pytest.fixture(scope="module")
-def rendered(tmp_path_factory) -> Path:
-    return sample_wflw(tmp_path_factory.mktemp("faces") / "wflw", num_train=12, num_test=10)
 
 
 @pytest.fixture
