@@ -69,11 +69,12 @@ def sample_w300(root: Path = SAMPLE / "w300", wflw: Path | None = None) -> Path:
 
     def write(wflw: Path, fresh: Path) -> None:
         train = [_face(row, W300, f"helen/trainset/{row.number:06d}.jpg") for row in _rows(wflw, "train")]
-        test = []
-        for row in _rows(wflw, "test"):
-            hard = row.attributes[[0, 4]].any()
-            test.append(_face(row, W300, f"{'ibug' if hard else 'lfpw/testset'}/{row.number:06d}.jpg"))
-        valid, private = test[: 2 * len(test) // 3], test[2 * len(test) // 3 :]
+        rows = _rows(wflw, "test")
+        count, valid = 2 * len(rows) // 3, []
+        for row in rows[:count]:
+            place = "ibug" if row.attributes[[0, 4]].any() else "lfpw/testset"
+            valid.append(_face(row, W300, f"{place}/{row.number:06d}.jpg"))
+        private = [_face(row, W300, f"test/01_Indoor/{row.number:06d}.jpg") for row in rows[count:]]
         hard = [face for face in valid if face.name.startswith("ibug")]
         lists = {"train": train, "valid": valid, "test": private, "valid_challenge": hard}
         lists["valid_common"] = [face for face in valid if face not in hard]

@@ -32,6 +32,8 @@ def read_published(path: Path, num_landmarks: int, *, box_size: bool = False, su
     points = rows.numbers(first, first + 2 * num_landmarks).reshape(-1, num_landmarks, 2)
     boxes = np.concatenate([centers - sides / 2, sides, sides], axis=1)
     table = rows.table(boxes, points, areas=stated[:, 1] ** 2 if box_size else None)
+    if table.defects:  # of which the rows of a subset may be
+        return Faces(table)
     lines = {tuple(row): line for row, line in zip(rows.cells, rows.lines, strict=True)}
     found = {name: path.parent / file for name, file in subsets.items() if (path.parent / file).is_file()}
     return Faces(table, {name: _lines(file, _rows(file, num_landmarks, box_size), lines, path)
