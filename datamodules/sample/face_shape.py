@@ -132,8 +132,9 @@ def detector_box(rng: np.random.Generator, landmarks: Array) -> Array:
 def _landmarks(rng: np.random.Generator, expression: Expression) -> Array:
     """(98, 3) of a face that looks straight at the viewer."""
     points = np.zeros((NUM_LANDMARKS, 3))
-    drop = 0.55 * expression.mouth
-    points[CONTOUR] = _contour(rng, drop)
+    nose = rng.uniform(0.42, 0.54)
+    mouth = nose + rng.uniform(0.32, 0.4)
+    points[CONTOUR] = _contour(rng, mouth + rng.uniform(0.36, 0.5) + 0.9 * expression.mouth)
     eye_x, eye_y = rng.uniform(0.40, 0.46), rng.uniform(-0.03, 0.03)
     half = rng.uniform(0.175, 0.215)
     right, left = (_eye(rng, eye_x, eye_y, half, lid) for lid in expression.lids)
@@ -141,23 +142,22 @@ def _landmarks(rng: np.random.Generator, expression: Expression) -> Array:
     height, tilt, thick = rng.uniform(0.24, 0.31), rng.uniform(-0.03, 0.05), rng.uniform(0.05, 0.085)
     right, left = (_brow(eye_x, eye_y - height, tilt, thick, raised) for raised in expression.brows)
     points[RIGHT_BROW], points[LEFT_BROW] = right * _MIRROR, left[list(_MIRRORED_BROW)]
-    nose = rng.uniform(0.42, 0.54)
     points[BRIDGE] = _bridge(nose)
     points[NOSTRILS] = _nostrils(nose, rng.uniform(0.17, 0.23))
-    points[OUTER_LIPS], points[INNER_LIPS] = _lips(rng, nose, expression)
+    points[OUTER_LIPS], points[INNER_LIPS] = _lips(rng, mouth, expression)
     gaze_x, gaze_y = expression.gaze
     for pupil, middle in ((96, points[RIGHT_EYE].mean(axis=0)), (97, points[LEFT_EYE].mean(axis=0))):
         points[pupil] = middle + np.array([0.5 * half * gaze_x, 0.25 * half * gaze_y, 0.02])
     return points
 
 
-def _contour(rng: np.random.Generator, drop: float) -> Array:
-    """(33, 3) from the right temple over the chin to the left one; the chin is `drop` lower when the mouth is open."""
-    jaw, length, power = rng.uniform(0.62, 0.95), rng.uniform(1.28, 1.5), rng.uniform(0.85, 1.05)
+def _contour(rng: np.random.Generator, chin: float) -> Array:
+    """(33, 3) from the right temple over the chin, which is at y = `chin`, to the left one."""
+    jaw, power = rng.uniform(0.62, 0.95), rng.uniform(0.85, 1.05)
     angle = np.linspace(np.pi, 0, 33)
     cosine, sine = np.cos(angle), np.sin(angle)
     x = np.sign(cosine) * np.abs(cosine) ** jaw
-    y = -0.18 + (length + 0.18 - 0.18 + drop) * sine**power
+    y = -0.18 + (chin + 0.18) * sine**power
     return np.stack([x, y, 0.02 + 0.55 * sine**2], axis=1)
 
 
@@ -196,11 +196,10 @@ def _nostrils(nose: float, half: float) -> Array:
     return np.stack([x, y, np.array([0.8, 0.9, 0.94, 0.9, 0.8])], axis=1)
 
 
-def _lips(rng: np.random.Generator, nose: float, expression: Expression) -> tuple[Array, Array]:
-    """(12, 3) outer and (8, 3) inner points, each from the right corner over the upper lip and back below."""
+def _lips(rng: np.random.Generator, y: float, expression: Expression) -> tuple[Array, Array]:
+    """(12, 3) outer and (8, 3) inner points about height y, each from the right corner over the top and back below."""
     smile, opening = expression.smile, expression.mouth
     half = rng.uniform(0.29, 0.36) + 0.08 * smile - 0.12 * opening
-    y = nose + rng.uniform(0.32, 0.4)
     upper, lower = rng.uniform(0.06, 0.11), rng.uniform(0.08, 0.14)
     raised = -0.13 * smile
 

@@ -1,4 +1,4 @@
-"""Rendered faces: the same number gives the same face, landmarks lie where the picture says, and no mean face solves it."""
+"""Rendered faces: a number gives one face, landmarks lie where the picture says, and no mean face solves it."""
 
 import numpy as np
 import pytest
@@ -79,7 +79,9 @@ def test_a_head_turned_left_and_right_keeps_its_features_in_order():
         roll = np.radians(head.angles[2])
         upright = points @ np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]])
         x = upright[:, 0]
-        assert x[0] < x[60] < x[64] < x[68] < x[72] < x[32], seed
+        assert x[60] < x[64] < x[68] < x[72]
+        assert x[0] - 0.05 < x[60], seed  # half widths of the face; an outer corner may reach the temple
+        assert x[72] < x[32] + 0.05, seed
         assert x[76] < x[79] < x[82]
         assert upright[16, 1] > upright[85, 1] > upright[79, 1] > upright[57, 1] > upright[51, 1]
 
