@@ -13,7 +13,7 @@ import numpy as np
 
 from datamodules.base import DataError, Split
 from datamodules.images.names import is_file_name
-from datamodules.keypoints.columns import MALFORMED, Entries, Id, identifier, numbers
+from datamodules.keypoints.columns import HUGE, MALFORMED, Entries, Id, identifier, numbers
 from datamodules.keypoints.defects import Defect, listed, quoted, short
 
 
@@ -225,10 +225,19 @@ def _of_segmentation(entry: dict, size: tuple[int, int] | None) -> str:
             return f"the run-length code is of size {stated['size']}, the image has {list(size)} (height, width)"
         return _of_counts(stated["counts"], own)
     polygons = stated if isinstance(stated, list) else []
-    bad = [p for p in polygons if not isinstance(p, list) or len(p) < 6 or len(p) % 2 or numbers(p, len(p)) is None]
+    bad = [polygon for polygon in polygons if not _is_polygon(polygon)]
     if bad or not polygons:
         return f"has a polygon {quoted(bad[0] if bad else stated)}, expected x, y of 3 points or more"
     return ""
+
+
+def _is_polygon(polygon: Any) -> bool:
+    """Whether this is x, y of 3 points or more."""
+    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+        return False
+    if set(map(type, polygon)) == {float} and abs(sum(polygon)) < HUGE:  # the usual one, also neither nan nor infinite
+        return True
+    return numbers(polygon, len(polygon)) is not None
 
 
 def _of_counts(counts: Any, size: Sequence[float]) -> str:

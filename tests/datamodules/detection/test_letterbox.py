@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
+from scipy.stats import kstest, uniform
 
 from datamodules import DataError, DetectionAugmentation, Letterbox
 from datamodules.base import collate
@@ -89,6 +90,44 @@ def test_pixels_boxes_and_points_agree(recipe: str) -> None:
         assert np.abs(matrix[:, :2] @ centre + matrix[:, 2] - blob).max() < 0.1
     assert len(distances) > 20
     assert np.abs(distances).max() < 0.05
+
+
+def test_draws_are_evenly_distributed_and_independent() -> None:
+    augmentation = DetectionAugmentation(scale=(0.5, 0.9), random_place=True)
+    letterbox, rows = Letterbox((400, 600)), []
+    for number in range(1500):
+        placement = augmentation((400, 600), letterbox, np.random.default_rng(number))
+        free = np.subtract(placement.canvas, placement.size)
+        rows.append([placement.flip, np.log(placement.size[0] / 400), *(np.add(placement.place, 0.5) / (free + 1))])
+    flip, scale, top, left = np.array(rows, float).T
+    assert abs(flip.mean() - 0.5) < 0.04
+    assert kstest(scale, uniform(np.log(0.5), np.log(0.9 / 0.5)).cdf).pvalue > 1e-3
+    for place in (top, left):
+        assert kstest(place, "uniform").pvalue > 1e-3
+    correlations = np.corrcoef([flip, scale, top, left]) - np.eye(4)
+    assert np.abs(correlations).max() < 0.1
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_published_recipes_of_several_sizes(grouped: bool) -> None:
+    letterbox = Letterbox((832, 1344), sides=(800, 1333), grouped=grouped)
+    several = DetectionAugmentation(sides=[(1000, 1600), (600, 1000), (800, 1333)], image_size=(1024, 1600))
+    cut = DetectionAugmentation(
+        sides=[(600, 1400), (800, 1400), (1000, 1400)], crop=(800, 1200), image_size=(832, 1216)
+    )
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        placement = several((480, 640), letterbox, rng)
+        assert placement.canvas == (1024, 1600)
+        assert placement.size in {(1000, 1333), (600, 800), (800, 1067)}
+        assert placement.shown == placement.size
+        placement = cut((480, 640), letterbox, rng)
+        assert placement.size in {(600, 800), (800, 1067), (1000, 1333)}
+        assert placement.shown == tuple(np.minimum(placement.size, (800, 1200)))
+        portrait = several((640, 480), letterbox, rng)
+        assert portrait.canvas == ((1600, 1024) if grouped else (1024, 1600))
+        assert not grouped or portrait.size in {(1333, 1000), (800, 600), (1067, 800)}
+        assert cut((640, 480), letterbox, rng).shown[0] <= (1200 if grouped else 800)
 
 
 def test_mirrored_twice_is_the_identity() -> None:
