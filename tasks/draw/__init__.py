@@ -3,6 +3,7 @@
 The Lightning callbacks that show an evaluation are in `pictures.py` and `tables.py`: `Pictures`, `Tables`, `Samples`.
 """
 
+from tasks.draw.detection import draw_boxes, draw_detection
 from tasks.draw.overlays import (
     beside,
     class_colours,
@@ -26,8 +27,10 @@ __all__ = [
     "beside",
     "class_colours",
     "class_table",
+    "draw_boxes",
     "draw_caption",
     "draw_confusion",
+    "draw_detection",
     "draw_errors",
     "draw_heatmaps",
     "draw_keypoint_names",
