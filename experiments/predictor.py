@@ -21,7 +21,7 @@ import tasks
 from datamodules.base import DataError
 from datamodules.images.files import Reading
 from experiments.config import ConfigError
-from experiments.predict import classification, pose, segmentation  # noqa: F401, each says whose view it has
+from experiments.predict import classification, detection, pose, segmentation  # noqa: F401, each says whose view it has
 from experiments.predict.base import Finish, JointResult, Result, Sample, View, preparer_of, view_of
 from experiments.predict.boxes import BOX_THRESHOLD, BoxSource, CocoBoxes, found_boxes, persons_of, whole_image
 from experiments.predict.media import Failure, Photo, Source, pixels_of, read_photo, read_photos

@@ -2,8 +2,8 @@
 
 A view cuts samples out of a photo, as the data of the training prepared images for evaluation, and makes a result of
 what the network says of them; `predictor.py` runs the network between. The result draws itself, and knows its rows of a
-table and of COCO JSON. `pose.py`, `segmentation.py` and `classification.py` are such files; another one says likewise
-whose view it has:
+table and of COCO JSON. `pose.py`, `segmentation.py`, `classification.py` and `detection.py` are such files; another one
+says likewise whose view it has:
 
     @view_of.register
     def _(task: MyTask) -> type[View]:

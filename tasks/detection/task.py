@@ -12,12 +12,14 @@ from torchvision.ops import box_iou
 from hrnet import HRNet, HRNetV2p
 from tasks.detection.one_stage import OneStage
 from tasks.detection.two_stage import CONVENTIONS, TwoStage
+from tasks.draw import draw_detection
+from tasks.draw.detection import SHOWN
+from tasks.draw.pictures import Drawn
 from tasks.draw.tables import Row
 from tasks.metrics.coco_boxes import MASK, MEANINGS, CocoBoxes
 from tasks.pose import in_image
 from tasks.task import Batch, Data, Losses, Task
 
-SHOWN = 0.3  # score of a detection from which on an image's quality counts it
 ONE_STAGE, TWO_STAGE = ("fcos", "retinanet"), ("faster_rcnn", "mask_rcnn")
 OPTIONS: dict[str, dict[str, Any]] = {  # what a detector may be told beyond what all have, and what it is otherwise
     "fcos": {"nms_threshold": 0.6},
@@ -200,6 +202,13 @@ class DetectionTask(Task):
     def tables(self) -> dict[str, list[Row] | Tensor]:
         """How well each class is found."""
         return {"classes": self.metric.per_class()} if isinstance(self.metric, CocoBoxes) else {}
+
+    def draw(self, outputs: dict[str, Any], predictions: Prediction, batch: Batch, count: int) -> Drawn:
+        """Images with true and found objects."""
+        images, names = batch["image"][:count], self.class_names or [str(label) for label in range(self.num_classes)]
+        renamed = self.metric.renamed_images if isinstance(self.metric, CocoBoxes) else {}
+        ids = [renamed.get(number, number) for number in batch["image_id"].tolist()]
+        return {"detection (truth, prediction)": draw_detection(images, batch, predictions, names, image_ids=ids)}
 
     def scores(self, predictions: Prediction, batch: Batch) -> dict[str, Tensor | list]:
         """Quality of each image's detections that score 0.3 or more, see `quality`, and how many there are of what."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from faster_coco_eval import COCOeval_faster
+from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
@@ -172,26 +172,42 @@ def evaluate(
         sizes: Of the images, for "segm".
         thresholds: IoU from which on a detection is right; 0.50, 0.55, ..., 0.95 when not given.
     """
-    # Counted anew: the evaluator holds ids as doubles, in which those beyond 2^53 run together.
-    known = np.union1d(np.array([each["image_id"] for each in objects], np.int64), detections.image_id)
-    if not len(known):
+    truth, found = coco_pair(objects, detections, num_classes, kind, sizes)
+    if not truth.dataset["images"]:
         return None
-    truth = [
-        {**each, "image_id": int(image), "category_id": each["label"]}
-        for each, image in zip(objects, np.searchsorted(known, [each["image_id"] for each in objects]), strict=True)
-    ]
-    found = _found(detections, np.searchsorted(known, detections.image_id), kind, sizes)
-    images = [{"id": i} for i in range(len(known))]
-    if kind == "segm":
-        assert sizes is not None
-        for image, number in zip(images, known.tolist(), strict=True):
-            image["height"], image["width"] = sizes[number]
-    both = [coco_of(images, annotations, range(num_classes)) for annotations in (truth, found)]
-    evaluator = COCOeval_faster(*both, kind)
+    evaluator = COCOeval_faster(truth, found, kind)
     if thresholds is not None:
         evaluator.params.iouThrs = np.array(thresholds)
     evaluator.run()
     return evaluator
+
+
+def coco_pair(
+    objects: Sequence[Mapping[str, Any]], detections: Detections, num_classes: int, kind: Kind, sizes: Sizes | None
+) -> tuple[COCO, COCO]:
+    """Truth and detections as evaluators take them: labels are category ids, detections are numbered from 1.
+
+    Args:
+        objects: See `evaluate`, as of the others.
+        detections: In this order.
+        num_classes: K.
+        kind: Whether masks are needed.
+        sizes: Of the images.
+    """
+    # Images are counted anew: the evaluator holds ids as doubles, in which those beyond 2^53 run together.
+    numbers = np.array([each["image_id"] for each in objects], np.int64)
+    known = np.union1d(numbers, detections.image_id)
+    truth = [
+        {**each, "image_id": image, "category_id": each["label"]}
+        for each, image in zip(objects, np.searchsorted(known, numbers).tolist(), strict=True)
+    ]
+    found = _found(detections, np.searchsorted(known, detections.image_id), kind, sizes)
+    images: list[dict[str, Any]] = [{"id": i} for i in range(len(known))]
+    if kind == "segm":
+        assert sizes is not None
+        for image, number in zip(images, known.tolist(), strict=True):
+            image["height"], image["width"] = sizes[number]
+    return coco_of(images, truth, range(num_classes)), coco_of(images, found, range(num_classes))
 
 
 def _found(detections: Detections, images: NDArray[np.int64], kind: Kind, sizes: Sizes | None) -> list[dict[str, Any]]:

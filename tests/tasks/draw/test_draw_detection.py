@@ -9,6 +9,8 @@ import torch
 from tasks.draw import class_colours, draw_boxes, draw_detection
 from tasks.draw.detection import in_input
 from tasks.draw.pictures import log_pictures
+from tasks.draw.tables import one
+from tests.tasks.detection.scenes import random_batch, small_task
 from tests.tasks.draw.test_pictures import Recorder
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -135,3 +137,18 @@ def test_wandb_gets_boxes_and_masks_of_every_sample(tmp_path):
     mask = options["masks"][1]["prediction"]
     assert mask["class_labels"] == {0: "cat", 1: "dog", 255: "ignored"}
     assert set(np.unique(mask["mask_data"])) == {0, 255}
+
+
+@pytest.mark.parametrize("detector", ["fcos", "mask_rcnn"])
+def test_the_task_draws_a_batch_and_single_samples_of_it(detector):
+    task, batch = small_task(detector, score_threshold=0.0).eval(), random_batch(3)
+    if detector == "fcos":
+        del batch["masks"]
+    outputs = task.outputs(batch)
+    predictions = task.predict(outputs, batch)
+    panel = task.draw(outputs, predictions, batch, 2)["detection (truth, prediction)"]
+    assert [layer.caption for layer in panel.layers] == ["image 0", "image 1"]
+    assert [bool(layer.masks) for layer in panel.layers] == [detector == "mask_rcnn"] * 2
+    single = task.draw({}, one(predictions, 2), one(batch, 2), 1)["detection (truth, prediction)"]
+    assert [layer.caption for layer in single.layers] == ["image 2"]
+    assert [box[:4] for box in single.layers[0].boxes["truth"]] == [tuple(box) for box in batch["boxes"][2].tolist()]
