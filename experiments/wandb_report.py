@@ -61,6 +61,13 @@ KINDS = {
         "accuracy",
         ("val/classes (truth, five best)", "val/confusion"),
     ),
+    "detection": Kind(
+        "DetectionTask",
+        ("val/AP", "val/AP50", "val/AP75", "val/loss", "train/loss"),
+        "val/classes",
+        "AP",
+        ("val/detection (truth, prediction)",),
+    ),
 }
 
 
@@ -117,7 +124,10 @@ def build(project: str, entity: str, kind: Kind) -> "wr.Report":
 
 
 def save(
-    project: str, *, entity: str | None = None, task: Literal["pose", "segmentation", "classification"] = "pose"
+    project: str,
+    *,
+    entity: str | None = None,
+    task: Literal["pose", "segmentation", "classification", "detection"] = "pose",
 ) -> str:
     """Make and save the report; its address.
 
