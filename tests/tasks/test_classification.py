@@ -234,6 +234,15 @@ def test_pictures_say_the_true_class_and_the_five_best(monkeypatch):
     assert [line[0] for line in drawn[1][1:]] == list("aedcb")
 
 
+def test_pictures_of_a_few_classes_name_them_all(monkeypatch):
+    drawn = []
+    picture = torch.zeros(3, 64, 400, dtype=torch.uint8)
+    monkeypatch.setattr("tasks.classification.draw_labels", lambda images, captions: drawn.extend(captions) or picture)
+    task, batch = ClassificationTask(SMALL, 3, class_names=list("abc")), some_batch(1, classes=3)
+    task.draw(None, {"probabilities": torch.tensor([[0.2, 0.5, 0.3]])}, batch, count=1)
+    assert [line[0] for line in drawn[0][1:]] == list("bca")
+
+
 def test_predictions_are_probabilities():
     outputs = torch.tensor([[0.0, np.log(3.0)]])
     found = ClassificationTask(SMALL, 2).predict(outputs, {})["probabilities"]

@@ -126,6 +126,7 @@ def test_unlabelled_points_are_neither_judged_nor_places_to_be_confused_with():
     found[2] = PLACES[1]
     errors = PoseErrors(truth(person(1, PLACES, visible=visible)), [pose(found)], SKELETON)
     assert kinds_of(errors) == ["good", "unlabelled", "miss", "good", "good"]
+    assert errors.oks == pytest.approx([3 / 4], abs=0.01)
     assert errors.per_keypoint()[1]["labelled"] == 0
     assert math.isnan(errors.per_keypoint()[1]["good"])
 
