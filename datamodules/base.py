@@ -282,12 +282,12 @@ class BaseDataModule(LightningDataModule, ABC):
         """Batches of `train`, shuffled by (seed, epoch); an incomplete last batch is dropped after a full one."""
         dataset = self.split("train")
         epoch, batches = self.position()
-        sampler = self.training_sampler(dataset, start=(epoch, batches * self.batch_size))
+        sampler = self.training_sampler(dataset, *world(), start=(epoch, batches * self.batch_size))
         return self.loader(dataset, sampler, self.batch_size, drop_last=len(sampler) >= self.batch_size)
 
-    def training_sampler(self, dataset: BaseDataset, **options: Any) -> TrainingSampler:
-        """The order of the training samples; `options` are those of `TrainingSampler`."""
-        return TrainingSampler(dataset, *world(), **options)
+    def training_sampler(self, dataset: BaseDataset, num_replicas: int, rank: int, **options: Any) -> TrainingSampler:
+        """The order of the training samples on one of several processes, see `TrainingSampler`."""
+        return TrainingSampler(dataset, num_replicas, rank, **options)
 
     def state_dict(self) -> dict[str, Any]:
         """What a place within an epoch depends on, kept in checkpoints: samples and batch size."""

@@ -178,6 +178,7 @@ class MultiTaskDataModule(BaseDataModule):
             dataset = part.split("train")
             sampler = part.training_sampler(
                 dataset,
+                *world(),
                 samples=counts[name] * part.batch_size,
                 start=(start[0], order.taken(name) * part.batch_size),
                 part=number,

@@ -24,7 +24,7 @@ from datamodules.images.looking import size_histogram
 from datamodules.images.photometric import Photometric
 from datamodules.keypoints.coco_json import CocoFiles
 from datamodules.keypoints.defects import listed
-from datamodules.loading.samplers import GroupedSampler, TrainingSampler, world
+from datamodules.loading.samplers import GroupedSampler, TrainingSampler
 from datamodules.sample import sample_coco
 
 
@@ -153,11 +153,11 @@ class CocoDetection(CocoFiles, AnnotatedImages):
             turned=turned,
         )
 
-    def training_sampler(self, dataset: BaseDataset, **options: Any) -> TrainingSampler:
+    def training_sampler(self, dataset: BaseDataset, num_replicas: int, rank: int, **options: Any) -> TrainingSampler:
         """As in every data set, or batches of one orientation each."""
         if not self.grouped:
-            return super().training_sampler(dataset, **options)
-        return GroupedSampler(dataset, *world(), batch_size=self.batch_size, **options)
+            return super().training_sampler(dataset, num_replicas, rank, **options)
+        return GroupedSampler(dataset, num_replicas, rank, batch_size=self.batch_size, **options)
 
     def state_dict(self) -> dict[str, Any]:
         """What a place within an epoch depends on: the order too is another in batches of one orientation."""
