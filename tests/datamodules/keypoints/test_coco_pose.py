@@ -354,6 +354,13 @@ def test_a_missing_area_becomes_a_share_of_the_box(write, content: Content) -> N
     assert truth["annotations"][0]["area"] == pytest.approx(0.53 * 60 * 80)
 
 
+def test_limbs_of_the_ground_truth_count_points_from_one_as_coco_does(write, content: Content, tmp_path: Path) -> None:
+    limbs = [["nose", "left_eye"], ["left_eye", "tail"]]
+    (tmp_path / "limbs.yaml").write_text(yaml.safe_dump({"names": NAMES, "limbs": limbs, "sigmas": 0.05}))
+    truth = write(content, skeleton=str(tmp_path / "limbs.yaml")).ground_truth("val")
+    assert truth["categories"][0]["skeleton"] == [[1, 2], [2, 4]]
+
+
 def test_all_categories_with_key_points_are_learned(write, content: Content) -> None:
     content["categories"] += [{"id": 2, "name": "y", "keypoints": NAMES}, {"id": 3, "name": "table"}]
     content["annotations"][0]["category_id"] = 2
