@@ -293,9 +293,9 @@ def _maxima(heatmaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # On CPUs torch is 10 times slower at finding where a maximum is than what it is: find the band of rows by value,
     # then the place within that band alone.
     rows = math.gcd(height, 4)
-    bands = heatmaps.view(batch * points, height // rows, rows * width)
+    bands = heatmaps.reshape(batch * points, height // rows, rows * width)
     scores, band = bands.amax(-1).max(-1)
-    index = bands[torch.arange(len(bands), device=heatmaps.device), band].max(-1).indices + band * bands.shape[-1]
+    index = bands[torch.arange(bands.shape[0], device=heatmaps.device), band].max(-1).indices + band * bands.shape[-1]
     x, y, scores = (values.view(batch, points) for values in (index % width, index // width, scores))
     return x, y, scores
 

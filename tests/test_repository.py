@@ -47,7 +47,7 @@ def test_every_imported_package_is_declared() -> None:
     assert not undeclared, f"add {undeclared} to the extra dev in pyproject.toml"
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", ["hrnet", "tasks", "datamodules"])  # experiments are commands
 def test_types_are_for_others_too(package: str) -> None:
     assert (ROOT / package / "py.typed").is_file()
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]

@@ -184,6 +184,7 @@ COMMANDS = {
     "check": Command("datamodules.check", "Everything that is wrong with the files of a data set"),
     "sweep": Command("experiments.sweep", "Search hyperparameters"),
     "split": Command("experiments.split", "One task of a joint run as a checkpoint of its own"),
+    "export": Command("experiments.export", "A run as a file that runs without this project: ONNX, torch, OpenVINO"),
     "benchmark": Command("experiments.benchmark", "Times against other implementations on this machine"),
     "wandb_report": Command("experiments.wandb_report", "A saved comparison in W&B"),
 }

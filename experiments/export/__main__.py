@@ -1,0 +1,7 @@
+"""`python -m experiments.export`."""
+
+import sys
+
+from experiments.export.commandline import command
+
+sys.exit(command())

@@ -1,0 +1,235 @@
+"""Turn a run into a file that runs without this project.
+
+python -m experiments.export runs/pose_coco/20260101-120000-abcdef
+python -m experiments.export RUN --format openvino --output models/
+python -m experiments.export RUN --decode false --image_size 384 288
+
+Writes RUN/exported/<task>.onnx (.pt2, .xml with .bin), of a joint run one for each task, and beside it a .json that
+says what the file is and how far it agrees with the network. The file takes uint8 RGB images (B, 3, H, W) as `image`,
+any number of them, and of segmentation any size; it normalises them and gives `keypoints` and `scores`, `labels`, or
+`probabilities` and `labels`. A file that does not agree is not left behind.
+"""
+
+import hashlib
+import itertools
+import math
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+import tasks
+from datamodules.base import BaseDataModule, DataError, collate
+from experiments import cli
+from experiments.cli.files import write_json
+from experiments.config import ConfigError, read
+from experiments.config.parser import make_data
+from experiments.export.files import ENDINGS, RUN, WRITE, Run, require, traced
+from experiments.export.graph import Deployed
+from experiments.predict import classification, pose, segmentation  # noqa: F401, each says how its images come
+from experiments.predict.base import preparer_of
+from experiments.training.start import import_named
+from tasks import Task, find_checkpoint
+
+TOLERANCE = 1e-4  # of a tensor's largest value
+PLACES = {"keypoints": 1e-3, "boxes": 1e-3}  # where a flat top of a heatmap turns a rounding into more
+METRIC_TOLERANCE = 1e-3
+SIZES = (1, 2, 3)  # of batches; the graph was traced with two images
+SAMPLES = 3
+
+
+def export(
+    run: str,
+    *,
+    format: Literal["onnx", "pt2", "openvino"] = "onnx",
+    output: Path | None = None,
+    decode: bool = True,
+    image_size: tuple[int, int] | None = None,
+    limit_batches: int | None = None,
+    overwrite: bool = False,
+    import_: tuple[str, ...] = (),
+) -> dict[str, Path]:
+    """Write a run as a file that runs without this project, and compare the two.
+
+    Args:
+        run: Run folder, checkpoint, published checkpoint, or timm name.
+        format: onnx for ONNX Runtime and most others, pt2 for torch.export.load, openvino for OpenVINO.
+        output: Folder to write to; RUN/exported when not given.
+        decode: Give key points, classes or boxes, rather than heatmaps or logits.
+        image_size: HEIGHT and WIDTH that the network sees, instead of that of the training.
+        limit_batches: Compare the metric on so many batches of the validation split; on all of it when not given.
+        overwrite: Replace files that exist.
+        import_: Module of your own with a task, codec or data set that the run names; once for each module.
+
+    Returns:
+        The file of each task; of a run with one task under its class's name.
+
+    Raises:
+        ConfigError: If a library is missing, a file exists, or the file does not agree with the network.
+    """
+    require(format)
+    import_named(import_)
+    task = tasks.load(run)
+    folder = output or _default_folder(run)
+    files = {name: folder / f"{name or type(task).__name__}{ENDINGS[format]}" for name in task.parts}
+    if existing := [path for path in files.values() if path.exists() and not overwrite]:
+        raise ConfigError(f"{existing[0]} exists: add --overwrite to replace it, or name another folder by --output.")
+    data = None if image_size else _data_of(run)
+    about = {"version": version("hrnet-lightning"), "checkpoint": _digest(run)}
+    for name, single in task.singles().items():
+        preparer = preparer_of(single, image_size and tuple(image_size))
+        part = data.tasks[name] if data is not None and name else data
+        network = Deployed(single, decode)
+        folder.mkdir(parents=True, exist_ok=True)
+        report = _write(network, files[name], format, preparer, part, about, limit_batches)
+        _print(files[name], report)
+    return {name or type(task).__name__: path for name, path in files.items()}
+
+
+main = partial(cli.call, export)
+command = partial(cli.run, export)
+
+
+def _write(
+    network: Deployed,
+    path: Path,
+    format: str,
+    preparer: Any,
+    data: BaseDataModule | None,
+    about: dict[str, Any],
+    limit: int | None,
+) -> dict[str, Any]:
+    """Write and compare; what the file is and how far it agrees."""
+    task, size = network.task, preparer.image_size
+    program = traced(network, size)
+    names = list(network(program.example_inputs[0][0]))
+    about = about | {
+        "task": type(task).__name__,
+        "image_size": list(size),
+        "preparation": preparer.to_dict(),
+        "outputs": names,
+        **network.ending.described(),
+    }
+    fresh = path.with_name(f"new-{path.name}")
+    try:
+        WRITE[format](program, fresh, names, about)
+        run = RUN[format](fresh, names)
+        samples = None if data is None else _samples_of(data, SAMPLES)
+        found: dict[str, Any] = {"difference": _differences(network, run, size, samples)}
+        for name, value in found["difference"].items():
+            if not value <= (limit_of := PLACES.get(name, TOLERANCE)):
+                raise ConfigError(f"`{name}` of the {format} file differs from the network by {value:.1e} of its "
+                                  f"largest value, more than {limit_of}: the file is not kept.")  # fmt: skip
+        if data is not None and network.decode:
+            found |= _figures(task, network, data, run, limit)
+        for part in sorted(path.parent.glob(f"{fresh.stem}.*")):
+            part.replace(path.with_suffix(part.suffix))
+    finally:
+        for part in path.parent.glob(f"{fresh.stem}.*"):
+            part.unlink()
+    report = about | {"agreement": found}
+    write_json(path.with_suffix(path.suffix + ".json"), report)
+    return report
+
+
+def _figures(task: Task, network: Deployed, data: BaseDataModule, run: Any, limit: int | None) -> dict[str, float]:
+    task.attach(data)
+    key = task.monitor.partition("/")[2]
+    ours, theirs = (_figure(task, network, data, way, limit) for way in (network, run))
+    if not math.isclose(ours, theirs, abs_tol=METRIC_TOLERANCE) and not (math.isnan(ours) and math.isnan(theirs)):
+        raise ConfigError(f"{key} of the exported file is {theirs:.4f} and that of the network {ours:.4f}, more than "
+                          f"{METRIC_TOLERANCE} apart: the file is not kept.")  # fmt: skip
+    return {key: theirs, f"{key} of the network": ours}
+
+
+def _differences(network: Deployed, run: Run, image_size: tuple[int, int], samples: Tensor | None) -> dict[str, float]:
+    """Largest difference of each tensor, over batches of several sizes, as a share of the tensor's largest value.
+
+    Args:
+        network: What was exported.
+        run: The file.
+        image_size: (height, width).
+        samples: (N, 3, height, width) uint8 images of the data; noise where there are none.
+    """
+    worst: dict[str, float] = {}
+    generator = torch.Generator().manual_seed(0)
+    for size in SIZES:
+        image = torch.randint(0, 256, (size, 3, *image_size), generator=generator, dtype=torch.uint8)
+        if samples is not None:
+            image = samples[torch.arange(size) % len(samples)].contiguous()
+        with torch.inference_mode():
+            expected = network(image)
+        found = run(image)
+        for name, value in expected.items():
+            worst[name] = max(worst.get(name, 0.0), _difference(found[name], value))
+    return worst
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    if found.shape != expected.shape:
+        return float("inf")
+    if not expected.is_floating_point():  # classes: the share that differs; rounding may turn a tie
+        return float((found != expected).double().mean())
+    scale = max(float(expected.abs().max()), 1e-12)
+    return float((found.double() - expected.double()).abs().max()) / scale
+
+
+def _samples_of(data: BaseDataModule, count: int) -> Tensor:
+    """(N, 3, height, width) images of the first evaluated samples that have one size."""
+    dataset = data.split("val")
+    samples = [dataset[row, 0] for row in range(min(count, len(dataset)))]
+    return collate([{"image": s["image"]} for s in samples if s["image"].shape == samples[0]["image"].shape])["image"]
+
+
+def _figure(task: Task, network: Deployed, data: BaseDataModule, run: Run, limit: int | None) -> float:
+    """The task's monitored metric on the validation split, by what `run` answers; `task` is attached to the data."""
+    task.reset()
+    task.partial = limit is not None
+    for batch in itertools.islice(data.val_dataloader(), limit):
+        task.update(network.ending.predictions(run(batch["image"]), batch), batch)
+    value = task.compute()[task.monitor.partition("/")[2]]
+    task.reset()
+    return value
+
+
+def _data_of(run: str) -> BaseDataModule | None:
+    """The data of a run folder, if they are there."""
+    file = Path(run) / "config.yaml"
+    if not file.is_file():
+        return None
+    content = read(file)
+    try:
+        data = make_data(content, [(str(file), content)])
+        data.prepare_data()
+        data.setup("validate")
+    except DataError as error:
+        print(f"the metric is not compared, since the run's data cannot be read: {str(error).splitlines()[0]}")
+        return None
+    return data
+
+
+def _default_folder(run: str) -> Path:
+    path = Path(run)
+    if path.is_dir():
+        return path / "exported"
+    return path.parent.parent / "exported" if path.parent.name == "checkpoints" else Path("exported")
+
+
+def _digest(run: str) -> str | None:
+    """SHA-256 of the checkpoint's file, so that one can tell later what a file was made of."""
+    path = find_checkpoint(run) if Path(run).exists() else None
+    return None if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _print(path: Path, report: dict[str, Any]) -> None:
+    size = path.stat().st_size + sum(p.stat().st_size for p in path.parent.glob(f"{path.stem}.bin"))
+    print(f"{path}  {size / 2**20:.1f} MiB")
+    agreement = report["agreement"]
+    for name, value in agreement["difference"].items():
+        print(f"  {name}: differs by {value:.1e} of its largest value")
+    for name, value in agreement.items():
+        if name != "difference":
+            print(f"  {name}: {value:.4f}")
