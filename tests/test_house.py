@@ -26,7 +26,7 @@ ENTRY_POINTS = {"experiments/run.py", "experiments/predictor.py"}
 EACH_TASK = {
     f"experiments/{room}/{task}.py"
     for room in ("predict", "errors")
-    for task in ("pose", "segmentation", "classification", "detection")
+    for task in ("pose", "segmentation", "classification", "detection", "landmarks")
 }
 ITS_OWN = "hrnet/inference.py"  # the one place for private operators of torch, each with its plain fallback
 NAMED_TUPLE = {"_replace", "_asdict", "_fields"}  # public in spite of their names

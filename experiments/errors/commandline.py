@@ -21,7 +21,13 @@ from experiments import cli
 from experiments.cli.files import read_json, replacing, write_rows
 from experiments.config import ConfigError, read
 from experiments.config.parser import make_data
-from experiments.errors import classification, detection, pose, segmentation  # noqa: F401, each says whose analysis it has
+from experiments.errors import (  # noqa: F401, each says whose analysis it has
+    classification,
+    detection,
+    landmarks,
+    pose,
+    segmentation,
+)
 from experiments.errors.report import Report, report_of
 from experiments.training.start import import_named
 from tasks.draw import class_table, print_tables

@@ -40,6 +40,7 @@ class Faces:
     instance_id: NDArray[np.int64]  # (N,) ascending
     keypoints: NDArray[np.float64]  # (N, L, 2) predicted x, y in original pixels
     scores: NDArray[np.float64]  # (N, L)
+    truth: NDArray[np.float64]  # (N, L, 2) likewise, nan where not labelled
     distances: NDArray[np.float64]  # (N, L) to the truth in original pixels, nan where not labelled
     lengths: NDArray[np.float64]  # (N,) in original pixels, which errors are shares of; nan where undefined
     errors: NDArray[np.float64]  # (N,) mean over a face's landmarks of distance / length; nan where undefined
@@ -243,8 +244,10 @@ class NME(Metric):
         columns = [dim_zero_cat(getattr(self, state)).cpu().numpy() for state in self._empty]
         _, first = np.unique(columns[1], return_index=True)
         image_id, instance_id, keypoints, scores, truth, visible, area = (column[first] for column in columns)
-        measured = self._measured(*(x.astype(np.float64) for x in (keypoints, truth, visible, area)))
-        return Faces(image_id, instance_id, keypoints.astype(np.float64), scores.astype(np.float64), *measured)
+        keypoints, scores, truth, area = (x.astype(np.float64) for x in (keypoints, scores, truth, area))
+        measured = self._measured(keypoints, truth, visible, area)
+        truth = np.where(visible[..., None] > 0, truth, math.nan)
+        return Faces(image_id, instance_id, keypoints, scores, truth, *measured)
 
     def _measured(
         self,
