@@ -27,6 +27,7 @@ from hrnet import HRNet
 from tasks import ClassificationTask, PoseTask, save_task
 from tests.conftest import ROOT
 from tests.hrnet.published import filled, ocr, official, pose, segmentation
+from tests.tasks.test_heatmaps import official_face_point
 
 SMALL = {"variant": "w18_small_v1"}
 
@@ -77,6 +78,36 @@ def test_pose_in_one_command(photo, tmp_path, capsys):
     rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open()))
     assert "nose" in str(rows)
     assert len(list((tmp_path / "out" / "overlays").iterdir())) == 1
+
+
+def test_landmarks_in_one_command(photo, tmp_path, capsys):
+    """The box of a face is 1.25 times as large for the network; without one it is the whole picture."""
+    network = segmentation(num_classes=98).eval()
+    state = filled(network)
+    network.load_state_dict(state)
+    torch.save(official(state, "head."), tmp_path / "HR18-WFLW.pth")
+    predicted(tmp_path / "HR18-WFLW.pth", photo, "--output", tmp_path / "out", "--image_size", "64", "64")
+    said = capsys.readouterr().out
+    for word in ("LandmarkTask", "wflw", "FaceCodec"):
+        assert word in said
+    found = Predictor(tmp_path / "HR18-WFLW.pth", image_size=(64, 64))(photo)
+    np.testing.assert_allclose(points(tmp_path / "out")[:, :2], found.keypoints[0], atol=1e-3)
+    # By hand: the crop, the network, the official rule.
+    image = np.asarray(Image.open(photo).convert("RGB"))
+    height, width = image.shape[:2]
+    side = 1.25 * max(height - 1, width - 1)
+    scale, center = 64 / side, np.array([width - 1, height - 1]) / 2
+    matrix = np.column_stack([scale * np.eye(2), 32 - scale * center])
+    crop = torch.from_numpy(cv2.warpAffine(image, matrix, (64, 64))).permute(2, 0, 1)[None].float()
+    mean, std = (torch.tensor(v).view(3, 1, 1) * 255 for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    with torch.no_grad():
+        heatmaps = network((crop - mean) / std)[0].numpy()
+    expected = np.array([official_face_point(heatmap) if heatmap.max() > 0 else (0, 0) for heatmap in heatmaps])
+    expected = (expected - matrix[:, 2]) * side / 64
+    near = np.linalg.norm(found.keypoints[0] - expected, axis=1) < 0.01
+    assert near.mean() > 0.9  # a maximum may be at one of two equal places
+    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open()))
+    assert "right_eye_outer_x" in rows[0]
 
 
 @pytest.mark.parametrize(
