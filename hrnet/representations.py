@@ -69,7 +69,10 @@ class HRNetV2p(nn.Module):
 
     def forward(self, streams: list[Tensor]) -> OrderedDict[str, Tensor]:
         """List of (B, C_i, H/2^(i+2), W/2^(i+2)) -> {"0": (B, out, H/4, W/4), "1": (B, out, H/8, W/8), ...}."""
-        mixed = mix(cast(nn.Conv2d, self.reduction_conv[0]), streams, align_corners=False)
+        return self.levels(mix(cast(nn.Conv2d, self.reduction_conv[0]), streams, align_corners=False))
+
+    def levels(self, mixed: Tensor) -> OrderedDict[str, Tensor]:
+        """The mixed map (B, out, H/4, W/4) -> the pyramid."""
         factors = [self.finest * 2**i for i in range(len(self.fpn_conv))]
         pooled = [mixed if factor == 1 else F.avg_pool2d(mixed, factor, ceil_mode=True) for factor in factors]
         return OrderedDict((str(i), conv(x)) for i, (conv, x) in enumerate(zip(self.fpn_conv, pooled, strict=True)))
