@@ -131,3 +131,62 @@ def test_mistakes_name_file_and_row(kind, row, column, text, message, w300, aflw
     assert [f.item.split(" in ")[0] for f in check(data, images="none").findings if f.kind == "malformed row"] == [
         f"row {row + 1}"
     ]
+
+
+@pytest.fixture
+def pts(w300, tmp_path) -> Path:
+    """The faces of the lists as originally distributed: a .pts file beside each picture."""
+    places = {"train": "afw", "valid": None, "test": "300w/01_Indoor"}
+    for place in ("helen/trainset", "lfpw/trainset", "helen/testset", "lfpw/testset", "ibug"):
+        (tmp_path / place).mkdir(parents=True)
+    for split, place in places.items():
+        for number, row in enumerate(rows_of(w300 / f"face_landmarks_300w_{split}.csv")[1:]):
+            folder = tmp_path / (place or ("ibug" if row[0].startswith("ibug") else "lfpw/testset"))
+            if split != "test" and number < 2:
+                folder = tmp_path / f"{('helen', 'lfpw')[number]}/{'trainset' if split == 'train' else 'testset'}"
+            folder.mkdir(parents=True, exist_ok=True)
+            file = folder / f"{split}_{number}.jpg"
+            file.write_bytes((w300 / "images" / row[0]).read_bytes())
+            pairs = np.array(row[4:]).reshape(-1, 2)
+            text = "version: 1\nn_points:  68\n{\n" + "".join(f"{x} {y}\n" for x, y in pairs) + "}\n"
+            file.with_suffix(".pts").write_text(text)
+    (tmp_path / "ibug" / "1.png").write_bytes(file.read_bytes())
+    (tmp_path / "ibug" / "1.pts").write_text(text)
+    (tmp_path / "ibug" / "1_mirror.pts").write_text(text)
+    return tmp_path
+
+
+def test_300w_as_originally_distributed(w300, pts):
+    original, published = (W300(root, image_size=(64, 64), num_workers=0) for root in (pts, w300))
+    for split in ("train", "val", "test"):
+        one, other = original.persons(split), published.persons(split)
+        assert len(one.ids) == len(other.ids) + (split == "val")
+        place = {points.tobytes() for points in one.keypoints}
+        assert all(points.tobytes() in place for points in other.keypoints)
+        assert len(original.dataset(split)) == len(one.ids)
+    table = original.persons("val")
+    low, high = np.floor(table.keypoints.min(axis=1)), np.ceil(table.keypoints.max(axis=1))
+    np.testing.assert_array_equal(table.boxes, np.hstack([low, high - low]))
+    hard = original.subsets("val")["challenge"]
+    assert all("ibug" in table.file_names[table.images[number - 1]] for number in hard)
+    assert len(hard) + len(original.subsets("val")["common"]) == len(table.ids)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda file: file.write_text("{ 1 2 3 }"), r"\.pts has 3 numbers; expected 136 between braces"),
+        (lambda file: file.write_text("{ 1 b }"), r"\.pts has text among its coordinates"),
+        (lambda file: file.with_suffix(".png").unlink(), r"1\.pts has no picture beside it; expected 1\.jpg or 1\.png"),
+    ],
+)
+def test_a_wrong_pts_file_is_named(pts, spoil, message):
+    spoil(pts / "ibug" / "1.pts")
+    with pytest.raises(DataError, match=message):
+        W300(pts, image_size=(64, 64), num_workers=0).dataset("val")
+
+
+def test_a_collection_of_300w_that_is_not_there_is_named(pts):
+    (pts / "lfpw" / "testset").rename(pts / "elsewhere")
+    with pytest.raises(DataError, match=r"lfpw/testset has no \.pts file"):
+        W300(pts, image_size=(64, 64), num_workers=0).dataset("val")
