@@ -69,7 +69,7 @@ or, as originally distributed, pictures with .pts files beside them:
         self.test_split = test_split
 
     def read(self, path: Path, split: Split) -> Faces:
-        """The faces of a published list or of .pts files; without files of the subsets, iBUG's own are the challenge."""
+        """The faces of a published list or of .pts files; without files of subsets, iBUG's own are the challenge."""
         if path.is_dir():
             faces = Faces(read_pts(self.folder, split))
         else:
