@@ -168,21 +168,47 @@ class MixedPose(BaseDataModule):
     ) -> None:
         if not sources or any(set(name) & set("/.") for name in sources):
             raise DataError(f"sources are {sorted(sources)}: name one data set or more, without slashes and dots.")
-        first = next(iter(sources.values()))["data"]
-        chosen = first.root if root is None else root
-        super().__init__(chosen, image_size=image_size, batch_size=batch_size, num_workers=num_workers)
         self.skeleton = Skeleton.load(skeleton)
         self.num_keypoints = self.skeleton.num_keypoints
         self.by_source = {name: _points_of(name, source, self.skeleton) for name, source in sources.items()}
-        for source in self.by_source.values():
-            data = source.data
-            data.root = data.root if root is None else root
-            data.image_size, data.batch_size, data.num_workers = self.image_size, batch_size, self.num_workers
-            data.overfit = data.overfit if overfit is None else overfit
+        super().__init__(root, image_size=image_size, batch_size=batch_size, num_workers=num_workers, overfit=overfit)
         self.test_split = (
             "val" if all(source.data.test_split == "val" for source in self.by_source.values()) else "test"
         )
         self._refuse_different_crops()
+
+    # What holds for every data set is handed down whenever it is set, as a joint run does later.
+
+    @property
+    def root(self) -> str | Path:
+        """Of the first data set."""
+        return next(iter(self.by_source.values())).data.root
+
+    @root.setter
+    def root(self, root: str | Path | None) -> None:
+        self._hand_down("root", root)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the crops."""
+        return next(iter(self.by_source.values())).data.image_size
+
+    @image_size.setter
+    def image_size(self, size: tuple[int, int]) -> None:
+        self._hand_down("image_size", size)
+
+    @property
+    def overfit(self) -> int | None:
+        """None: each data set leaves out its other crops itself."""
+        return None
+
+    @overfit.setter
+    def overfit(self, count: int | None) -> None:
+        self._hand_down("overfit", count)
+
+    def _hand_down(self, name: str, value: Any) -> None:
+        for source in self.by_source.values():
+            setattr(source.data, name, getattr(source.data, name) if value is None else value)
 
     def _refuse_different_crops(self) -> None:
         crops = {name: (source.data.crop, source.data.box_padding) for name, source in self.by_source.items()}

@@ -10,7 +10,7 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 
-from datamodules import CocoPose, DataError, MixedPose, MpiiPose, PersonAugmentation, Skeleton
+from datamodules import CocoPose, DataError, MixedPose, MpiiPose, MultiTaskDataModule, PersonAugmentation, Skeleton
 from datamodules.loading.dataset import collate
 from datamodules.sample import sample_coco
 from datamodules.sample.mpii import sample_mpii
@@ -186,6 +186,10 @@ def test_overfit_root_and_size_are_for_every_data_set(roots: dict[str, Path]) ->
     with pytest.warns(UserWarning, match="Training persons have no head boxes"):
         assert len(data.by_source["mpii"].ground_truth("val")["annotations"]) == 3
     assert all(part.data.root == "elsewhere" for part in mixed(roots, root="elsewhere").by_source.values())
+    parts = {"pose": mixed(roots), "again": mixed(roots)}
+    joint = MultiTaskDataModule(parts, image_size=(32, 48), overfit=2, num_workers=0)
+    assert [len(part.split("val")) for part in joint.parts.values()] == [4, 4]
+    assert joint.parts["again"].split("train")[0]["image"].shape == (32, 48, 3)
     facts = list(mixed(roots).findings("val", "none"))
     assert {fact.split for fact in facts} == {"coco val", "mpii val"}
 
