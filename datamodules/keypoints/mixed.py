@@ -180,12 +180,13 @@ class MixedPose(BaseDataModule):
     # What holds for every data set is handed down whenever it is set, as a joint run does later.
 
     @property
-    def root(self) -> str | Path:
-        """Of the first data set."""
-        return next(iter(self.by_source.values())).data.root
+    def root(self) -> str | Path | None:
+        """The folder that all data sets were given; None if each has its own."""
+        return self._root
 
     @root.setter
     def root(self, root: str | Path | None) -> None:
+        self._root = root
         self._hand_down("root", root)
 
     @property
