@@ -7,6 +7,7 @@ lacks have visibility 0, so that no loss looks at them. Each is evaluated on its
     data = MixedPose(sources, skeleton="union")
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -221,6 +222,16 @@ class MixedPose(BaseDataModule):
     def preparer(self) -> PersonCrop:
         """The crop of an evaluated box, the same in all data sets."""
         return next(iter(self.by_source.values())).data.preparer
+
+    @property
+    def parts(self) -> Mapping[str, BaseDataModule]:
+        """The data sets."""
+        return {name: source.data for name, source in self.by_source.items()}
+
+    @property
+    def folder(self) -> Path:
+        """The one that holds the folders of all data sets."""
+        return Path(os.path.commonpath([source.data.folder.absolute() for source in self.by_source.values()]))
 
     def prepare_data(self) -> None:
         """Look for the data of every data set."""

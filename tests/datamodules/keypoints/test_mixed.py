@@ -1,6 +1,7 @@
 """Mixed skeletons: every data set keeps its crops and its truth, and what it lacks is neither learned nor evaluated."""
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 from lightning.pytorch import Trainer
 
 from datamodules import CocoPose, DataError, MixedPose, MpiiPose, MultiTaskDataModule, PersonAugmentation, Skeleton
+from datamodules.check import check
 from datamodules.loading.dataset import collate
 from datamodules.sample import sample_coco
 from datamodules.sample.mpii import sample_mpii
@@ -192,6 +194,17 @@ def test_overfit_root_and_size_are_for_every_data_set(roots: dict[str, Path]) ->
     assert joint.parts["again"].split("train")[0]["image"].shape == (32, 48, 3)
     facts = list(mixed(roots).findings("val", "none"))
     assert {fact.split for fact in facts} == {"coco val", "mpii val"}
+    assert mixed(roots).folder == roots["coco"].parent
+
+
+def test_the_doctor_looks_at_every_data_set(roots: dict[str, Path], tmp_path: Path) -> None:
+    broken = shutil.copytree(roots["mpii"], tmp_path / "mpii")
+    name = next((broken / "images").glob("000100*.jpg"))
+    name.write_bytes(b"no picture")
+    sources = sources_of(roots) | {"mpii": {"data": MpiiPose(broken)}}
+    found = [finding for finding in check(mixed(roots, sources)).findings if name.name in finding.item]
+    assert found
+    assert {finding.split for finding in found} <= {"val", "mpii val"}
 
 
 ANKLES = {"right_ankle": "right_ankle", "left_ankle": "left_ankle"}
