@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
+from faster_coco_eval import mask as coco_mask  # pycocotools' areas end at 255 masks
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from tasks.metrics.coco import coco_of
 from tasks.metrics.masks import segmentation
@@ -217,7 +217,7 @@ def _found(detections: Detections, images: NDArray[np.int64], kind: Kind, sizes:
         assert sizes is not None
         codes = zip(detections.codes, detections.image_id.tolist(), strict=True)
         masks = [{"size": list(sizes[number]), "counts": code} for code, number in codes]
-        areas = coco_mask.area(masks).tolist() if masks else []
+        areas = np.asarray(coco_mask.area(masks)).tolist() if masks else []
         places: list[dict[str, Any]] = [{"segmentation": mask} for mask in masks]
     else:
         areas = boxes[:, 2:].prod(axis=1).tolist()

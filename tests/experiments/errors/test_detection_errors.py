@@ -190,7 +190,8 @@ def test_a_class_without_objects_or_detections_has_no_precision():
     assert class_precision(np.zeros(0), np.zeros(0, bool), 3) == 0
 
 
-def test_a_task_is_analysed_on_its_data(tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_a_task_is_analysed_on_its_data(monkeypatch):
     """What a new network finds is wrong, and the report says so with pictures; the truth itself has no errors."""
     monkeypatch.chdir(ROOT)
     torch.manual_seed(0)
