@@ -81,6 +81,14 @@ def test_training_covers_everything_and_gives_each_process_as_much(count: int, r
     assert {drawn_in for part in keys for _, drawn_in in part} == {epoch}
 
 
+def test_a_resumed_order_leaves_out_what_is_behind_in_its_own_epoch_only() -> None:
+    whole, resumed = TrainingSampler(Numbers(10)), TrainingSampler(Numbers(10), start=(1, 4))
+    for epoch, behind in ((1, 4), (2, 0)):
+        whole.set_epoch(epoch)
+        resumed.set_epoch(epoch)
+        assert list(resumed) == list(whole)[behind:]
+
+
 @pytest.mark.parametrize("replicas", [1, 2, 3])
 @given(st.integers(3, 200))
 def test_evaluation_meets_every_sample_once_in_contiguous_blocks(replicas: int, count: int) -> None:
