@@ -62,6 +62,7 @@ def test_draws_follow_from_seed_epoch_and_index_not_from_workers(tmp_path: Path,
     first = draws(alone, 4)
     assert list(first.items()) == list(draws(together, 4).items())
     assert first == {index: Numbers(10)[index, 4]["draw"] for index in range(10)}
+    assert len(set(first.values())) == 10  # no two samples of an epoch draw alike
     assert list(draws(alone, 5)) != list(first)
     assert not set(draws(together, 5).values()) & set(first.values())
     monkeypatch.setenv("PL_GLOBAL_SEED", "4")
