@@ -13,7 +13,7 @@ from datamodules import DataError, FolderSegmentation
 from datamodules.images.files import Reading
 from datamodules.sample import layouts, sample_coco
 from datamodules.segmentation.crop import RandomCrop
-from datamodules.segmentation.masks import IGNORED, IndexMasks, UnknownLabels, lookup, mask_size
+from datamodules.segmentation.masks import IGNORED, ColourMasks, IndexMasks, UnknownLabels, lookup, mask_size
 from datamodules.segmentation.pascal_context import id_table
 from datamodules.segmentation.samples import EvaluationSize
 from experiments.errors.segmentation import _resized
@@ -211,3 +211,9 @@ def test_rendered_masks_are_not_interpolated(tmp_path: Path) -> None:
             ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(ids.shape, before.shape, strict=True)
         )
         assert (ids == layouts.CITYSCAPES_IDS[before[rows][:, columns]]).mean() > 0.999
+
+
+def test_red_green_and_blue_of_one_strength_are_three_classes(tmp_path: Path) -> None:
+    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
+    Image.fromarray(np.array([colours], np.uint8)).save(tmp_path / "mask.png")
+    assert ColourMasks(colours)(tmp_path / "mask.png").tolist() == [[0, 1, 2]]
