@@ -30,12 +30,14 @@ class Layout:
         marker: Keys, below wrappers, that this family has and those after it in its tuple lack.
         head: Beginnings of its keys -> beginnings of ours in a task.
         bilinear: Trained with `HRNet(upsample="bilinear")`.
+        background_last: The class of the background comes after the others, and has neither box nor mask.
     """
 
     family: str
     marker: str
     head: dict[str, str]
     bilinear: bool = False
+    background_last: bool = False
 
 
 OFFICIAL = (
@@ -120,6 +122,36 @@ OPENMMLAB = (
     ),
     Layout("mmdet", r"(rpn|bbox|roi|mask)_head\..+", {}),
 )
+_NECK = {  # of mmdetection; the official repository has our names
+    "neck.reduction_conv.conv": "neck.reduction_conv.0",
+    **{f"neck.fpn_convs.{i}.conv": f"neck.fpn_conv.{i}" for i in range(5)},
+    "neck.reduction_conv.0": "neck.reduction_conv.0",
+    **{f"neck.fpn_conv.{i}": f"neck.fpn_conv.{i}" for i in range(5)},
+}
+_RPN = {
+    "rpn_head.rpn_conv": "head.rpn.head.conv.0.0",
+    "rpn_head.rpn_cls": "head.rpn.head.cls_logits",
+    "rpn_head.rpn_reg": "head.rpn.head.bbox_pred",
+}
+_ROI = {
+    "bbox_head.shared_fcs.0": "head.roi_heads.box_head.fc6",
+    "bbox_head.shared_fcs.1": "head.roi_heads.box_head.fc7",
+    "bbox_head.fc_cls": "head.roi_heads.box_predictor.cls_score",
+    "bbox_head.fc_reg": "head.roi_heads.box_predictor.bbox_pred",
+    **{f"mask_head.convs.{i}.conv": f"head.roi_heads.mask_head.{i}.0" for i in range(4)},
+    "mask_head.upsample": "head.roi_heads.mask_predictor.conv5_mask",
+    "mask_head.conv_logits": "head.roi_heads.mask_predictor.mask_fcn_logits",
+}
+# Before our own: some of their names are also ours.
+DETECTORS = (
+    Layout("detector", r"bbox_head\.fc_cls\.weight", _NECK | _RPN | _ROI),
+    Layout(
+        "mmdet2",
+        r"roi_head\.bbox_head\.fc_cls\.weight",
+        _NECK | _RPN | {f"roi_head.{theirs}": ours for theirs, ours in _ROI.items()},
+        background_last=True,
+    ),
+)
 HEADLESS = Layout("backbone", "", {})
 OURS = Layout("ours", "", {})
 
@@ -146,7 +178,8 @@ class Contents:
         if self.layout is OURS:
             return self.rest
         starts = {k: start for k in self.rest if (start := _start(k, self.layout))}
-        return {self.layout.head[start] + k.removeprefix(start): self.rest[k] for k, start in starts.items()}
+        found = {self.layout.head[start] + k.removeprefix(start): self.rest[k] for k, start in starts.items()}
+        return _with_background_first(found) if self.layout.background_last else found
 
     @property
     def unknown(self) -> list[str]:
@@ -226,7 +259,23 @@ def _trunk_prefix(state: State, name: str) -> str:
     return first
 
 
+def _with_background_first(head: State) -> State:
+    """A detector's head with the rows of the background before those of the objects, zeros where it has none."""
+    moved = {}
+    for name, x in head.items():
+        part = name.rpartition(".")[0]
+        if part.endswith("box_predictor.cls_score"):
+            moved[name] = x.roll(1, 0)
+        elif part.endswith(("box_predictor.bbox_pred", "mask_predictor.mask_fcn_logits")):
+            rows = 4 if part.endswith("bbox_pred") else 1
+            moved[name] = torch.cat([x.new_zeros(rows, *x.shape[1:]), x])
+    return head | moved
+
+
 def _layout(rest: State, split: bool, parameters: Collection[str]) -> Layout:
+    for layout in DETECTORS if split else ():
+        if any(re.fullmatch(layout.marker, k) and k not in parameters for k in rest):
+            return layout
     if split and rest.keys() & set(parameters):
         return OURS
     for layout in OPENMMLAB if split else OFFICIAL:

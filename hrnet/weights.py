@@ -114,8 +114,8 @@ def load_weights(module: nn.Module, source: str | Path, strict: bool = True) -> 
     """Copy the weights of `source` into `module`, in place.
 
     Understood are the official pose, segmentation, OCR, classification and face files, timm, mmpose, mmsegmentation
-    (FCN and OCR heads), mmpretrain, the backbones of mmdetection, and our own checkpoints; plain or wrapped
-    (`state_dict`, `module.`, ...).
+    (FCN and OCR heads), mmpretrain, Faster and Mask R-CNN of the official repository and mmdetection 1 to 3 (of other
+    detectors the backbone), and our own checkpoints; plain or wrapped (`state_dict`, `module.`, ...).
     A head is loaded if the task has that very head, else left out. A first convolution for other than 3 channels gets
     the published filters adapted as timm does (summed for one channel, repeated for more).
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 from timm.data import ImageNetInfo
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from hrnet.checkpoints import State
 from hrnet.layouts import Contents, take_apart
@@ -29,15 +30,19 @@ HEADS = {  # a tensor of ours that is one for each output -> the head that has i
     "head.3.weight": "v2",  # of landmarks, if the layout is that of faces
     "head.cls_head.weight": "ocr",
     "head.classifier.weight": "classes",
+    "head.roi_heads.box_predictor.cls_score.weight": "objects",
 }
 
 NOT_HERE = {  # beginning of a tensor's name beside the trunk -> what the file is of which there is no task here
-    r"(rpn|bbox|roi|mask)_head\.": "a detector, and there is no detection task here yet",
+    r"(roi_head\.)?(bbox|mask)_head\.\d+\.": "a Cascade R-CNN or HTC, which no detector here is",
+    r"(rpn|bbox|roi|mask)_head\.": "a detector whose head is none of those here",
     r"(head\.|keypoint_head\.)?(final_layers|deconv_layers)\.": (
         "a bottom-up pose network (HigherHRNet), and pose here is top-down"
     ),
     r"head\.\d\.\d\.|fc\.": "an ImageNet network whose head (the first one published) no task here has",
 }
+# The heads of FCOS, by its authors and in mmdetection, wherever they stand beside the trunk.
+FCOS = re.compile(r"(^|\.)((rpn\.head\.|bbox_head\.)(cls_tower|bbox_tower|scales|centerness|conv_centerness|fcos_))")
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,12 @@ def describe(state: State, meta: Mapping[str, Any], name: str, given: Mapping[st
         ValueError: If it holds no HRNet, or no head of a task that there is here.
     """
     contents = take_apart(state, name)
+    if any(FCOS.search(key) for key in state):
+        raise ValueError(
+            f"{name} is an FCOS, whose distances are exponentials with a factor a level where the FCOS here has a ReLU "
+            "and the stride, so its head means nothing here: a training can start from its backbone, by "
+            f"--model.backbone.weights {name}."
+        )
     backbone = architecture_of(contents.trunk, name)
     key, kind = _head(contents, name)
     count = len(contents.head[key])
@@ -115,6 +126,8 @@ def describe(state: State, meta: Mapping[str, Any], name: str, given: Mapping[st
         found = _pose(backbone, count, meta, name, given)
     elif kind == "classes":
         found = _classification(backbone, count, meta, name)
+    elif kind == "objects":
+        found = _detection(backbone, contents, count - 1, meta, name)
     else:
         found = _segmentation(backbone, contents, kind, count, meta, name)
     said = f" Given: {', '.join(given)}." if given else ""
@@ -242,6 +255,42 @@ def _classification(backbone: dict[str, Any], count: int, meta: Mapping[str, Any
         {"image_size": size, "crop_ratio": ratio},
         _note(name, "ClassificationTask", backbone, what),
     )
+
+
+def _detection(
+    backbone: dict[str, Any], contents: Contents, count: int, meta: Mapping[str, Any], name: str
+) -> Description:
+    head = contents.head
+    names, source = None, "unknown names"
+    if count == 80:
+        names, source = coco_names(), "COCO"
+    if stored := _classes_in(meta, count):
+        names, source = stored["class_names"], "its own names"
+    mixed, seen = (head.get(f"{part}.weight") for part in ("neck.reduction_conv.0", "head.roi_heads.box_head.fc6"))
+    if mixed is None or seen is None:
+        raise ValueError(f"{name} lacks parts of a detector (neck.reduction_conv, shared_fcs.0): is the file complete?")
+    masks = any(".mask_predictor." in key for key in head)
+    arguments = {
+        "backbone": backbone,
+        "num_classes": count,
+        "detector": "mask_rcnn" if masks else "faster_rcnn",
+        "channels": len(mixed),
+        "box_channels": len(seen),
+        "proposals": [1000, 1000],
+        "convention": "mmdet2" if contents.layout.background_last else "official",
+        "class_names": names,
+    }
+    preparation = {"image_size": [800, 1344], "sides": [800, 1333], "grouped": True}
+    what = (
+        f"{arguments['detector']}, {count} classes ({source}), {arguments['convention']} convention, images of 800x1333"
+    )
+    return Description("DetectionTask", arguments, preparation, _note(name, "DetectionTask", backbone, what))
+
+
+def coco_names() -> list[str]:
+    """The 80 classes of COCO objects, by ascending id."""
+    categories = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    return [category for category in categories if category not in ("__background__", "N/A")]
 
 
 def _note(name: str, task: str, backbone: dict[str, Any], what: str) -> str:

@@ -28,7 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # what a detector may be told beyond wha
         "nms_threshold": 0.5,
         "anchor_size": 8.0,
         "aspect_ratios": [0.5, 1.0, 2.0],
-        "box_channels": 1024,
+        "box_channels": None,
         "proposals": (2000, 1000),
         "convention": "official",
     },
@@ -65,7 +65,8 @@ class DetectionTask(Task):
             and 8 to 128 for the others when not given.
         anchor_size: Side of the (smallest) anchors in strides of their level; 8, for RetinaNet 4. FCOS has none.
         aspect_ratios: Heights by widths of anchors; 0.5, 1, 2 when not given. FCOS has none.
-        box_channels: R-CNN's two layers that see a proposal; 1024 as published.
+        box_channels: R-CNN's two layers that see a proposal; four times `channels` when not given, which is 1024 as
+            published.
         proposals: R-CNN's best boxes of a level before suppression, and of all levels after it; (2000, 1000).
         convention: Where R-CNN's anchors and pixels lie: "official" (also mmdetection 1), or "mmdet2" (also 3), whose
             anchors are at the cells' corners and not rounded, and whose RoIAlign is shifted by half a pixel. Files by
@@ -135,7 +136,10 @@ class DetectionTask(Task):
         if detector in ONE_STAGE:
             self.head = OneStage(detector, num_classes, channels, strides, **common)
         else:
-            own = {"box_channels": chosen["box_channels"], "proposals": tuple(chosen["proposals"])}
+            own: dict[str, Any] = {
+                "box_channels": chosen["box_channels"] or 4 * channels,
+                "proposals": tuple(chosen["proposals"]),
+            }
             where = CONVENTIONS[chosen["convention"]]
             masks = detector == "mask_rcnn"
             self.head = TwoStage(num_classes, channels, strides, masks=masks, convention=where, **own, **common)

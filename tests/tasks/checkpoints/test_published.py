@@ -433,7 +433,7 @@ def test_files_that_predict_nothing(tmp_path: Path) -> None:
     for content, what in (
         (head, "an HRNet without a head that a task here has"),
         (backbone, "an HRNet without a head that a task here has"),
-        (wrapped | {"rpn_head.rpn_conv.weight": one}, "a detector, and there is no detection task"),
+        (wrapped | {"rpn_head.rpn_conv.weight": one}, "a detector whose head is none"),
         (wrapped | {"bbox_head.conv_cls.weight": one, "neck.fpn_convs.0.conv.weight": one}, "a detector"),
         (backbone | {"final_layers.0.weight": one, "deconv_layers.0.0.0.weight": one}, "bottom-up"),
         (wrapped | {"keypoint_head.final_layers.0.weight": one}, "bottom-up"),
