@@ -68,6 +68,13 @@ KINDS = {
         "AP",
         ("val/detection (truth, prediction)",),
     ),
+    "landmarks": Kind(
+        "LandmarkTask",
+        ("val/NME", "val/FR@0.10", "val/AUC@0.10", "val/loss", "train/loss"),
+        "val/landmarks",
+        "normalised_error",
+        ("val/pose (truth, prediction, target, heatmaps)", "val/point_names"),
+    ),
 }
 
 

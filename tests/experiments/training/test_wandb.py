@@ -319,7 +319,13 @@ def test_report_has_curves_configuration_bars_and_pictures(task):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("task", "experiment"), [("pose", "pose_coco"), ("segmentation", "seg_folder"), ("classification", "cls_folder")]
+    ("task", "experiment"),
+    [
+        ("pose", "pose_coco"),
+        ("segmentation", "seg_folder"),
+        ("classification", "cls_folder"),
+        ("landmarks", "landmarks_wflw"),
+    ],
 )
 def test_names_in_the_report_are_those_of_the_runs(task, experiment, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
