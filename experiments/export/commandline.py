@@ -27,10 +27,11 @@ from experiments import cli
 from experiments.cli.files import write_json
 from experiments.config import ConfigError, read
 from experiments.config.parser import make_data
+from experiments.export import detection  # noqa: F401, says how its outputs end
 from experiments.export.files import ENDINGS, RUN, WRITE, Run, require, traced
 from experiments.export.graph import Deployed
-from experiments.predict import classification, pose, segmentation  # noqa: F401, each says how its images come
 from experiments.predict.base import preparer_of
+from experiments.predictor import Predictor  # noqa: F401, knows all views
 from experiments.training.start import import_named
 from tasks import Task, find_checkpoint
 
@@ -83,8 +84,11 @@ def export(
         preparer = preparer_of(single, image_size and tuple(image_size))
         part = data.tasks[name] if data is not None and name else data
         network = Deployed(single, decode)
+        if network.ending.canvas(preparer) != preparer and part is not None:
+            print("the metric is not compared: the run evaluates upright and wide images on canvases of their own")
+            part = None
         folder.mkdir(parents=True, exist_ok=True)
-        report = _write(network, files[name], format, preparer, part, about, limit_batches)
+        report = _write(network, files[name], format, network.ending.canvas(preparer), part, about, limit_batches)
         _print(files[name], report)
     return {name or type(task).__name__: path for name, path in files.items()}
 
@@ -163,6 +167,8 @@ def _differences(network: Deployed, run: Run, image_size: tuple[int, int], sampl
         with torch.inference_mode():
             expected = network(image)
         found = run(image)
+        if network.decode:
+            found = network.ending.aligned(found, expected)
         for name, value in expected.items():
             worst[name] = max(worst.get(name, 0.0), _difference(found[name], value))
     return worst

@@ -35,13 +35,21 @@ class Ending(ABC):
     def __init__(self, task: Any) -> None:
         self.task = task
 
+    def canvas(self, preparer: Any) -> Any:
+        """What images go through for the exported file, in place of what they went through in the evaluation."""
+        return preparer
+
     @abstractmethod
     def raw(self, outputs: Any) -> dict[str, Tensor]:
         """What `forward` gives, by name."""
 
     @abstractmethod
-    def decoded(self, outputs: Any) -> dict[str, Tensor]:
-        """What a user wants, by name."""
+    def decoded(self, outputs: Any, size: tuple[int, int]) -> dict[str, Tensor]:
+        """What a user wants of images of `size` (height, width), by name."""
+
+    def aligned(self, found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`found` in the order of `expected`, where rounding may turn an order."""
+        return found
 
     @abstractmethod
     def predictions(self, found: dict[str, Tensor], batch: Batch) -> Any:
@@ -59,7 +67,7 @@ class PoseEnding(Ending):
         """Heatmaps (B, K, H/4, W/4)."""
         return {"heatmaps": outputs}
 
-    def decoded(self, outputs: Tensor) -> dict[str, Tensor]:
+    def decoded(self, outputs: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
         """Key points (B, K, 2) and scores (B, K), by the task's codec, without the mirrored image of its flip test."""
         keypoints, scores = self.task.codec.decode(outputs.float())
         return {"keypoints": keypoints, "scores": scores}
@@ -82,7 +90,7 @@ class SegmentationEnding(Ending):
         """Logits (B, num_classes, H, W)."""
         return {"logits": outputs}
 
-    def decoded(self, outputs: Tensor) -> dict[str, Tensor]:
+    def decoded(self, outputs: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
         """Classes (B, H, W) int64, of the image as it comes: without the scales and mirrored image of a test."""
         return {"labels": outputs.argmax(1)}
 
@@ -99,7 +107,7 @@ class ClassificationEnding(Ending):
         """Logits (B, num_classes)."""
         return {"logits": outputs}
 
-    def decoded(self, outputs: Tensor) -> dict[str, Tensor]:
+    def decoded(self, outputs: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
         """Probabilities (B, 5) and classes (B, 5) int64 of the five likeliest, or of all where there are fewer."""
         best = outputs.float().softmax(1).topk(min(BEST, self.task.num_classes))
         return {"probabilities": best.values, "labels": best.indices}
@@ -154,4 +162,6 @@ class Deployed(nn.Module):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) uint8 RGB -> tensors by name."""
         outputs = self.task(self.task.normalize(image))
-        return self.ending.decoded(outputs) if self.decode else self.ending.raw(outputs)
+        if not self.decode:
+            return self.ending.raw(outputs)
+        return self.ending.decoded(outputs, (image.shape[-2], image.shape[-1]))

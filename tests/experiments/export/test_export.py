@@ -18,7 +18,7 @@ from experiments.config import ConfigError
 from experiments.export import commandline, export, graph
 from experiments.predictor import Predictor
 from hrnet import HRNet
-from tasks import ClassificationTask, MultiTask, PoseTask, SegmentationTask
+from tasks import ClassificationTask, DetectionTask, MultiTask, PoseTask, SegmentationTask
 from tests.conftest import ROOT
 from tests.golden import old_run
 
@@ -119,6 +119,32 @@ def test_the_five_likeliest_classes_by_torch_alone(tmp_path):
         assert torch.equal(found["labels"], best.indices)
         torch.testing.assert_close(found["probabilities"], best.values, rtol=1e-4, atol=1e-6)
     assert str(ROOT).encode() not in path.read_bytes()
+
+
+@pytest.mark.slow
+def test_boxes_of_fcos_are_those_of_the_network(tmp_path):
+    torch.manual_seed(0)
+    task = DetectionTask(HRNet("w18_small_v1"), 3, detector="fcos", channels=32, strides=[8, 16, 32])
+    trained(task)
+    with torch.no_grad():  # an untrained head scores every place alike, about 0.01
+        task.head.detector.head.classification_head.cls_logits.weight.mul_(40)
+    task.class_names = task.hparams["class_names"] = list("abc")
+    run, _ = onnx_runner(exported(task, tmp_path))
+    image = images(3, 3, *SIZE)
+    batch = {"image": image, "size": torch.tensor([SIZE] * 3), "to_image": torch.eye(3)[None, :2].repeat(3, 1, 1)}
+    with torch.inference_mode():
+        expected = task.predict(task.outputs(batch), batch)
+    found = {name: torch.from_numpy(value) for name, value in run(image).items()}
+    predictions = graph.ending_of(task).predictions(found, batch)
+    assert all(len(boxes) > 10 for boxes in expected["boxes"])
+    assert len(torch.cat(expected["labels"]).unique()) > 1
+    for key in ("boxes", "scores", "labels"):
+        for ours, theirs in zip(predictions[key], expected[key], strict=True):
+            assert ours.shape == theirs.shape
+            torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=1e-4)
+    rcnn = DetectionTask(HRNet("w18_small_v1"), 3, channels=32, box_channels=32)
+    with pytest.raises(ConfigError, match="faster_rcnn cannot be exported"):
+        graph.ending_of(rcnn)
 
 
 @pytest.mark.parametrize("format", ["pt2", "openvino"])
