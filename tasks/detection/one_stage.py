@@ -74,6 +74,9 @@ class OneStage(nn.Module):
             smallest = [sizes * stride for stride in strides]
             self.anchors = Anchors(strides, [[int(side * octave) for octave in OCTAVES] for side in smallest], ratios)
             self.detector = RetinaNet(Pyramid(channels), num_classes, anchor_generator=self.anchors, **options)
+        for module in self.detector.head.modules():
+            if isinstance(module, nn.GroupNorm):
+                module.register_forward_pre_hook(_in_planes)
 
     def forward(self, pyramid: Mapping[str, Tensor]) -> Outputs:
         """Levels (B, channels, H_i, W_i), finest first -> raw outputs for each of N anchors, in float32.
@@ -127,3 +130,8 @@ class Pyramid(nn.Module):
     def __init__(self, out_channels: int) -> None:
         super().__init__()
         self.out_channels = out_channels
+
+
+def _in_planes(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """On a CPU torch normalises groups twenty times as fast where each channel is one piece of memory."""
+    return tuple(x.contiguous() if x.device.type == "cpu" else x for x in inputs)
