@@ -22,6 +22,7 @@ into channels_last memory.
 """
 
 import copy
+import itertools
 import os
 import warnings
 from abc import ABC, abstractmethod
@@ -277,6 +278,20 @@ class BaseDataModule(LightningDataModule, ABC):
         dataset = self.split("train")
         rows = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int).tolist()
         return collate([dataset[row, 0] for row in rows])
+
+    def training_names(self, epoch: int, batch: int, **options: Any) -> list[str]:
+        """What reports call the samples of a training batch of this process, such as their files.
+
+        Args:
+            epoch: Of the training.
+            batch: Number of the batch in it.
+            **options: Of the sampler, see `TrainingSampler`.
+        """
+        dataset = self.split("train")
+        sampler = self.training_sampler(dataset, *world(), **options)
+        sampler.set_epoch(epoch)
+        keys = itertools.islice(sampler, batch * self.batch_size, (batch + 1) * self.batch_size)
+        return [dataset.name(index) for index, *_ in keys]
 
     def train_dataloader(self) -> DataLoader:
         """Batches of `train`, shuffled by (seed, epoch); an incomplete last batch is dropped after a full one."""

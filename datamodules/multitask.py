@@ -168,6 +168,20 @@ class MultiTaskDataModule(BaseDataModule):
         batches = {name: part.preview(count) for name, part in self.parts.items()}
         return {name: batches[part] for name, part in self.sources.items()}
 
+    def training_names(self, epoch: int, batch: int, **options: Any) -> list[str]:
+        """Of the parts that the step has."""
+        counts = self.counts()
+        turns = StepOrder(counts, self.policy).whole(epoch) if self.policy != "all" else []
+        names = []
+        for number, (name, part) in enumerate(self.parts.items()):
+            if turns and turns[batch] != name:
+                continue
+            place = turns[:batch].count(name) if turns else batch
+            samples = counts[name] * part.batch_size
+            found = part.training_names(epoch, place, samples=samples, part=number, **options)
+            names += [f"{name}: {sample}" for sample in found]
+        return names
+
     def train_dataloader(self) -> CombinedLoader:
         """Batches as the class says; `counts` says how many."""
         counts = self.counts()

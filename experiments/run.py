@@ -44,7 +44,9 @@ from experiments.training.callbacks import LearningRate, PartsSummary, Preflight
 from experiments.training.checkpoints import LastCheckpoint, StopOnSignal, WholeFiles
 from experiments.training.cost import cost
 from experiments.training.loggers import MetricsFile, RememberRun, log_best, make_wandb_logger
-from experiments.training.run_folder import RunFolder, environment, peak_memory
+from experiments.training.nonfinite import FiniteLoss
+from experiments.training.processes import check_processes, together
+from experiments.training.run_folder import RunFolder, environment, peak_memory, remove_unfinished
 from experiments.training.start import (
     begin,
     check_resume,
@@ -113,13 +115,15 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Callback] = ()) 
     _say(f"run folder: {run.path}")
     try:
         trainer = make_trainer(objects, run.path, experiment, action, config, start, wandb_run)
-        if action == "fit":
-            _fit(trainer, objects, run.path, last, (config.wandb or {}).get("log_model", False))
-        else:
-            found = getattr(trainer, action)(objects.model, objects.data)
-            if action == "predict":
-                (run.path / "predictions").mkdir(exist_ok=True)
-                torch.save(found, run.path / "predictions" / "predict.pt")
+        check_processes(trainer, config)
+        with together():
+            if action == "fit":
+                _fit(trainer, objects, run.path, last, (config.wandb or {}).get("log_model", False))
+            else:
+                found = getattr(trainer, action)(objects.model, objects.data)
+                if action == "predict":
+                    (run.path / "predictions").mkdir(exist_ok=True)
+                    torch.save(found, run.path / "predictions" / "predict.pt")
         done = True
     except Stopped:
         if action == "fit" and (run.path / "checkpoints" / "last.ckpt").is_file():
@@ -129,6 +133,7 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Callback] = ()) 
         wandb.finish()  # a second run in the same process, in a notebook, is a run of its own
         if not (done or start.stepped):
             run.leave_nothing()
+        run.release()
     _say(f"run folder: {run.path}")
     return trainer
 
@@ -202,6 +207,7 @@ class Start(Callback):
     def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._written or not trainer.is_global_zero:
             return
+        remove_unfinished(self.folder)
         stored = self.config.clone()
         stored.pop("config", None)
         stored.pop("resume", None)
@@ -248,6 +254,7 @@ def make_trainer(
             enable_version_counter=False,
             save_on_train_epoch_end=False,
         ),
+        FiniteLoss(config.nonfinite_loss),
         StopOnSignal(),
         LastCheckpoint(checkpoints / "last.ckpt", config.save_minutes),
         start,

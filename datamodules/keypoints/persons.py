@@ -83,6 +83,10 @@ class Persons(BaseDataset):
     def __len__(self) -> int:
         return len(self.images)
 
+    def name(self, index: int) -> str:
+        """The image's file."""
+        return str(self.file_names[self.images[index]])
+
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """One person's crop, in the keys of the batch table."""
         image, center, size = self.image(int(self.images[index])), self.centers[index], self.sizes[index]

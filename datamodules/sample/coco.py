@@ -5,9 +5,12 @@ download. `sample_coco()` returns the folder; reading it takes the very code tha
 """
 
 import contextlib
+import fcntl
 import json
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +27,8 @@ from datamodules.skeleton import Skeleton
 VERSION = 6  # a change of the pictures or labels must raise it, or folders rendered earlier stay in use
 _SEED = 1
 FIRST_VAL_ID = 100_001
+IN_USE = "in_use"
+FORGOTTEN = 3600.0  # seconds after which a folder without a lock is nobody's
 
 
 @dataclass(frozen=True)
@@ -198,16 +203,36 @@ def written_once(root: Path, stamp: str, write: Callable[[Path], None]) -> Path:
         DataError: `root` exists and was not written by this function.
     """
     root = Path(root)
+    _remove_unfinished(root)
     if _read_stamp(root) == stamp:
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as temporary:
+    with (
+        tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as temporary,
+        (Path(temporary) / IN_USE).open("w") as lock,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the process ends, however it ends
         fresh = Path(temporary) / "fresh"
         fresh.mkdir()
         write(fresh)
         (fresh / "VERSION").write_text(stamp)
         _publish(fresh, root, Path(temporary) / "stale")
     return root
+
+
+def _remove_unfinished(root: Path) -> None:
+    """Take away what processes that were killed have left of `root`; what others are rendering stays."""
+    for left in root.parent.glob(f".{root.name}-*"):
+        try:
+            with (left / IN_USE).open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
+        except FileNotFoundError:  # not locked yet, or taken away meanwhile, or of code that had no locks
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > FORGOTTEN:
+                    shutil.rmtree(left, ignore_errors=True)
+        except OSError:  # in use, or no locks here
+            continue
 
 
 def _read_stamp(root: Path) -> str | None:

@@ -27,6 +27,7 @@ import os
 import re
 import signal
 import sys
+import time
 import types
 import typing
 from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
@@ -36,10 +37,22 @@ from typing import Any, Literal, NamedTuple
 
 import docstring_parser
 
-from experiments.cli.mistakes import Mistake, Stopped, debugging, did_you_mean, nearest, sentence_of
+from experiments.cli.mistakes import (
+    Mistake,
+    Stopped,
+    debugging,
+    did_you_mean,
+    is_of_another_process,
+    nearest,
+    sentence_of,
+)
 
 FILES_FIRST = "%(prog)s EXPERIMENT.yaml [OVERLAY.yaml ...] [options] [--key value ...]"
 """Usage of commands that hand words on to the runner."""
+
+
+PATIENCE = 2.0
+"""Seconds that a process which has lost another one gives that one to say why, so that the cause stands first."""
 
 
 def call(function: Callable, argv: Sequence[str] | None = None) -> Any:
@@ -87,6 +100,8 @@ def status(entry: Callable[[], object]) -> int:
         sentence = None if debugging() else sentence_of(error)
         if sentence is None:
             raise
+        if is_of_another_process(error):
+            time.sleep(PATIENCE)
         print(f"error: {sentence}", file=sys.stderr)
         return 2
     return found if type(found) is int else 0

@@ -59,6 +59,18 @@ def sentence_of(error: BaseException) -> str | None:
             "The GPU has not enough memory: lower data.batch_size or data.image_size, or set trainer.precision to "
             f"16-mixed or model.backbone.gradient_checkpointing to true. ({text.splitlines()[0]})"
         )
+    if is_of_another_process(error):
+        return (
+            "Another process of this job has ended or cannot be reached, so this one cannot go on; what that one said "
+            f"is the cause. What was saved is whole: go on with --resume. ({text.strip().splitlines()[0][:200]})"
+        )
+    if isinstance(error, RuntimeError) and (
+        lost := re.match(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (.*)", text)
+    ):
+        return (
+            f"A loader process ({lost[1]}) has ended: {lost[2].rstrip('.')}. If it was killed, the memory or /dev/shm "
+            "was full: lower data.num_workers or data.batch_size. What was saved is whole: go on with --resume."
+        )
     if isinstance(error, ValueError) and text.startswith("Expected more than 1 value per channel when training"):
         shape = text.rpartition("torch.Size")[2].strip("()")
         return (
@@ -66,6 +78,16 @@ def sentence_of(error: BaseException) -> str | None:
             "width): set data.batch_size to 2 or more, or a larger data.image_size."
         )
     return text_of_mistake(error)
+
+
+def is_of_another_process(error: BaseException) -> bool:
+    """Whether a process of a job has lost another one: what gloo, NCCL and torch's store say when a line is cut."""
+    import torch
+
+    kinds = getattr(torch.distributed, "DistError", ())
+    return isinstance(error, kinds) or (
+        isinstance(error, RuntimeError) and re.search(r"gloo/transport|gloo::|NCCL", str(error)) is not None
+    )
 
 
 def is_users_mistake(error: BaseException) -> bool:

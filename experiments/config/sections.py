@@ -34,6 +34,13 @@ KEYS: dict[str, Parameter] = {
     "runs": Parameter(str, "runs", "Folder that run folders are made in."),
     "name": Parameter(str | None, None, "Of the run, in W&B and in comparisons."),
     "save_minutes": Parameter(float, 10.0, "Time between checkpoints within an epoch."),
+    "nonfinite_loss": Parameter(
+        Literal["stop", "skip"],
+        "stop",
+        "What a loss that is NaN or infinite does: `stop` ends the training and leaves its last checkpoint as it was, "
+        "`skip` leaves the step out; 20 such steps in a row end it too. Either names the step, the files of the batch "
+        "and the first parameter. Gradients that overflow in fp16 are the scaler's affair and no such loss.",
+    ),
     "checkpoint": Parameter(
         str | None,
         None,

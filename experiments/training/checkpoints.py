@@ -22,6 +22,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from experiments.cli.files import replacing
 from experiments.cli.mistakes import Stopped
+from experiments.training.nonfinite import NonFiniteLoss
 from experiments.training.run_folder import RunFolderError
 
 
@@ -208,7 +209,7 @@ class LastCheckpoint(Checkpoint):
             self.in_step = False
             self.position = replace(self.position, batches=progress.processed, validated=False)
         together = trainer.world_size == 1 or isinstance(exception, Stopped)
-        writable = not isinstance(exception, RunFolderError)
+        writable = not isinstance(exception, RunFolderError | NonFiniteLoss)
         fitting = self.begun and trainer.state.fn == TrainerFn.FITTING and trainer.global_step > 0
         if fitting and together and writable and self.whole(trainer):
             self._save(trainer)

@@ -49,7 +49,7 @@ def find_resumable(run: str | Path) -> Path:
     """Run folder, or a checkpoint in it -> the checkpoint to go on from; of a folder it is `last.ckpt`.
 
     Raises:
-        ConfigError: If there is none, or what is there is damaged.
+        ConfigError: If there is none, or what is there is damaged, or rows of its metrics are.
     """
     path = Path(run)
     path = path if path.suffix == ".ckpt" else path / "checkpoints" / "last.ckpt"
@@ -60,6 +60,7 @@ def find_resumable(run: str | Path) -> Path:
                 f"Cannot resume {run}: it has no {needed.relative_to(folder)}; name a run folder such as "
                 "runs/pose_coco/..., or a checkpoint in one."
             )
+    _require_rows(folder / "metrics.csv")
     try:
         read_file(path)
     except ValueError as error:
@@ -67,6 +68,18 @@ def find_resumable(run: str | Path) -> Path:
         way = f"Go on from another checkpoint: --resume {others[0]}" if others else "The run has no other checkpoint."
         raise ConfigError(f"{error} {way}") from error
     return path
+
+
+def _require_rows(path: Path) -> None:
+    """Refuse to write below rows that a disk has left empty."""
+    rows = path.read_bytes().split(b"\n") if path.is_file() else []
+    empty = [str(number) for number, row in enumerate(rows, 1) if b"\0" in row]
+    if empty:
+        raise ConfigError(
+            f"{path} has NUL bytes in line {', '.join(empty[:5])}{', ...' * (len(empty) > 5)}, as a disk leaves them "
+            "that lost its power or was full: what stood there is lost. Take them out and resume again: "
+            f"tr -d '\\000' < {path} > {path}.new && mv {path}.new {path}"
+        )
 
 
 def check_resume(path: Path, checkpoint: Mapping[str, Any], task: LightningModule, options: Mapping[str, Any]) -> None:

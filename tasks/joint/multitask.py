@@ -250,8 +250,9 @@ class MultiTask(Task):
         weights = [[s if inside else f for inside in is_shared] for s, f in zip(shared, factors, strict=True)]
         penalty = self.balancing.penalty(losses)
         total = (factors * losses).nansum() if penalty is None else penalty
-        self.log("train/loss", total.detach(), prog_bar=True, batch_size=1)
         here = [i for i, row in enumerate(gradients) if any(g is not None for g in row)]
+        total = total + 0 * losses[here].sum()  # nan where a loss is that the step has, not only lacks
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=1)
         values = step_values(list(self.tasks), here, losses, factors, gram if logged else None)
         self.epoch_means.update({key: value.detach() for key, value in values.items()})
         epoch = {f"train/{key}": value for key, value in values.items()}

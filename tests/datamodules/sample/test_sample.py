@@ -3,6 +3,9 @@
 import contextlib
 import io
 import json
+import os
+import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -243,3 +246,32 @@ def test_a_folder_of_somebody_else_is_refused_and_left_alone(tmp_path: Path) -> 
     with pytest.raises(DataError, match="VERSION"):
         sample_coco(tmp_path / "coco", num_train=1, num_val=1)
     assert files(tmp_path) == {"coco/mine.json": b"[1]"}
+
+
+def test_what_a_killed_process_was_rendering_is_taken_away_and_what_another_one_renders_stays(tmp_path: Path) -> None:
+    def rendering() -> int:
+        """Number of a process in the middle of it."""
+        begun, seen = os.pipe()
+        child = os.fork()
+        if child == 0:
+            sample.render_scene = lambda image_id: (os.write(seen, b"x"), time.sleep(60))
+            sample_coco(tmp_path / "coco", num_train=4, num_val=1)
+            os._exit(1)
+        assert os.read(begun, 1) == b"x"
+        return child
+
+    killed, alive = rendering(), rendering()
+    assert len(list(tmp_path.glob(".coco-*"))) == 2
+    os.kill(killed, signal.SIGKILL)
+    os.waitpid(killed, 0)
+    (tmp_path / ".coco-of-earlier-code" / "fresh").mkdir(parents=True)
+    os.utime(tmp_path / ".coco-of-earlier-code", (0, 0))
+    (tmp_path / ".coco-just-begun").mkdir()
+    sample_coco(tmp_path / "coco", num_train=2, num_val=1)
+    names = {path.name for path in tmp_path.iterdir()}
+    os.kill(alive, signal.SIGKILL)
+    os.waitpid(alive, 0)
+    assert len(names) == 3
+    assert {".coco-just-begun", "coco"} < names
+    sample_coco(tmp_path / "coco", num_train=2, num_val=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".coco-just-begun", "coco"]

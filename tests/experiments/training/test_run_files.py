@@ -253,3 +253,13 @@ def test_summary_says_which_way_each_metric_is_better(trained: Path) -> None:
     assert summary["modes"]["val/loss"] == summary["modes"]["val/heatmap"] == "min"
     assert summary["modes"]["val/AP"] == "max"
     assert set(summary["modes"]) >= {name for name in summary["best"] if name.startswith("val/")}
+
+
+def test_a_life_takes_away_what_the_one_before_was_writing_and_leaves_nothing_of_its_own(copied: Path) -> None:
+    before = {path.name for path in copied.iterdir()}
+    for name in ("checkpoints/last.ckpt.part", "metrics.csv.part", "config.yaml.part"):
+        (copied / name).write_bytes(b"half")
+    (copied / "run.lock").write_text("process 1 on another machine")  # killed, it could not take it away
+    main(["--resume", str(copied), "--trainer.max_epochs", "3", "--wandb.mode", "disabled"])
+    assert {path.name for path in copied.iterdir()} == before
+    assert {path.name for path in (copied / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
