@@ -6,6 +6,7 @@ collective learns at once that another one has gone (`experiments/cli/mistakes.p
 """
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -65,4 +66,4 @@ def _end_with_first(first: int, done: threading.Event) -> None:
             file=sys.stderr,
             flush=True,
         )
-        os._exit(2)  # the main thread may wait in a collective that nothing ends
+        os.kill(os.getpid(), signal.SIGKILL)  # the main thread may wait in a collective that nothing else ends
