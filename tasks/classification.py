@@ -16,7 +16,8 @@ from hrnet import ClassificationHead, HRNet
 from tasks.draw import draw_caption, draw_confusion, draw_labels
 from tasks.draw.pictures import Drawn
 from tasks.draw.tables import Row
-from tasks.task import Batch, Data, Losses, Task
+from tasks.exchange import Batch, Data, Losses
+from tasks.task import Task
 
 
 class ClassificationScores(MetricCollection):

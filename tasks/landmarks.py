@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from hrnet import HRNet, SegmentationHead
 from tasks.draw.charts import draw_cumulative
 from tasks.draw.tables import Row
+from tasks.exchange import Batch, Data, Losses
 from tasks.heatmaps import Codec, FaceCodec
 from tasks.metrics.landmarks import NME, THRESHOLDS
 from tasks.pose import PoseTask, in_image, in_the_file
-from tasks.task import Batch, Data, Losses
 
 LIMIT = 0.15  # of the errors in the picture of the cumulative curve
 
@@ -96,10 +96,6 @@ class LandmarkTask(PoseTask):
             batch["visible"],
             batch["area"],
         )
-
-    def compute(self) -> dict[str, float]:
-        """NME, FR@0.08, FR@0.10, AUC@0.08, AUC@0.10 as fractions, and `<subset>/NME` of each subset of the data."""
-        return self._require_errors().compute()
 
     @property
     def modes(self) -> dict[str, str]:

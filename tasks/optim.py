@@ -1,15 +1,18 @@
-"""Optimiser, schedule and weight averaging of every task, by timm's names and as plain data.
+"""Optimiser, schedule and weight averaging of every task, by timm's names and as plain data; and how they go on.
 
 optimizer: {name: sgd, lr: 0.01, momentum: 0.9, weight_decay: 5.0e-4}     # timm's "sgd" is Nesterov, "momentum" is not
 schedule: {name: poly, power: 0.9, warmup_epochs: 1}                      # stepped after each optimiser step
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Required, TypedDict
+import os
+import random
+from collections.abc import Mapping
+from typing import Any, Required, TypedDict, cast
 
+import numpy as np
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from timm.optim import create_optimizer_v2, list_optimizers
@@ -20,6 +23,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 # Of a parameter group, what a configuration says; the rest is the optimiser's own state.
 CONFIGURED = {"lr", "initial_lr", "weight_decay", "momentum", "betas", "eps", "nesterov", "fused", "foreign"}
+STEP = 1000  # first word of the key of a step's random stream: no data set draws from such
 SCHEDULES = ("cosine", "poly", "multistep", "step", "constant", "tanh", "wsd", "rsqrt")
 
 
@@ -210,28 +214,41 @@ def create_schedule(optimizer: torch.optim.Optimizer, spec: ScheduleSpec, traine
     return Schedule(optimizer, schedule, updates_per_epoch, by_epochs=total != trainer.max_steps)
 
 
-def go_on(trainer: Trainer, options: Sequence[Mapping[str, Any]]) -> None:
-    """After the optimiser of a stopped run was restored: take rate, decay and the like from the present configuration.
+class GoingOn(Callback):
+    """Lets a training that was stopped go on as if it had not been, but by the configuration that it has now.
 
-    Args:
-        trainer: At the start of the resumed training.
-        options: Of the parameter groups, as they were made for this run.
+    Rate, decay and the like are those of the module's `optimizer_options`, after the optimiser was restored. Random
+    draws of a step (mixup, dropout) follow from its number alone.
     """
-    for optimizer in trainer.optimizers:
-        before = [group["lr"] for group in optimizer.param_groups]
-        for group, option in zip(optimizer.param_groups, options, strict=True):
-            group.update({key: option[key] for key in CONFIGURED & option.keys()})
-        for config in trainer.lr_scheduler_configs:
-            if isinstance(config.scheduler, Schedule):
-                within = trainer.fit_loop.epoch_loop.batch_progress.current.completed
-                steps_within = -(-within // trainer.accumulate_grad_batches)
-                config.scheduler.go_on(trainer.global_step, trainer.current_epoch, steps_within)
-        after = [group["lr"] for group in optimizer.param_groups]
-        if before != after:
-            _say(
-                f"learning rate: goes on at {after[0]:.3g} where the stopped run was at {before[0]:.3g}, since "
-                "schedule, rate or length are others now"
-            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the options of the present configuration."""
+        if not trainer.global_step:
+            return
+        for optimizer in trainer.optimizers:
+            before = [group["lr"] for group in optimizer.param_groups]
+            for group, option in zip(optimizer.param_groups, cast(Any, pl_module).optimizer_options, strict=True):
+                group.update({key: option[key] for key in CONFIGURED & option.keys()})
+            for config in trainer.lr_scheduler_configs:
+                if isinstance(config.scheduler, Schedule):
+                    within = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+                    steps_within = -(-within // trainer.accumulate_grad_batches)
+                    config.scheduler.go_on(trainer.global_step, trainer.current_epoch, steps_within)
+            after = [group["lr"] for group in optimizer.param_groups]
+            if before != after:
+                _say(
+                    f"learning rate: goes on at {after[0]:.3g} where the stopped run was at {before[0]:.3g}, since "
+                    "schedule, rate or length are others now"
+                )
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Make the draws of this step its own, whatever was drawn before."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED") or 0)
+        key = (STEP, trainer.current_epoch, batch_idx, trainer.global_rank)
+        words = np.random.SeedSequence(seed, spawn_key=key).generate_state(3)
+        random.seed(int(words[0]))
+        np.random.seed(words[1])
+        torch.manual_seed(int(words[2]))
 
 
 class EMA(WeightAveraging):

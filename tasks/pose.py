@@ -14,12 +14,13 @@ from hrnet import HRNet, HRNetV1, KeypointHead
 from tasks.draw import draw_heatmaps, draw_keypoint_names, draw_pose, grid
 from tasks.draw.pictures import Box, Drawn, Layers, Panel
 from tasks.draw.tables import Row
+from tasks.exchange import Batch, Data, Losses
 from tasks.heatmaps import Codec, MSRACodec
 from tasks.losses import KeypointMSE
 from tasks.metrics.coco_keypoints import CocoKeypoints
 from tasks.metrics.pckh import GROUPS, PCKh
 from tasks.metrics.sources import BySource
-from tasks.task import Batch, Data, Losses, Task
+from tasks.task import Task
 
 SEEN = 0.2  # score of a key point from which on it is drawn
 LAYER_SCALE = 3  # of crops with boxes, so that these can be told apart
@@ -132,11 +133,6 @@ class PoseTask(Task):
         sources = self.metric.points if isinstance(self.metric, BySource) else {}
         names = [f"{self.split}/{source}/{name}" for source in sources for name in self.higher_is_better]
         return super().modes | dict.fromkeys(names, "max")
-
-    def compute(self) -> dict[str, float]:
-        """AP, AP50, AP75, APM, APL and the same of AR, or PCKh and that of groups of joints, in [0, 1]."""
-        self._require_metric().seen_images_only = self.partial
-        return super().compute()
 
     def attach(self, datamodule: Data) -> None:
         """Take the skeleton and the ground truth of the evaluated split.

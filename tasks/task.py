@@ -9,13 +9,9 @@ its hooks never run, the outermost task's do.
 """
 
 import math
-import os
-import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
-from typing import Any, ClassVar, Protocol
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
@@ -25,36 +21,15 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from hrnet import HRNet, load_weights
-from hrnet.norms import checked_share, first_frozen_step, norms_of
+from hrnet.freezing import Freezing
 from tasks.draw.pictures import Drawn, Pictures
 from tasks.draw.tables import Row, Samples, Tables
+from tasks.exchange import Batch, Data, Losses, Predictions, built, class_path, over_samples, plain, require_channels
 from tasks.metrics.means import Means
-from tasks.optim import OptimizerSpec, ScheduleSpec, create_optimizer, create_schedule, go_on
+from tasks.optim import GoingOn, OptimizerSpec, ScheduleSpec, create_optimizer, create_schedule
 
-Batch = dict[str, Any]
-Losses = dict[str, Tensor]
-Predictions = Any
-
-STEP = 1000  # first word of the key of a step's random stream: no data set draws from such
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of RGB in 0..255; every published HRNet was trained with these
 IMAGENET_STD = (58.395, 57.12, 57.375)
-
-
-class Data(Protocol):
-    """What tasks ask of their data beside batches: `datamodules` has all of it, other data what their task asks for."""
-
-    num_classes: int | None
-    class_names: Sequence[str]
-    palette: Sequence[tuple[int, int, int]]
-    label_flip_pairs: Sequence[tuple[int, int]]
-    num_keypoints: int | None
-    skeleton: Any
-
-    def ground_truth(self, split: Any) -> dict[str, list]:
-        """COCO's ground truth of a split: images, annotations, categories."""
-
-    def subsets(self, split: Any) -> Mapping[str, Any]:
-        """Parts of a split that are evaluated on their own too, as numbers of their instances, by name."""
 
 
 class Task(LightningModule):
@@ -83,6 +58,8 @@ class Task(LightningModule):
     """Names that the metric gives whose values are best when large; losses are best when small."""
     lower_is_better: ClassVar[tuple[str, ...]] = ()
     """Those best when small."""
+    by_sample: ClassVar[bool] = False
+    """Whether an evaluation asks `losses` of each sample by itself: of a batch they are no means over samples."""
     settled: ClassVar[tuple[str, ...]] = ()
     """Arguments of a parent that this class gives it by itself, so that it has no such arguments."""
     mean: Tensor
@@ -102,7 +79,7 @@ class Task(LightningModule):
         weights: str | None = None,
     ) -> None:
         super().__init__()
-        self.frozen = False
+        self.freezing = Freezing(freeze_backbone, frozen_statistics)
         self.save_hyperparameters(
             ignore=["backbone", *self.settled], logger=False
         )  # collects the subclass's arguments too
@@ -110,9 +87,6 @@ class Task(LightningModule):
         self.save_hyperparameters(plain({"backbone": self.backbone, **self.hparams}), logger=False)
         self.optimizer_spec: OptimizerSpec = optimizer or {"name": "adam", "lr": 1e-3}
         self.schedule_spec = schedule
-        self.freeze_backbone = freeze_backbone
-        self.frozen_statistics = checked_share(frozen_statistics)
-        self.first_frozen_step = math.inf
         self.compile_backbone = compile
         self.weights = weights
         self.metric = None
@@ -149,10 +123,6 @@ class Task(LightningModule):
         """Outputs and facts -> scalars by name; their sum is minimised."""
         raise NotImplementedError
 
-    def evaluation_losses(self, outputs: Any, batch: Batch) -> Losses:
-        """Means over the samples of an evaluated batch, each by itself; `losses`, if they are such."""
-        return self.losses(outputs, batch)
-
     def predict(self, outputs: Any, batch: Batch) -> Predictions:
         """Outputs -> predictions in the user's units: original pixels, class ids, boxes."""
         raise NotImplementedError
@@ -164,7 +134,11 @@ class Task(LightningModule):
 
     def compute(self) -> dict[str, float]:
         """Figures of what `update` has seen since the last reset; nan where undefined."""
-        return {} if self.metric is None else {name: float(value) for name, value in self.metric.compute().items()}
+        if self.metric is None:
+            return {}
+        if hasattr(self.metric, "seen_images_only"):
+            self.metric.seen_images_only = self.partial
+        return {name: float(value) for name, value in self.metric.compute().items()}
 
     def reset(self) -> None:
         """Forget what `update` has seen."""
@@ -225,7 +199,11 @@ class Task(LightningModule):
         if not batch:
             return None
         outputs = self.outputs(batch)
-        self._add_losses(outputs, batch)
+        for prefix, task, found, facts in self.each(outputs, batch):  # means over each task's own samples
+            each = over_samples(task.losses, found, facts) if task.by_sample else task.losses(found, facts)
+            losses = {prefix + name: value.detach() for name, value in each.items()}
+            total = {} if prefix else {"loss": torch.stack(list(losses.values())).sum()}
+            self.evaluated_losses.update(total | losses, len(facts["image"]))
         predictions = self.predict(outputs, batch)
         self.update(predictions, batch)
         return {"outputs": outputs, "predictions": predictions}
@@ -234,16 +212,7 @@ class Task(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Predictions:
         """Predictions of a batch; none of an empty one."""
-        if not batch:
-            return {}
-        return self.predict(self.outputs(batch), batch)
-
-    def _add_losses(self, outputs: Any, batch: Batch) -> None:
-        """To the means over each task's own samples; the sum only where it is that of one task."""
-        for prefix, task, found, facts in self.each(outputs, batch):
-            losses = {prefix + name: value.detach() for name, value in task.evaluation_losses(found, facts).items()}
-            total = {} if prefix else {"loss": torch.stack(list(losses.values())).sum()}
-            self.evaluated_losses.update(total | losses, len(facts["image"]))
+        return self.predict(self.outputs(batch), batch) if batch else {}
 
     @property
     def parts(self) -> dict[str, "Task"]:
@@ -280,12 +249,10 @@ class Task(LightningModule):
         self.split = "test" if stage == "test" else "val"
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
-            self._require_channels(getattr(datamodule, "channels", self.backbone.in_channels))
+            require_channels(self.backbone, datamodule)
             self.attach(datamodule)
             # Any LightningDataModule will do in Python; those of `datamodules` have this too.
             self.preparation = getattr(datamodule, "preparation", dict)()
-        if stage == "fit" and self.freeze_backbone:
-            self._freeze(True)
         if not self.started:
             self.load_start()
         self.to(memory_format=torch.channels_last)
@@ -308,73 +275,24 @@ class Task(LightningModule):
             left -= {*report.matched, *report.zeroed}
         return left
 
-    def _require_channels(self, channels: int) -> None:
-        if channels != self.backbone.in_channels:
-            raise ValueError(
-                f"The network has in_channels {self.backbone.in_channels}, and the data give images of {channels} "
-                f"channels: set model.init_args.backbone.in_channels to {channels}. Grey files are read as RGB, and "
-                "images of more bands are not read; a DataModule of your own that gives others says so by `channels`."
-            )
-
-    def on_train_start(self) -> None:
-        """Freeze what is to be frozen; a training that goes on takes its rates up again."""
-        self._freeze_for_epoch()  # an epoch that a resumed run is within has begun before
-        self.first_frozen_step = first_frozen_step(self.frozen_statistics, self.trainer)
-        if self.trainer.global_step:
-            go_on(self.trainer, self.optimizer_options)
-
-    def on_train_epoch_start(self) -> None:
-        """Freeze or unfreeze the backbone."""
-        self._freeze_for_epoch()
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Fix statistics that are to be fixed; make the draws of this step its own, whatever was drawn before."""
-        if self.global_step >= self.first_frozen_step:
-            for norm in norms_of(self.backbone).values():
-                norm.eval()
-        # Random draws of a step (mixup, dropout) follow from its number alone, so a resumed run draws the same.
-        seed = int(os.environ.get("PL_GLOBAL_SEED") or 0)
-        key = (STEP, self.current_epoch, batch_idx, self.global_rank)
-        words = np.random.SeedSequence(seed, spawn_key=key).generate_state(3)
-        random.seed(int(words[0]))
-        np.random.seed(words[1])
-        torch.manual_seed(int(words[2]))
-
-    def _freeze_for_epoch(self) -> None:
-        if not isinstance(self.freeze_backbone, bool):
-            self._freeze(self.current_epoch < self.freeze_backbone)
-
-    def _freeze(self, frozen: bool) -> None:
-        for_some_epochs = not isinstance(self.freeze_backbone, bool)
-        if frozen and for_some_epochs and self.trainer.world_size > 1:
-            raise ValueError(
-                "freeze_backbone for a number of epochs works in one process only, since distributed training fixes at "
-                "its start which parameters have gradients: train with freeze_backbone: true, then start a second run "
-                "with weights: from it."
-            )
-        self.frozen = frozen
-        self.backbone.requires_grad_(not frozen)
-        self.backbone.train(self.training and not frozen)
-
     def train(self, mode: bool = True) -> "Task":
         """As torch has it; a frozen backbone stays in eval mode."""
         super().train(mode)
-        if mode and self.frozen:
+        if mode and self.freezing.frozen:
             self.backbone.eval()  # frozen batch norm keeps its statistics
         return self
 
     def configure_callbacks(self) -> list[Callback]:
-        """What shows an evaluation; those that the Trainer has already stay as they are."""
+        """What a training has beside its steps, and what shows an evaluation, unless the Trainer has such already."""
         trainer: Any = self.trainer
         given = {type(callback) for callback in trainer.callbacks}
-        return [kind() for kind in (Pictures, Tables, Samples) if kind not in given]
+        return [self.freezing, GoingOn(), *(kind() for kind in (Pictures, Tables, Samples) if kind not in given)]
 
     def on_validation_epoch_start(self) -> None:
         """Forget the evaluation before."""
         limit = self.trainer.limit_test_batches if self.split == "test" else self.trainer.limit_val_batches
-        self.partial = self.trainer.sanity_checking or isinstance(limit, int) or limit < 1.0
-        for task in self.parts.values():
-            task.partial = self.partial
+        for task in (self, *self.parts.values()):
+            task.partial = self.trainer.sanity_checking or isinstance(limit, int) or limit < 1.0
         self.reset()
         self.evaluated_losses.reset()
 
@@ -425,40 +343,3 @@ class Task(LightningModule):
         values = {name: value.item() for name, value in self.trainer.callback_metrics.items() if "/" in name}
         finite = {name: value for name, value in values.items() if math.isfinite(value) and not name.startswith("lr")}
         return self.earlier_metrics | finite
-
-
-def built(backbone: HRNet | Mapping[str, Any]) -> HRNet:
-    """The HRNet, made here if only its arguments are given.
-
-    Not within a constructor: `save_hyperparameters` would take that one's arguments for the HRNet's own.
-    """
-    return HRNet(**backbone) if isinstance(backbone, Mapping) else backbone
-
-
-def is_ours(cls: type) -> bool:
-    """Whether a class is of this package."""
-    return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
-
-
-def class_path(cls: type) -> str:
-    """What checkpoints call a class: its name alone if it is of this package, else the whole path to it."""
-    return cls.__name__ if is_ours(cls) else f"{cls.__module__}.{cls.__qualname__}"
-
-
-def plain(value: Any) -> Any:
-    """Constructor arguments -> numbers, strings, lists and dicts, so that checkpoints open with `weights_only=True`.
-
-    Raises:
-        TypeError: For anything that cannot be rebuilt from plain data.
-    """
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, HRNet):
-        return plain(value.hparams)
-    if is_dataclass(value) and not isinstance(value, type):
-        return {"class_path": class_path(type(value)), "init_args": plain(asdict(value))}
-    raise TypeError(f"A task's arguments are stored in its checkpoints as plain data; {value!r} is not.")

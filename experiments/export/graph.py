@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from experiments.config import ConfigError
 from tasks import ClassificationTask, PoseTask, SegmentationTask, Task
+from tasks.exchange import Batch
 from tasks.pose import in_image
-from tasks.task import Batch
 
 BEST = 5
 

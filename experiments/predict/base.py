@@ -28,7 +28,7 @@ from experiments.config import ConfigError
 from experiments.predict.media import Photo
 from tasks import Task, class_named
 from tasks.draw import grid
-from tasks.task import Batch
+from tasks.exchange import Batch
 
 Sample = dict[str, Any]
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
+from tasks.exchange import is_ours
 from tasks.heatmaps import Codec
-from tasks.task import Task, is_ours
+from tasks.task import Task
 
 
 def subclasses(cls: type) -> dict[str, type]:

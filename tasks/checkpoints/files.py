@@ -26,7 +26,8 @@ from hrnet.checkpoints import (
 )
 from tasks.checkpoints.classes import import_of_data, made, merged, names_weights, without_weights
 from tasks.checkpoints.published import Description, describe
-from tasks.task import Task, plain
+from tasks.exchange import plain
+from tasks.task import Task
 
 logger = logging.getLogger("hrnet")
 

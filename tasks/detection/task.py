@@ -16,9 +16,10 @@ from tasks.draw import draw_detection
 from tasks.draw.detection import SHOWN
 from tasks.draw.pictures import Drawn
 from tasks.draw.tables import Row
+from tasks.exchange import Batch, Data, Losses
 from tasks.metrics.coco_boxes import MASK, MEANINGS, CocoBoxes
 from tasks.pose import in_image
-from tasks.task import Batch, Data, Losses, Task
+from tasks.task import Task
 
 ONE_STAGE, TWO_STAGE = ("fcos", "retinanet"), ("faster_rcnn", "mask_rcnn")
 OPTIONS: dict[str, dict[str, Any]] = {  # what a detector may be told beyond what all have, and what it is otherwise
@@ -196,12 +197,6 @@ class DetectionTask(Task):
             [str(name) for name in self.class_names or range(self.num_classes)],
             "segm" if self.detector == "mask_rcnn" else "bbox",
         ).to(self.device)
-
-    def compute(self) -> dict[str, float]:
-        """AP, AP50, AP75, APS, APM, APL, AR, in [0, 1], and of masks mask_AP and so on; {} without ground truth."""
-        if isinstance(self.metric, CocoBoxes):
-            self.metric.seen_images_only = self.partial
-        return super().compute()
 
     def tables(self) -> dict[str, list[Row] | Tensor]:
         """How well each class is found."""

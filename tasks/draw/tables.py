@@ -22,6 +22,7 @@ from torchvision.io import write_png
 
 from tasks.draw.overlays import class_table, print_tables
 from tasks.draw.pictures import log_pictures, panel
+from tasks.exchange import one
 
 Row = dict[str, Any]
 PRINTED = 9  # columns that a table in the terminal has at most
@@ -165,15 +166,6 @@ class SampleScores:
         worst = {entry[3]["sample"]: entry[3] for entry in reversed(ordered)}
         chosen = list(reversed(worst.values()))[: self.worst]
         return {"samples": [rows[key] for key in sorted(rows)], "worst": chosen}
-
-
-def one(value: Any, index: int) -> Any:
-    """A batch, its outputs or predictions -> those of one sample, as a batch of one."""
-    if isinstance(value, Mapping):
-        return {key: one(item, index) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return tuple(one(item, index) for item in value)
-    return value[index : index + 1]
 
 
 def log_table(name: str, rows: list[Row], trainer: Trainer, split: str) -> None:

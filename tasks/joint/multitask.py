@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hrnet import HRNet, load_weights
 from tasks.draw.tables import Row
+from tasks.exchange import Batch, Losses, Predictions, built
 from tasks.joint.balancing import BalancingSpec, make_balancing
 from tasks.joint.gradients import (
     Gradients,
@@ -30,7 +31,7 @@ from tasks.joint.gradients import (
 from tasks.joint.score import delta_rows, joint_score, read_baselines, relative_change, score_terms
 from tasks.joint.sharing import TaskNorms, make_tasks, naming, specs_of
 from tasks.metrics.means import Means
-from tasks.task import Batch, Losses, Predictions, Task, built
+from tasks.task import Task
 
 
 class MultiTask(Task):
@@ -87,9 +88,9 @@ class MultiTask(Task):
         self.balancing = make_balancing(balancing, list(made), task_weights)
         if batch_norm not in ("shared", "per_task"):
             raise ValueError(f'batch_norm is "shared" or "per_task", not {batch_norm!r}.')
-        if self.frozen_statistics and batch_norm == "per_task":
+        if self.freezing.statistics and batch_norm == "per_task":
             raise ValueError(
-                f"frozen_statistics is {self.frozen_statistics} and batch_norm per_task: expected 0 with per_task, "
+                f"frozen_statistics is {self.freezing.statistics} and batch_norm per_task: expected 0 with per_task, "
                 "where training and evaluation do not differ."
             )
         self._reached: set[int] = set()  # ids of parameters that had a gradient since the last optimiser step

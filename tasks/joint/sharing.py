@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from hrnet import HRNet
-from hrnet.norms import norms_of
-from tasks.task import Task, class_path, plain
+from hrnet.freezing import norms_of
+from tasks.exchange import class_path, plain
+from tasks.task import Task
 
 JOINT_OPTIONS = ("optimizer", "schedule", "freeze_backbone", "frozen_statistics", "compile")
 

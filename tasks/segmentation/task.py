@@ -13,11 +13,12 @@ from torch import Tensor
 from hrnet import HRNet, OCRHead, SegmentationHead
 from tasks.draw import class_colours, draw_confusion, draw_segmentation
 from tasks.draw.pictures import Drawn, Layers, Panel
-from tasks.draw.tables import Row, one
+from tasks.draw.tables import Row
+from tasks.exchange import Batch, Data, Losses
 from tasks.losses import IGNORED, CrossEntropy, OhemCrossEntropy
 from tasks.metrics.confusion import SegmentationScores, image_confusion, image_iou
 from tasks.segmentation.sliding import PUBLISHED_TESTS, PublishedTest, SlidingWindow
-from tasks.task import Batch, Data, Losses, Task
+from tasks.task import Task
 
 OF_THE_DATA = ("class_names", "palette", "label_flip_pairs")
 AUXILIARY_WEIGHT = 0.4  # of the coarse scores' loss, ECCV 2020 Section 4
@@ -73,6 +74,7 @@ class SegmentationTask(Task):
     monitor = "val/mIoU"
     mode = "max"
     higher_is_better = ("mIoU", "pixel_accuracy", "mean_accuracy", "fwIoU", "boundary_IoU")
+    by_sample = True  # a mean over pixels counts images with more of them more
     metric: SegmentationScores
 
     def __init__(
@@ -171,11 +173,6 @@ class SegmentationTask(Task):
         coarse, final = (self._resize(logits, mask.shape[-2:]) for logits in outputs)
         auxiliary = AUXILIARY_WEIGHT * self.auxiliary_loss(coarse, mask)
         return {"cross_entropy": self.loss(final, mask), "auxiliary": auxiliary}
-
-    def evaluation_losses(self, outputs: Tensor | tuple[Tensor, Tensor], batch: Batch) -> Losses:
-        """Of each image by itself: a batch's are means over its pixels, so that images with more would count more."""
-        each = [self.losses(one(outputs, index), one(batch, index)) for index in range(len(batch["image"]))]
-        return {name: torch.stack([losses[name] for losses in each]).mean() for name in each[0]}
 
     @torch.no_grad()
     def predict(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:

@@ -9,8 +9,8 @@ import torch
 import tasks
 from hrnet import HRNet
 from tasks import PoseTask
+from tasks.exchange import plain
 from tasks.optim import create_optimizer, create_schedule
-from tasks.task import plain
 
 SMALL = {"variant": "w18_small_v1", "multi_scale_output": False}
 
@@ -180,7 +180,7 @@ def test_backbone_thaws_after_its_epochs():
     task._trainer = SimpleNamespace(world_size=1, current_epoch=0)
     for epoch, frozen in ((0, True), (1, True), (2, False)):
         task._trainer.current_epoch = epoch
-        task.on_train_epoch_start()
+        task.freezing.on_train_epoch_start(task.trainer, task)
         task.train()
         assert task.backbone.bn1.training is not frozen
         assert all(parameter.requires_grad is not frozen for parameter in task.backbone.parameters())

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from tasks.draw.tables import SampleScores, one
+from tasks.draw.tables import SampleScores
+from tasks.exchange import one
 from tasks.metrics.coco_keypoints import CocoKeypoints
 from tasks.metrics.confusion import SegmentationScores, image_confusion, image_iou
 

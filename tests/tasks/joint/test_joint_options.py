@@ -92,7 +92,7 @@ def test_statistics_are_fixed_for_the_last_share_of_the_steps(tmp_path, share, a
     trainer = quiet_trainer(tmp_path, 4, limit_train_batches=2, accumulate_grad_batches=accumulate)
     trainer.fit(joint, shift_data(*unlike_parts()))
     assert trainer.global_step == steps
-    assert joint.first_frozen_step == (round((1 - share) * steps) if share else math.inf)
+    assert joint.freezing.first_step == (round((1 - share) * steps) if share else math.inf)
 
 
 def test_a_training_without_an_end_has_no_last_share(tmp_path):
