@@ -3,13 +3,13 @@
 The Lightning callbacks that show an evaluation are in `pictures.py` and `tables.py`: `Pictures`, `Tables`, `Samples`.
 """
 
+from tasks.draw.charts import draw_confusion
 from tasks.draw.detection import draw_boxes, draw_detection
 from tasks.draw.overlays import (
     beside,
     class_colours,
     class_table,
     draw_caption,
-    draw_confusion,
     draw_errors,
     draw_heatmaps,
     draw_keypoint_names,

@@ -1,6 +1,6 @@
-"""Charts of an error analysis: bars, stacked bars, curves by distance, reliability diagrams, captioned pictures.
+"""Charts of an evaluation: confusions, bars, stacked bars, curves by distance, reliability diagrams, captioned pictures.
 
-Everything returns a (3, height, width) uint8 RGB picture as `draw.py` does, for files, W&B and notebooks alike.
+Everything returns a (3, height, width) uint8 RGB picture as `overlays.py` does, for files, W&B and notebooks alike.
 """
 
 from collections.abc import Mapping, Sequence
@@ -126,6 +126,30 @@ def draw_reliability(rows: Sequence[Mapping[str, Any]], error: float) -> Tensor:
     figure.legend(frameon=False, loc="outside lower center", ncols=3)
     bottom.bar(left, [row["images"] for row in rows], width, align="edge", color=GREY, edgecolor="white")
     bottom.set(xlabel="confidence", ylabel="images")
+    return _rendered(figure)
+
+
+def draw_confusion(matrix: Tensor, names: Sequence[str]) -> Tensor:
+    """Confusion matrix (K, K), rows true, as shares of each true class: (3, height, width) uint8.
+
+    Beyond 200 classes their numbers stand at the axes: names would be too small to read, and take seconds to draw.
+    """
+    count = len(names)
+    shares = (matrix.double() / matrix.sum(1, keepdim=True).clamp(min=1)).cpu().numpy()
+    inches = 12 if count > 200 else min(2.5 + 0.35 * count, 30)
+    figure = Figure(figsize=(inches + 1, inches), dpi=100, layout="constrained")
+    axes = figure.add_subplot(xlabel="prediction", ylabel="truth")
+    shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    size = 8 if count <= 80 else 4
+    if count <= 200:
+        axes.set_xticks(range(count), names, rotation=90, fontsize=size)
+        axes.set_yticks(range(count), names, fontsize=size)
+    if count <= 30:
+        for row, column in zip(*shares.nonzero(), strict=True):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            text = f"{100 * shares[row, column]:.0f}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+    figure.colorbar(shown, label="share of the true class")
     return _rendered(figure)
 
 

@@ -12,8 +12,6 @@ import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Column, Table
@@ -305,32 +303,6 @@ def draw_segmentation(
     occurring = [i for i in torch.cat(small).unique().tolist() if i < len(names)]
     legend = draw_legend([names[i] for i in occurring], [palette[i] for i in occurring], picture.shape[-1])
     return torch.cat([picture, legend], dim=1)
-
-
-def draw_confusion(matrix: Tensor, names: Sequence[str]) -> Tensor:
-    """Confusion matrix (K, K), rows true, as shares of each true class: (3, height, width) uint8.
-
-    Beyond 200 classes their numbers stand at the axes: names would be too small to read, and take seconds to draw.
-    """
-    count = len(names)
-    shares = (matrix.double() / matrix.sum(1, keepdim=True).clamp(min=1)).cpu().numpy()
-    inches = 12 if count > 200 else min(2.5 + 0.35 * count, 30)
-    figure = Figure(figsize=(inches + 1, inches), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel="prediction", ylabel="truth")
-    shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    size = 8 if count <= 80 else 4
-    if count <= 200:
-        axes.set_xticks(range(count), names, rotation=90, fontsize=size)
-        axes.set_yticks(range(count), names, fontsize=size)
-    if count <= 30:
-        for row, column in zip(*shares.nonzero(), strict=True):
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            text = f"{100 * shares[row, column]:.0f}"
-            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
-    figure.colorbar(shown, label="share of the true class")
-    canvas.draw()
-    return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3]).permute(2, 0, 1).contiguous()
 
 
 # Classification
