@@ -1,4 +1,4 @@
-"""Charts of an evaluation: confusions, bars, stacked bars, curves by distance, reliability diagrams, captioned pictures.
+"""Charts of an evaluation: confusions, bars, stacked bars, curves by distance, reliability diagrams, galleries.
 
 Everything returns a (3, height, width) uint8 RGB picture as `overlays.py` does, for files, W&B and notebooks alike.
 """

@@ -11,6 +11,8 @@ from typing import Any, Required, TypedDict
 import torch
 from torch import Tensor, nn
 
+from tasks.joint.gradients import mean_over_processes
+
 
 class BalancingSpec(TypedDict, total=False):
     """A method by name, one of the keys of METHODS at the end of this file, and its arguments."""
@@ -122,9 +124,7 @@ class DynamicWeightAverage(Balancing):
 
     def end_epoch(self) -> None:
         """Take the epoch's means, over all processes."""
-        sums = torch.stack([self.total, self.steps])
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(sums)
+        sums = mean_over_processes(torch.stack([self.total, self.steps]))
         self.means.copy_(torch.stack([self.means[1], sums[0] / sums[1]]))
         self.total.zero_()
         self.steps.zero_()
@@ -145,7 +145,29 @@ class Geometric(Balancing):
         return share * torch.exp((share * positive.log()).sum()) / positive
 
 
-class GradNorm(Balancing):
+class ByGradients(Balancing):
+    """Base of the methods that work by the gradients' inner products, at every so many steps.
+
+    Args:
+        every: Ask for the products at every so many steps: a larger number saves the gradients that they take.
+    """
+
+    needs_gradients = True
+    step: Tensor
+
+    def __init__(self, names: Sequence[str], weights: dict[str, float] | None = None, *, every: int = 1) -> None:
+        super().__init__(names, weights)
+        if every < 1:
+            raise ValueError(f"`every` of a balancing is a number of steps, at least 1, got {every}.")
+        self.every = every
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+
+    def wants_gradients(self) -> bool:
+        """At every so many steps."""
+        return int(self.step) % self.every == 0
+
+
+class GradNorm(ByGradients):
     """GradNorm (Chen et al., ICML 2018): weights follow until every task's gradient has the norm its pace asks for.
 
     The wanted norm is the mean norm times (relative inverse training rate) ** alpha; the weights take plain gradient
@@ -158,10 +180,8 @@ class GradNorm(Balancing):
     """
 
     needs_all = True
-    needs_gradients = True
     moving: Tensor
     first: Tensor
-    step: Tensor
 
     def __init__(
         self,
@@ -172,15 +192,10 @@ class GradNorm(Balancing):
         lr: float = 0.025,
         every: int = 1,
     ) -> None:
-        super().__init__(names, weights)
-        self.alpha, self.lr, self.every = alpha, lr, _steps(every)
+        super().__init__(names, weights, every=every)
+        self.alpha, self.lr = alpha, lr
         self.register_buffer("moving", torch.ones(len(names)))
         self.register_buffer("first", torch.full((len(names),), torch.nan))
-        self.register_buffer("step", torch.zeros((), dtype=torch.long))
-
-    def wants_gradients(self) -> bool:
-        """At every so many steps."""
-        return int(self.step) % self.every == 0
 
     def forward(self, losses: Tensor, gram: Tensor | None = None) -> Tensor:
         """The weights after this step's move; none before each task had a loss above 0, to which paces relate.
@@ -199,7 +214,7 @@ class GradNorm(Balancing):
         return self.constant * self.moving
 
 
-class GradientMethod(Balancing):
+class GradientMethod(ByGradients):
     """Base of the methods that combine the gradients at the shared parameters by coefficients of their inner products.
 
     The products are those at the last shared stage; the coefficients are used at all shared parameters. Heads keep
@@ -210,19 +225,11 @@ class GradientMethod(Balancing):
     """
 
     needs_several = True
-    needs_gradients = True
-    step: Tensor
     coefficients: Tensor
 
     def __init__(self, names: Sequence[str], weights: dict[str, float] | None = None, *, every: int = 1) -> None:
-        super().__init__(names, weights)
-        self.every = _steps(every)
-        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+        super().__init__(names, weights, every=every)
         self.register_buffer("coefficients", torch.ones(len(names)))
-
-    def wants_gradients(self) -> bool:
-        """At every so many steps."""
-        return int(self.step) % self.every == 0
 
     def shared(self, factors: Tensor, gram: Tensor | None) -> Tensor:
         """Factors times coefficients; a task that the step lacks is left out by its missing gradient.
@@ -316,12 +323,6 @@ class AlignedMTL(TorchJD):
 def _moves(first: Tensor, losses: Tensor, gram: Tensor) -> bool:
     """Whether a step says anything about paces and norms."""
     return bool(((first > 0) & losses.isfinite() & gram.isfinite().all(1)).all())
-
-
-def _steps(every: int) -> int:
-    if every < 1:
-        raise ValueError(f"`every` of a balancing is a number of steps, at least 1, got {every}.")
-    return every
 
 
 METHODS: dict[str, type[Balancing]] = {
