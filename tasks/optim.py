@@ -236,7 +236,7 @@ class GoingOn(Callback):
                     config.scheduler.go_on(trainer.global_step, trainer.current_epoch, steps_within)
             after = [group["lr"] for group in optimizer.param_groups]
             if before != after:
-                _say(
+                say(
                     f"learning rate: goes on at {after[0]:.3g} where the stopped run was at {before[0]:.3g}, since "
                     "schedule, rate or length are others now"
                 )
@@ -333,5 +333,6 @@ class EMA(WeightAveraging):
 
 
 @rank_zero_only
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Print a line, of several processes once."""
     print(line, flush=True)

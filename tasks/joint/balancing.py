@@ -11,7 +11,7 @@ from typing import Any, Required, TypedDict
 import torch
 from torch import Tensor, nn
 
-from tasks.joint.gradients import mean_over_processes
+from tasks.joint.gradients import mean_over_processes, without_conflicts
 
 
 class BalancingSpec(TypedDict, total=False):
@@ -255,18 +255,8 @@ class PCGrad(GradientMethod):
     """
 
     def combine(self, products: Tensor) -> Tensor:
-        """Sum over i of the coefficients of task i's projected gradient in terms of all gradients."""
-        generator = torch.Generator().manual_seed(int(self.step))
-        total = torch.zeros(len(products), dtype=torch.double)
-        for i in range(len(products)):
-            mine = torch.zeros_like(total)
-            mine[i] = 1.0
-            for j in torch.randperm(len(products), generator=generator).tolist():
-                along = mine @ products[:, j]
-                if j != i and along < 0:
-                    mine[j] -= along / products[j, j]
-            total += mine
-        return total
+        """Coefficients of the sum of the projected gradients."""
+        return without_conflicts(products, torch.Generator().manual_seed(int(self.step)))
 
 
 class TorchJD(GradientMethod):

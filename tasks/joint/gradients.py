@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Gradients = list[Tensor | None]
 
@@ -42,6 +42,13 @@ def gradients_of(loss: Tensor, parameters: Sequence[Tensor], scale: float = 1.0)
     with torch.autocast(loss.device.type, enabled=False):
         found = torch.autograd.grad(loss * scale, parameters, allow_unused=True)
     return list(found) if scale == 1 else [None if g is None else g / scale for g in found]
+
+
+def gradients_at(module: nn.Module, parameters: Sequence[Tensor], rows: Sequence[Gradients]) -> list[Gradients]:
+    """Those columns of several gradients at `parameters` that belong to a module."""
+    own = {id(parameter) for parameter in module.parameters()}
+    columns = [k for k, parameter in enumerate(parameters) if id(parameter) in own]
+    return [[row[k] for k in columns] for row in rows]
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
@@ -82,6 +89,25 @@ def combined(gradients: Iterable[Gradients], factors: Iterable[Sequence[Tensor]]
     for column, weights in zip(zip(*gradients, strict=True), zip(*factors, strict=True), strict=True):
         terms = [g * w.to(g.dtype) for g, w in zip(column, weights, strict=True) if g is not None]
         total.append(sum(terms[1:], terms[0]) if terms else None)
+    return total
+
+
+def without_conflicts(products: Tensor, generator: torch.Generator) -> Tensor:
+    """Coefficients (T,) of the sum of T gradients, each of which first loses its part along those that oppose it.
+
+    Args:
+        products: Inner products (T, T), float64.
+        generator: Draws the order in which a gradient meets the others.
+    """
+    total = torch.zeros(len(products), dtype=torch.double)
+    for i in range(len(products)):
+        mine = torch.zeros_like(total)
+        mine[i] = 1.0
+        for j in torch.randperm(len(products), generator=generator).tolist():
+            along = mine @ products[:, j]
+            if j != i and along < 0:
+                mine[j] -= along / products[j, j]
+        total += mine
     return total
 
 

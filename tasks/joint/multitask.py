@@ -12,7 +12,6 @@ from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch.plugins import MixedPrecision
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from hrnet import HRNet, load_weights
@@ -23,14 +22,16 @@ from tasks.joint.gradients import (
     Gradients,
     carry,
     combined,
+    gradients_at,
     gradients_of,
     gram_matrix,
     mean_over_processes,
     step_values,
 )
 from tasks.joint.score import delta_rows, joint_score, read_baselines, relative_change, score_terms
-from tasks.joint.sharing import TaskNorms, make_tasks, naming, specs_of
+from tasks.joint.sharing import TaskNorms, make_tasks, naming, own_data, specs_of
 from tasks.metrics.means import Means
+from tasks.optim import say
 from tasks.task import Task
 
 
@@ -166,18 +167,7 @@ class MultiTask(Task):
 
     def attach(self, datamodule: Any) -> None:
         """Give each task its own DataModule."""
-        try:
-            data = datamodule.tasks
-        except AttributeError:
-            raise ValueError(
-                f"MultiTask needs data for each of {', '.join(self.tasks)}, and {type(datamodule).__name__} is for one "
-                "task: put it under its task's name into a MultiTaskDataModule."
-            ) from None
-        if set(data) != set(self.tasks):
-            raise ValueError(
-                f"The tasks are {', '.join(self.tasks)} and the data are for {', '.join(data)}: every task needs a "
-                "DataModule of the same name in data.init_args.data, and every DataModule a task."
-            )
+        data = own_data(self.tasks, datamodule)
         for name, task in self.tasks.items():
             task.split = self.split
             with naming(name):
@@ -241,9 +231,7 @@ class MultiTask(Task):
         logged = self.gradient_every > 0 and self.global_step % self.gradient_every == 0
         gram = None
         if logged or self.balancing.wants_gradients():
-            last = {id(parameter) for parameter in self.backbone.stage4.parameters()}
-            columns = [k for k, parameter in enumerate(parameters) if id(parameter) in last]
-            gram = gram_matrix([[row[k] for k in columns] for row in gradients]).to(self.device)
+            gram = gram_matrix(gradients_at(self.backbone.stage4, parameters, gradients)).to(self.device)
         factors = self.balancing(losses, gram)
         shared = self.balancing.shared(factors, gram)
         in_backbone = {id(parameter) for parameter in self.backbone.parameters()}
@@ -270,7 +258,7 @@ class MultiTask(Task):
         self.baseline_values = read_baselines(self.tasks, self.baselines)
         if stage == "fit":
             self._require_several(cast(Any, self.trainer).datamodule)
-            _say(f"val/score is the mean of {', '.join(score_terms(self.tasks))}")
+            say(f"val/score is the mean of {', '.join(score_terms(self.tasks))}")
 
     def _require_several(self, datamodule: Any) -> None:
         """Refuse a balancing that would have nothing to do, since no step has two tasks."""
@@ -360,8 +348,3 @@ class MultiTask(Task):
 def _flat(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """{task: {key: value}} -> {"task/key": value}."""
     return {f"{name}/{key}": value for name, values in found.items() for key, value in values.items()}
-
-
-@rank_zero_only
-def _say(line: str) -> None:
-    print(line, flush=True)

@@ -36,6 +36,27 @@ def make_tasks(backbone: HRNet, tasks: Mapping[str, Callable[[HRNet], Task]]) ->
     return made
 
 
+def own_data(tasks: Mapping[str, Task], datamodule: Any) -> Mapping[str, Any]:
+    """The DataModule of each task.
+
+    Raises:
+        ValueError: If there is only one for all, or the names are others.
+    """
+    try:
+        data = datamodule.tasks
+    except AttributeError:
+        raise ValueError(
+            f"MultiTask needs data for each of {', '.join(tasks)}, and {type(datamodule).__name__} is for one task: "
+            "put it under its task's name into a MultiTaskDataModule."
+        ) from None
+    if set(data) != set(tasks):
+        raise ValueError(
+            f"The tasks are {', '.join(tasks)} and the data are for {', '.join(data)}: every task needs a DataModule "
+            "of the same name in data.init_args.data, and every DataModule a task."
+        )
+    return data
+
+
 def specs_of(tasks: Mapping[str, Task]) -> dict[str, Any]:
     """What makes these tasks, as plain data."""
     return {
