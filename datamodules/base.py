@@ -42,8 +42,8 @@ from datamodules.findings import Count, DataError, Fact, Finding, Mode, Split
 from datamodules.images.files import PLAIN, Reading
 from datamodules.images.orientation import Orientations, Tagged
 from datamodules.images.preparer import Preparer
-from datamodules.loading.dataset import BaseDataset, First, available_cores, collate, in_threads, start_worker
-from datamodules.loading.samplers import EvaluationSampler, TrainingSampler, even_batch_size, world
+from datamodules.loading.dataset import BaseDataset, First, available_cores, collate, errors_of, start_worker
+from datamodules.loading.samplers import EvaluationSampler, TrainingSampler, even_batch_size, reached_by, world
 from datamodules.skeleton import Skeleton
 
 # albumentations asks a server for its newest version when it is first imported; training must not depend on that.
@@ -176,17 +176,8 @@ class BaseDataModule(LightningDataModule, ABC):
             yield dataset
             return
         yield Count(split, None, Counter(samples=len(dataset)))
-
-        def error_of(index: int) -> str:
-            try:
-                dataset[index]
-            except Exception as error:  # whatever is said about a damaged file is a finding, and the others are read
-                return f"{type(error).__name__}: {error}"
-            return ""
-
-        rows = range(len(dataset) if images == "full" else 0)
-        for index, error in enumerate(in_threads(error_of, rows, f"samples of {split}")):
-            if error:
+        if images == "full":
+            for index, error in errors_of(dataset, f"samples of {split}"):
                 yield Finding("refused by the loader", split, f"sample {index}", error)
 
     def refusal(self, split: Split) -> Finding | None:
@@ -320,11 +311,8 @@ class BaseDataModule(LightningDataModule, ABC):
         """(epoch that is running or comes next, batches of it that are behind)."""
         if self.trainer is None:
             return 0, 0
-        epochs = self.trainer.fit_loop.epoch_progress.current
-        if self._resumed is not None and self._resumed[0] >= epochs.processed:
-            return self._resumed
-        within = epochs.processed < epochs.ready
-        return epochs.processed, self.trainer.fit_loop.epoch_loop.batch_progress.current.processed if within else 0
+        reached = reached_by(self.trainer)
+        return self._resumed if self._resumed is not None and self._resumed[0] >= reached[0] else reached
 
     def teardown(self, stage: str) -> None:
         """Forget where a resumed training went on."""
@@ -358,16 +346,12 @@ class BaseDataModule(LightningDataModule, ABC):
         """Whether samples that are evaluated stack into batches; else they come one a batch."""
         return True
 
-    def _to_gpu(self) -> bool:
-        """Whether batches go to a GPU: one that is there, and not left alone by the Trainer."""
-        if self.trainer is None:
-            return torch.cuda.is_available()
-        return self.trainer.strategy.root_device.type == "cuda"
-
     def loader(
         self, dataset: BaseDataset, sampler: DistributedSampler, batch_size: int, *, drop_last: bool = False
     ) -> DataLoader:
         """The batches of a data set in the order of a sampler, read by `num_workers` processes."""
+        strategy = None if self.trainer is None else self.trainer.strategy
+        to_gpu = torch.cuda.is_available() if strategy is None else strategy.root_device.type == "cuda"
         # Lightning builds a loader anew for `predict` and needs the batch size as a keyword for that.
         return DataLoader(
             dataset,
@@ -375,7 +359,7 @@ class BaseDataModule(LightningDataModule, ABC):
             sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=collate,
-            pin_memory=self._to_gpu(),
+            pin_memory=to_gpu,
             drop_last=drop_last,
             worker_init_fn=start_worker,
             persistent_workers=self.num_workers > 0,

@@ -155,3 +155,16 @@ def in_threads(work: Callable[[Job], Result], jobs: Sequence[Job], title: str = 
             results += pool.map(work, jobs[start : start + 512])
             progress.update(task, completed=len(results))
     return results
+
+
+def errors_of(dataset: BaseDataset, title: str) -> list[tuple[int, str]]:
+    """Number and error of each sample that cannot be read; all are read, under a progress bar of that title."""
+
+    def error_of(index: int) -> str:
+        try:
+            dataset[index]
+        except Exception as error:  # whatever is said about a damaged file is a finding, and the others are read
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    return [(i, error) for i, error in enumerate(in_threads(error_of, range(len(dataset)), title)) if error]

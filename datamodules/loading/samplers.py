@@ -69,6 +69,13 @@ def world() -> tuple[int, int]:
     return 1, 0
 
 
+def reached_by(trainer: Any) -> tuple[int, int]:
+    """(epoch that is running or comes next, batches of it that are behind) of a Lightning trainer."""
+    epochs = trainer.fit_loop.epoch_progress.current
+    within = epochs.processed < epochs.ready
+    return epochs.processed, trainer.fit_loop.epoch_loop.batch_progress.current.processed if within else 0
+
+
 class TrainingSampler(DistributedSampler):
     """Shuffled passes over the samples, an epoch one or so many of their samples; yields (index, pass), which seeds it.
 
