@@ -256,10 +256,7 @@ class BaseDataModule(LightningDataModule, ABC):
             self.split(name)
 
     def preparation(self) -> dict[str, Any]:
-        """The preparer as plain data {class_path, init_args}, which checkpoints keep for prediction.
-
-        Without one, the size of the images.
-        """
+        """What checkpoints keep for prediction: {class_path, init_args} of the preparer, else the size of images."""
         if self.preparer is None:
             return {"image_size": list(self.image_size)}
         return self.preparer.to_dict()
