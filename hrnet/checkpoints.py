@@ -7,6 +7,7 @@ Nothing in a file is ever executed. Use: `state = read_checkpoint("pose_hrnet_w3
 import pickle
 import re
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -181,3 +182,43 @@ def _hub_reachable() -> bool:
     except OSError:
         return False
     return True
+
+
+def _data_set(meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What OpenMMLab's tools store of the data set, older ones in capitals."""
+    found = meta.get("dataset_meta", meta)
+    return {str(key).lower(): value for key, value in found.items()} if isinstance(found, Mapping) else {}
+
+
+def classes_in(meta: Mapping[str, Any], count: int) -> dict[str, Any] | None:
+    """Names and colours of so many classes in what OpenMMLab's tools store as `meta`, if they are there."""
+    data = _data_set(meta)
+    names, palette = _plain(data.get("classes")), _plain(data.get("palette"))
+    if not isinstance(names, list) or len(names) != count:
+        return None
+    fits = isinstance(palette, list) and len(palette) == count
+    return {"class_names": [str(name) for name in names], "palette": palette if fits else None}
+
+
+def skeleton_in(meta: Mapping[str, Any], count: int) -> dict[str, Any] | None:
+    """mmpose's description of the key points as a skeleton, if it has all parts of one."""
+    data = {key: _plain(value) for key, value in _data_set(meta).items()}
+    names, mirrored, sigmas = data.get("keypoint_id2name"), data.get("flip_indices"), data.get("sigmas")
+    if not (isinstance(names, Mapping) and isinstance(mirrored, list) and isinstance(sigmas, list)):
+        return None
+    if not len(names) == len(mirrored) == len(sigmas) == count:
+        return None
+    return {
+        "names": [str(names[index]) for index in sorted(names)],
+        "limbs": data.get("skeleton_links") or [],
+        "flip_pairs": [[i, j] for i, j in enumerate(mirrored) if i < j],
+        "sigmas": sigmas,
+        "upper_body": data.get("upper_body_ids") or [],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Arrays and tuples as lists."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -14,12 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from timm.data import ImageNetInfo
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
-from hrnet.checkpoints import State
+from hrnet.checkpoints import State, classes_in, skeleton_in
 from hrnet.layouts import Contents, take_apart
 from hrnet.variants import architecture_of
 
@@ -150,11 +149,8 @@ def _pose(
 ) -> Description:
     words = _words(name)
     labels, size = (None, [256, 192]) if words & OTHER_POSES else POSES.get(count, (None, [256, 192]))
-    skeleton = _skeleton_in(meta, count)
-    source = "its own names" if skeleton else "unknown names"
-    if skeleton is None and labels is not None:
-        skeleton, source = _skeleton(labels, count), labels
-    size, said = _size_in(name) or size, "as its name says" if _size_in(name) else "as is usual"
+    skeleton, source = _points(labels, count, meta)
+    size, said = _crops(size, name)
     codec = "UDPCodec" if "udp" in words else "DarkCodec" if "dark" in words else "MSRACodec"
     sigma = 3.0 if size[0] >= 384 else 2.0
     arguments = {
@@ -165,8 +161,7 @@ def _pose(
         "skeleton": skeleton,
     }
     preparation = {"image_size": size, "crop": "unit" if codec == "UDPCodec" else "size", "box_padding": 1.25}
-    what = f"{count} key points ({source}), crops of {size[0]}x{size[1]} {said}, {codec}"
-    return Description("PoseTask", arguments, preparation, _note(name, "PoseTask", backbone, what))
+    return _description("PoseTask", arguments, preparation, name, f"{count} key points ({source}), {said}, {codec}")
 
 
 def _landmarks(
@@ -178,10 +173,8 @@ def _landmarks(
     given: Mapping[str, Any],
 ) -> Description:
     family, words, labels = contents.layout.family, _words(name), LANDMARKS.get(count)
-    skeleton, source = _skeleton_in(meta, count), "its own names"
-    if skeleton is None:
-        skeleton, source = (None, "unknown names") if labels is None else (_skeleton(labels, count), labels)
-    size, said = _size_in(name) or [256, 256], "as its name says" if _size_in(name) else "as is usual"
+    skeleton, source = _points(labels, count, meta)
+    size, said = _crops([256, 256], name)
     codec = "DarkCodec" if "dark" in words else FACES[family]
     # Of the targets: official ones are narrower than mmpose's, those of 300W the narrowest.
     sigma = 2.0 if family != "face" else 1.0 if labels == "w300" else 1.5
@@ -193,8 +186,7 @@ def _landmarks(
         "skeleton": skeleton,
     }
     preparation = {"image_size": size, "crop": "size", "box_padding": 1.25}
-    what = f"{count} landmarks ({source}), crops of {size[0]}x{size[1]} {said}, {codec}"
-    return Description("LandmarkTask", arguments, preparation, _note(name, "LandmarkTask", backbone, what))
+    return _description("LandmarkTask", arguments, preparation, name, f"{count} landmarks ({source}), {said}, {codec}")
 
 
 def _segmentation(
@@ -212,7 +204,7 @@ def _segmentation(
         arguments |= {"class_names": names["names"][known.first :], "palette": names["palette"][known.first :]}
         arguments["label_flip_pairs"] = names["flip_pairs"]
         source = known.labels
-    if stored := _classes_in(meta, count):
+    if stored := classes_in(meta, count):
         if stored["class_names"] != arguments.get("class_names"):
             arguments |= {"label_flip_pairs": []} | stored
         source = "its own names"
@@ -221,7 +213,7 @@ def _segmentation(
         preparation["evaluation"] = "short"  # the OCR code's PASCAL-Context
     said = f"align_corners {str(align_corners).lower()}, evaluated size {preparation['evaluation']}"
     what = f"{count} classes ({source}), head {head}, {said}"
-    return Description("SegmentationTask", arguments, preparation, _note(name, "SegmentationTask", backbone, what))
+    return _description("SegmentationTask", arguments, preparation, name, what)
 
 
 def _align_corners(family: str, head: str, known: Parsing | None, words: set[str]) -> bool:
@@ -243,18 +235,14 @@ def _classification(backbone: dict[str, Any], count: int, meta: Mapping[str, Any
     if count == 1000:
         info = ImageNetInfo()
         names, source = [info.index_to_description(i, detailed=False) for i in range(count)], "ImageNet"
-    if stored := _classes_in(meta, count):
+    if stored := classes_in(meta, count):
         names, source = stored["class_names"], "its own names"
     size = _size_in(name) or [224, 224]
     # timm's tags: these were trained for the larger share of the image.
     ratio = 0.95 if re.search(r"ssld|ms_aug", name.lower()) else 0.875
+    arguments = {"backbone": backbone, "num_classes": count, "class_names": names}
     what = f"{count} classes ({source}), centre crop of {size[0]}x{size[1]} ({ratio:g} of the image)"
-    return Description(
-        "ClassificationTask",
-        {"backbone": backbone, "num_classes": count, "class_names": names},
-        {"image_size": size, "crop_ratio": ratio},
-        _note(name, "ClassificationTask", backbone, what),
-    )
+    return _description("ClassificationTask", arguments, {"image_size": size, "crop_ratio": ratio}, name, what)
 
 
 def _detection(
@@ -264,7 +252,7 @@ def _detection(
     names, source = None, "unknown names"
     if count == 80:
         names, source = coco_names(), "COCO"
-    if stored := _classes_in(meta, count):
+    if stored := classes_in(meta, count):
         names, source = stored["class_names"], "its own names"
     mixed, seen = (head.get(f"{part}.weight") for part in ("neck.reduction_conv.0", "head.roi_heads.box_head.fc6"))
     if mixed is None or seen is None:
@@ -284,7 +272,7 @@ def _detection(
     what = (
         f"{arguments['detector']}, {count} classes ({source}), {arguments['convention']} convention, images of 800x1333"
     )
-    return Description("DetectionTask", arguments, preparation, _note(name, "DetectionTask", backbone, what))
+    return _description("DetectionTask", arguments, preparation, name, what)
 
 
 def coco_names() -> list[str]:
@@ -293,8 +281,25 @@ def coco_names() -> list[str]:
     return [category for category in categories if category not in ("__background__", "N/A")]
 
 
-def _note(name: str, task: str, backbone: dict[str, Any], what: str) -> str:
-    return f"{name}: a published {task}, HRNet {backbone['variant']}, {what}."
+def _description(
+    task: str, arguments: dict[str, Any], preparation: dict[str, Any], name: str, what: str
+) -> Description:
+    note = f"{name}: a published {task}, HRNet {arguments['backbone']['variant']}, {what}."
+    return Description(task, arguments, preparation, note)
+
+
+def _points(labels: str | None, count: int, meta: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """Skeleton of key points or landmarks and where it is from, in words: the file, or the data set of that many."""
+    if (stored := skeleton_in(meta, count)) is not None:
+        return stored, "its own names"
+    return (None, "unknown names") if labels is None else (_skeleton(labels, count), labels)
+
+
+def _crops(usual: list[int], name: str) -> tuple[list[int], str]:
+    """(height, width) of crops, and in words where it is from."""
+    found = _size_in(name)
+    size = found or usual
+    return size, f"crops of {size[0]}x{size[1]} {'as its name says' if found else 'as is usual'}"
 
 
 def _labels(name: str) -> dict[str, Any]:
@@ -317,42 +322,3 @@ def _size_in(name: str) -> list[int] | None:
     """(height, width) that a file's name says, in multiples of 32."""
     sizes = [[int(height), int(width)] for height, width in SIZE.findall(Path(name).name.lower())]
     return next((size for size in sizes if not (size[0] % 32 or size[1] % 32)), None)
-
-
-def _data_set(meta: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What OpenMMLab's tools store of the data set, older ones in capitals."""
-    found = meta.get("dataset_meta", meta)
-    return {str(key).lower(): value for key, value in found.items()} if isinstance(found, Mapping) else {}
-
-
-def _classes_in(meta: Mapping[str, Any], count: int) -> dict[str, Any] | None:
-    data = _data_set(meta)
-    names, palette = _plain(data.get("classes")), _plain(data.get("palette"))
-    if not isinstance(names, list) or len(names) != count:
-        return None
-    fits = isinstance(palette, list) and len(palette) == count
-    return {"class_names": [str(name) for name in names], "palette": palette if fits else None}
-
-
-def _skeleton_in(meta: Mapping[str, Any], count: int) -> dict[str, Any] | None:
-    """mmpose's description of the key points as a skeleton, if it has all parts of one."""
-    data = {key: _plain(value) for key, value in _data_set(meta).items()}
-    names, mirrored, sigmas = data.get("keypoint_id2name"), data.get("flip_indices"), data.get("sigmas")
-    if not (isinstance(names, Mapping) and isinstance(mirrored, list) and isinstance(sigmas, list)):
-        return None
-    if not len(names) == len(mirrored) == len(sigmas) == count:
-        return None
-    return {
-        "names": [str(names[index]) for index in sorted(names)],
-        "limbs": data.get("skeleton_links") or [],
-        "flip_pairs": [[i, j] for i, j in enumerate(mirrored) if i < j],
-        "sigmas": sigmas,
-        "upper_body": data.get("upper_body_ids") or [],
-    }
-
-
-def _plain(value: Any) -> Any:
-    """Arrays and tuples as lists."""
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
