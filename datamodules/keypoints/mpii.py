@@ -6,8 +6,6 @@ by 15 and padded by 1.25 scales, and the head boxes that PCKh is measured by are
     data = MpiiPose("data/mpii")
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,6 +14,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import DataError, Split
+from datamodules.images.matlab import read_matlab, shapes_in
 from datamodules.images.names import is_file_name
 from datamodules.keypoints.columns import MALFORMED, Entries, read_json
 from datamodules.keypoints.crop import PersonAugmentation
@@ -211,11 +210,12 @@ def _head_sizes(path: Path, count: int) -> np.ndarray:
 
 
 def _matlab(path: Path, shapes: dict[str, tuple[int, ...]], other: str) -> dict[str, np.ndarray]:
-    """Matrices of a MATLAB file; their shapes are looked at first, since some kilobytes may unpack to gigabytes."""
-    from scipy.io import loadmat, whosmat
-
-    with _damage(path, shapes):
-        found = {name: shape for name, shape, _ in whosmat(path)}
+    """Matrices of gt_valid.mat, which have to be of these shapes."""
+    words = {
+        "expected": f"MPII's MATLAB file with {', '.join(shapes)}",
+        "advice": "Fetch it again, or remove it and go without head boxes.",
+    }
+    found = shapes_in(path, *shapes, **words)
     wrong = {name: found.get(name) for name, shape in shapes.items() if found.get(name) != shape}
     if wrong:
         name, shape = next(iter(wrong.items()))
@@ -224,17 +224,5 @@ def _matlab(path: Path, shapes: dict[str, tuple[int, ...]], other: str) -> dict[
             f"{path} has {has}, expected {shapes[name]}, the last one the persons of {other}: fetch both files from "
             "one source."
         )
-    with _damage(path, shapes):
-        content = loadmat(path, variable_names=list(shapes))
-        return {name: np.asarray(content[name], np.float64) for name in shapes}
-
-
-@contextmanager
-def _damage(path: Path, names: Any) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # a damaged file is read as anything
-        raise DataError(
-            f"{path} cannot be read ({type(error).__name__}: {error}): expected MPII's MATLAB file with "
-            f"{', '.join(names)}. Fetch it again, or remove it and go without head boxes."
-        ) from error
+    matrices = zip(shapes, read_matlab(path, *shapes, **words), strict=True)
+    return {name: np.asarray(matrix, np.float64) for name, matrix in matrices}

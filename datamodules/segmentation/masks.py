@@ -3,17 +3,22 @@
 Used by every segmentation data set; a value that is no class stops the run with the file's name.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from datamodules.base import DataError
 from datamodules.images.files import PIXEL_LIMIT, format_of, opened, read_bytes, read_header, refuse_beyond
+from datamodules.images.matlab import read_matlab, shapes_in
 from datamodules.images.pixels import deep_values
 
 IGNORED = 255
+MAP = "LabelMap"
+MATLAB = {
+    "expected": f"a MATLAB file with the matrix {MAP} (height, width)",
+    "advice": "Fetch it again or remove its image.",
+}
 _UNKNOWN = -1
 
 
@@ -178,29 +183,14 @@ def _read(path: Path, pixel_limit: int, *, colours: bool = False) -> np.ndarray:
 
 
 def _matlab_size(path: Path, pixel_limit: int) -> tuple[int, int]:
-    """(height, width) of the map in a MATLAB file, which may be some kilobytes that unpack to gigabytes."""
-    from scipy.io import whosmat
-
-    with _matlab_damage(path):
-        height, width = {name: shape for name, shape, _ in whosmat(path)}["LabelMap"]
-    refuse_beyond(pixel_limit, path, (height, width))
-    return height, width
+    """(height, width) of the map in a MATLAB file, of which only PASCAL-Context has some."""
+    shape = shapes_in(path, MAP, **MATLAB).get(MAP, ())
+    if len(shape) != 2:
+        raise DataError(f"{path} cannot be read (it has {MAP} {shape}): expected {MATLAB['expected']}.")
+    refuse_beyond(pixel_limit, path, (shape[0], shape[1]))
+    return shape[0], shape[1]
 
 
 def _matlab(path: Path, pixel_limit: int) -> np.ndarray:
-    from scipy.io import loadmat  # only PASCAL-Context comes in this format
-
     _matlab_size(path, pixel_limit)
-    with _matlab_damage(path):
-        return np.asarray(loadmat(path, variable_names=["LabelMap"])["LabelMap"])
-
-
-@contextmanager
-def _matlab_damage(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # a damaged file is read as anything
-        raise DataError(
-            f"The mask {path} cannot be read ({type(error).__name__}: {error}): expected a MATLAB file with the matrix "
-            "LabelMap (height, width). Fetch it again or remove its image."
-        ) from error
+    return np.asarray(read_matlab(path, MAP, **MATLAB)[0])

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from datamodules.base import DataError, Split
+from datamodules.images.matlab import read_matlab, table_of
 from datamodules.keypoints.faces.data import FaceData, Faces
-from datamodules.keypoints.faces.matlab import read_matlab, table_of
 from datamodules.keypoints.faces.published import read_published
 from datamodules.keypoints.faces.rows import face_table, is_inside
 from datamodules.sample.face_layouts import sample_aflw

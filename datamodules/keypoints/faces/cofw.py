@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from datamodules.base import DataError, Split
+from datamodules.images.matlab import read_matlab, table_of
 from datamodules.keypoints.faces.data import FaceData, Faces
-from datamodules.keypoints.faces.matlab import read_matlab, table_of
 from datamodules.keypoints.faces.published import read_published
 from datamodules.keypoints.faces.rows import box_about, face_table
 from datamodules.sample.coco import written_once
