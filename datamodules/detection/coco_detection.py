@@ -5,8 +5,7 @@ Serves any data in COCO's form too: other classes, other folders (`annotations`,
     data = CocoDetection("data/coco", image_size=(832, 1344), sides=(800, 1333), grouped=True, batch_size=2)
 """
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,12 +16,10 @@ from datamodules.detection.augmentation import DetectionAugmentation
 from datamodules.detection.letterbox import Letterbox
 from datamodules.detection.samples import ObjectImages
 from datamodules.detection.table import ObjectTable, read_objects
-from datamodules.findings import Count, Fact, Finding, Mode
-from datamodules.images.annotated import AnnotatedImages, found_in, spelled_as_stored
+from datamodules.images.annotated import AnnotatedImages, spelled_as_stored
 from datamodules.images.files import Reading
-from datamodules.images.looking import size_histogram
 from datamodules.images.photometric import Photometric
-from datamodules.keypoints.coco_json import CocoFiles
+from datamodules.keypoints.coco_json import CocoFiles, coco_tree
 from datamodules.keypoints.defects import listed
 from datamodules.loading.samplers import GroupedSampler, TrainingSampler
 from datamodules.sample import sample_coco
@@ -54,12 +51,7 @@ class CocoDetection(CocoFiles, AnnotatedImages):
         reading: How image files become pixels: orientation, depth, largest size.
     """
 
-    layout: ClassVar[str] = """\
-    annotations/instances_train2017.json
-    annotations/instances_val2017.json
-    train2017/000000000009.jpg ...      (or images/train2017)
-    val2017/000000000139.jpg ...        (or images/val2017)"""
-    source: ClassVar[str] = "https://cocodataset.org/#download (2017 Train, Val and Train/Val annotations)."
+    layout: ClassVar[str] = coco_tree("instances")
     embedded = staticmethod(sample_coco)
 
     def __init__(
@@ -130,7 +122,7 @@ class CocoDetection(CocoFiles, AnnotatedImages):
         training, folder = split == "train", self.image_folder(split)
         table = spelled_as_stored(self.annotated(split), folder)
         turned = self.orientations.turned(split, self.tagged(split, table))
-        table = self._accepted(split, table, turned)
+        table = self.accepted(split, table, turned)
         rows = np.arange(len(table.file_names))
         if training:
             table.require_objects()
@@ -166,7 +158,7 @@ class CocoDetection(CocoFiles, AnnotatedImages):
     def ground_truth(self, split: Split) -> dict[str, list]:
         """The COCO dict of a split for the metric, crowds included; of `overfit` the images that are learned."""
         if self.overfit is not None:
-            table = self._accepted("train", self.annotated("train"))
+            table = self.accepted("train", self.annotated("train"))
             truth = table.to_coco()
             rows = self.split("train").dataset.rows[: self.overfit]
             images = [truth["images"][row] for row in rows]
@@ -174,41 +166,23 @@ class CocoDetection(CocoFiles, AnnotatedImages):
             annotations = [entry for entry in truth["annotations"] if entry["image_id"] in known]
             return truth | {"images": images, "annotations": annotations}
         split = self.test_split if split == "test" else split
-        table = self._evaluated.get(split) or self._accepted(split, self.annotated(split))
+        table = self._evaluated.get(split) or self.accepted(split, self.annotated(split))
         return table.to_coco()
 
     # ---- what may be wrong
 
-    def findings(self, split: Split, images: Mode = "full") -> Iterator[Fact]:
-        """What is wrong with the objects of a split and their images, and what there is."""
-        try:
-            table = read_objects(self.annotation_file(split), masks=self.masks)
-        except DataError as error:
-            yield Finding("unreadable data", split, type(self).__name__, str(error))
-            return
-        folder: Path | None = None
-        try:
-            folder = self.image_folder(split)
-        except DataError as error:
-            yield Finding("unreadable data", split, "images", str(error))
-        stated = table.image_sizes
-        table = (table if folder is None else spelled_as_stored(table, folder)).checked()
-        yield from found_in(split, table.defects)
-        if split == "train":
-            try:
-                table.require_objects()
-            except DataError as error:
-                yield Finding("no usable sample", split, table.path.name, str(error))
-        yield from self.other_categories(split, table)
-        yield Count(split, None, Counter(images=len(table.file_names), annotations=len(table.ids)))
-        yield Count(split, "annotations", table.counts, classes=list(table.counts), noun="annotation")
-        boxes = table.boxes[np.isfinite(table.boxes).all(axis=1), 2:]
-        yield Count(split, "boxes, longer side in pixels", size_histogram(boxes))
-        if folder is not None:
-            yield from self.seen(split, table, stated, folder, images)
+    def examined(self, split: Split) -> ObjectTable:
+        """The objects with their segmentations, whatever is learned of them."""
+        return read_objects(self.annotation_file(split), masks=self.masks)
 
-    def _accepted(self, split: Split, table: ObjectTable, turned: list[int] | None = None) -> ObjectTable:
-        table = self.with_sizes(table, self.image_folder(split), turned or ()).accepted()
+    def require_usable(self, split: Split, table: ObjectTable) -> None:
+        """Raise DataError where there is nothing to learn."""
+        if split == "train":
+            table.require_objects()
+
+    def accepted(self, split: Split, table: ObjectTable, turned: Iterable[int] = ()) -> ObjectTable:
+        """As of all tables; with masks where they are learned, and of the same classes in all splits."""
+        table = super().accepted(split, table, turned)
         if self.masks:
             self._require_masks(table)
         self._agree(table)

@@ -28,7 +28,7 @@ from datamodules.keypoints.coco_json import (
     sound_rows,
 )
 from datamodules.keypoints.columns import MALFORMED, capped, read_json
-from datamodules.keypoints.defects import Defect, Notes, accept, listed, short
+from datamodules.keypoints.defects import Defect, Notes, listed, short
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class ObjectTable(Annotated):
     """I images and N objects of K classes, in the order of their file. Lists do as well as arrays.
 
     Args:
-        path: File that it was read from, which messages name.
-        file_names: (I,) of the images, below their folder.
-        images: (N,) row of each object's image.
-        boxes: (N, 4) x, y, width, height in pixels of the image.
+        path: File that it was read from; this and the next three are as in every table (`Annotated`).
+        file_names: Of the images.
+        images: Row of each object's image.
+        boxes: Of the objects.
         category_ids: (N,) ids of the objects' categories.
         categories: Id -> name, ids ascending: a category's place is its label.
         image_sizes: (I, 2) height, width in pixels; 0, or None for all, where the image file has to say it.
@@ -70,17 +70,7 @@ class ObjectTable(Annotated):
     defects: Sequence[Defect] = ()
 
     def __post_init__(self) -> None:
-        count, num_images = len(self.images), len(self.file_names)
-        columns = {
-            "file_names": (np.str_, (num_images,), None),
-            "images": (np.int64, (count,), None),
-            "boxes": (np.float64, (count, 4), None),
-            "category_ids": (np.int64, (count,), None),
-            "image_sizes": (np.int64, (num_images, 2), 0),
-            "areas": (np.float64, (count,), np.nan),
-            "crowd": (np.bool_, (count,), False),
-        }
-        self.set_columns(columns, "objects")
+        self.set_columns({"category_ids": (np.int64, (len(self.images),), None)}, "objects")
         self.set_ids("objects")
 
     @cached_property
@@ -150,12 +140,6 @@ class ObjectTable(Annotated):
         }
 
     # ---- what may be wrong with it
-
-    def accepted(self) -> "ObjectTable":
-        """`checked`, without defects: warned of those that were put right; raises DataError for the first grave one."""
-        table = self.checked()
-        accept(table.defects)
-        return replace(table, defects=())
 
     def checked(self) -> "ObjectTable":
         """The table with what can be put right put right, and in `defects` all that is wrong."""

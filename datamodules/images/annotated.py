@@ -4,7 +4,9 @@ A data set has a table of a split (`keypoints/annotations.py`); here it meets th
 """
 
 import os
+import warnings
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +15,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from datamodules.base import BaseDataModule, DataError, Split
-from datamodules.findings import Fact, Finding, Mode
+from datamodules.findings import Count, Fact, Finding, Mode
 from datamodules.images.files import read_header
-from datamodules.images.looking import Seen, files_left_out, look
+from datamodules.images.looking import Seen, files_left_out, look, size_histogram
 from datamodules.images.names import as_stored, listing
 from datamodules.images.orientation import Tagged, find_tagged
 from datamodules.keypoints.annotations import Annotated
@@ -35,6 +37,10 @@ class AnnotatedImages(BaseDataModule):
     @abstractmethod
     def annotated(self, split: Split) -> Annotated:
         """The table of a split as the files have it; raises DataError where these cannot be read."""
+
+    def examined(self, split: Split) -> Annotated:
+        """`annotated` for the data doctor, whose `defects` may have more than training needs to know."""
+        return self.annotated(split)
 
     def image_folder(self, split: Split) -> Path:
         """Folder that the file names of `split` are relative to: that of the data, unless a data set has others."""
@@ -64,6 +70,57 @@ class AnnotatedImages(BaseDataModule):
 
         sizes[unknown] = in_threads(size_of, unknown.tolist())
         return replace(table, image_sizes=sizes)
+
+    def findings(self, split: Split, images: Mode = "full") -> Iterator[Fact]:
+        """What is wrong with the annotations of a split and their images, and what there is."""
+        try:
+            table = self.examined(split)
+            self.require_fit(table)
+        except DataError as error:
+            yield Finding("unreadable data", split, type(self).__name__, str(error))
+            return
+        folder: Path | None = None
+        try:
+            folder = self.image_folder(split)
+        except DataError as error:
+            yield Finding("unreadable data", split, "images", str(error))
+        stated = table.image_sizes
+        table = (table if folder is None else self.with_sizes(spelled_as_stored(table, folder), folder)).checked()
+        yield from found_in(split, table.defects)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # each box without area is among the findings
+                self.require_usable(split, table)
+        except DataError as error:
+            yield Finding("no usable sample", split, table.path.name, str(error))
+        yield from self.other_categories(split, table)
+        yield Count(split, None, Counter(images=len(table.file_names), annotations=table.counts.total()))
+        yield Count(split, "annotations", table.counts, classes=list(table.counts), noun="annotation")
+        yield from self.counted(split, table)
+        boxes = table.boxes[np.isfinite(table.boxes).all(axis=1), 2:]
+        yield Count(split, "boxes, longer side in pixels", size_histogram(boxes))
+        if folder is not None:
+            yield from self.seen(split, table, stated, folder, images)
+        yield from self.other_findings(split, table)
+
+    def accepted(self, split: Split, table: Table, turned: Iterable[int] = ()) -> Table:
+        """The table put right, with all sizes; raises DataError for what only the user can put right."""
+        self.require_fit(table)
+        return self.with_sizes(table, self.image_folder(split), turned).accepted()
+
+    def require_fit(self, table: Annotated) -> None:
+        """Raise DataError where a table is of other things than the data set was told."""
+
+    def require_usable(self, split: Split, table: Annotated) -> None:
+        """Raise DataError where a split that was checked has nothing that can be used."""
+
+    def counted(self, split: Split, table: Annotated) -> Iterator[Count]:
+        """How often there is what else these annotations have."""
+        yield from ()
+
+    def other_findings(self, split: Split, table: Annotated) -> Iterator[Fact]:
+        """What is wrong with other files than annotations and images."""
+        yield from ()
 
     def seen(self, split: Split, table: Annotated, stated: np.ndarray, folder: Path, mode: Mode) -> Iterator[Fact]:
         """What a look at each image says, which has to be of its `stated` size (I, 2) if there is one."""

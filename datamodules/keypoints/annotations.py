@@ -4,15 +4,16 @@
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from datamodules.base import DataError
 from datamodules.keypoints.columns import batch_numbers, identifiers
-from datamodules.keypoints.defects import Defect, Notes, short
+from datamodules.keypoints.defects import Defect, Notes, accept, short
 
 ROUNDED = 1.0
 """Pixels by which a box may leave the image: COCO's own are rounded."""
@@ -28,6 +29,8 @@ class Annotated:
         image_ids: (I,) ids of the images.
         images: (N,) row of each annotation's image; -1 for none.
         boxes: (N, 4) x, y, width, height in pixels of the image.
+        areas: (N,) of the annotated things themselves, in square pixels.
+        crowd: (N,) bool, whether a box is of a crowd.
         ids: (N,) ids of the annotations.
         categories: Id -> name of what is annotated.
         defects: What was found wrong.
@@ -39,17 +42,28 @@ class Annotated:
     image_ids: Sequence[Any] | None
     images: np.ndarray
     boxes: np.ndarray
+    areas: np.ndarray | None
+    crowd: np.ndarray | None
     ids: Sequence[Any] | None
     categories: Mapping[Any, str]
     defects: Sequence[Defect]
 
     def set_columns(self, columns: Mapping[str, tuple[Any, tuple[int, ...], Any]], of: str) -> None:
-        """Make arrays of the columns {name: (type, shape, what stands for None)}.
+        """Make arrays of the columns that all tables have, and of {name: (type, shape, what stands for None)}.
 
         Raises:
             DataError: If one cannot be such an array.
         """
-        for name, (kind, shape, default) in columns.items():
+        count, num_images = len(self.images), len(self.file_names)
+        shared = {
+            "file_names": (np.str_, (num_images,), None),
+            "images": (np.int64, (count,), None),
+            "boxes": (np.float64, (count, 4), None),
+            "image_sizes": (np.int64, (num_images, 2), 0),
+            "areas": (np.float64, (count,), np.nan),
+            "crowd": (np.bool_, (count,), False),
+        }
+        for name, (kind, shape, default) in (shared | columns).items():
             value = getattr(self, name)
             try:
                 array = np.full(shape, default, kind) if value is None else np.asarray(value, kind)
@@ -58,7 +72,7 @@ class Annotated:
             if array.shape != shape:
                 raise DataError(f"{self.path}: `{name}` of the {of} has shape {array.shape}, expected {shape}.")
             object.__setattr__(self, name, array)
-        first, num_images = -1 if self.defects else 0, len(self.file_names)  # a reader has noted those without an image
+        first = -1 if self.defects else 0  # a reader has noted those without an image
         if ((self.images < first) | (self.images >= num_images)).any():
             raise DataError(f"{self.path}: `images` of the {of} are rows of {num_images} images, 0 to "
                             f"{num_images - 1}; found {self.images.min()} to {self.images.max()}.")  # fmt: skip
@@ -73,6 +87,16 @@ class Annotated:
             if len(ids) != size:
                 raise DataError(f"{self.path}: {len(ids)} `{name}` of the {of}, expected {size}.")
             object.__setattr__(self, name, ids)
+
+    def checked(self) -> Self:
+        """The table with what can be put right put right, and in `defects` all that is wrong."""
+        raise NotImplementedError
+
+    def accepted(self) -> Self:
+        """`checked`, without defects: warned of those that were put right; raises DataError for the first grave one."""
+        table = self.checked()
+        accept(table.defects)
+        return replace(table, defects=())
 
     @cached_property
     def numbers(self) -> np.ndarray:

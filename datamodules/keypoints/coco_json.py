@@ -25,7 +25,7 @@ class CocoFiles:
 
     folder: Path
     layout: ClassVar[str]
-    source: ClassVar[str]
+    source: ClassVar[str] = "https://cocodataset.org/#download (2017 Train, Val and Train/Val annotations)."
 
     def set_files(self, kind: str, annotations: Mapping[str, str] | None, images: Mapping[str, str] | None) -> None:
         """Take the files that the user names, relative to root, and COCO's for the others.
@@ -63,6 +63,15 @@ class CocoFiles:
             f"{type(self).__name__} found no image folder {' or '.join(names)} in {self.folder}: set "
             f"`images: {{{split}: FOLDER}}`, relative to root."
         )
+
+
+def coco_tree(kind: str) -> str:
+    """COCO's own files and folders; `kind` is how the names of the annotation files begin."""
+    return f"""\
+    annotations/{kind}_train2017.json
+    annotations/{kind}_val2017.json
+    train2017/000000000009.jpg ...      (or images/train2017)
+    val2017/000000000139.jpg ...        (or images/val2017)"""
 
 
 def _by_split(paths: Mapping[str, str] | None, key: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from datamodules.base import Split
 from datamodules.keypoints.coco_file import read_annotations
-from datamodules.keypoints.coco_json import CocoFiles
+from datamodules.keypoints.coco_json import CocoFiles, coco_tree
 from datamodules.keypoints.data import KeypointData
 from datamodules.keypoints.table import PersonTable
 from datamodules.sample import sample_coco
@@ -29,12 +29,7 @@ class CocoPose(CocoFiles, KeypointData):
         **kwargs: Skeleton, detections, crops, loaders: see `KeypointData`.
     """
 
-    layout: ClassVar[str] = """\
-    annotations/person_keypoints_train2017.json
-    annotations/person_keypoints_val2017.json
-    train2017/000000000009.jpg ...      (or images/train2017)
-    val2017/000000000139.jpg ...        (or images/val2017)"""
-    source: ClassVar[str] = "https://cocodataset.org/#download (2017 Train, Val and Train/Val annotations)."
+    layout: ClassVar[str] = coco_tree("person_keypoints")
     embedded = staticmethod(sample_coco)
 
     def __init__(

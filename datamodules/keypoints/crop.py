@@ -176,11 +176,15 @@ class PersonAugmentation:
         enough = len(upper_body) > 0 and np.count_nonzero(visible) > self.half_body_min_keypoints
         if enough and rng.random() < self.half_body_probability:
             center, size = self.half_body(center, size, keypoints, visible, upper_body, rng)
-        factor = 1 + self.scale_factor * float(np.clip(rng.standard_normal(), -1, 1))
-        rotation = 0.0
-        if rng.random() < self.rotation_probability:
-            rotation = self.rotation_factor * float(np.clip(rng.standard_normal(), -2, 2))
+        factor, rotation = self.drawn(rng)
         return center, size * factor, rotation, bool(rng.random() < self.flip_probability)
+
+    def drawn(self, rng: np.random.Generator) -> tuple[float, float]:
+        """Factor on the size, and rotation in degrees."""
+        factor = 1 + self.scale_factor * float(np.clip(rng.standard_normal(), -1, 1))
+        if rng.random() >= self.rotation_probability:
+            return factor, 0.0
+        return factor, self.rotation_factor * float(np.clip(rng.standard_normal(), -2, 2))
 
     def half_body(
         self,

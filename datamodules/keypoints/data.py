@@ -4,7 +4,6 @@ A data set is a `KeypointData` that says who is on which image (`persons`), such
 """
 
 import math
-import warnings
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator
@@ -14,10 +13,9 @@ from typing import Any, Self
 import numpy as np
 
 from datamodules.base import DataError, Split
-from datamodules.findings import Count, Fact, Finding, Mode
+from datamodules.findings import Count, Fact, Finding
 from datamodules.images.annotated import AnnotatedImages, found_in, spelled_as_stored
 from datamodules.images.files import Reading
-from datamodules.images.looking import size_histogram
 from datamodules.images.photometric import Photometric
 from datamodules.keypoints.crop import Crop, PersonAugmentation, PersonCrop
 from datamodules.keypoints.detections import FoundBoxes, detections_in, read_detections
@@ -94,10 +92,6 @@ class KeypointData(AnnotatedImages):
         """(n,) what batches call the `area` of these rows, square pixels; None takes the padded boxes."""
         return None
 
-    def examined(self, split: Split) -> PersonTable:
-        """`persons` for the data doctor, whose `defects` may have more than training needs to know."""
-        return self.persons(split)
-
     # ---- what is made of it
 
     @property
@@ -114,14 +108,14 @@ class KeypointData(AnnotatedImages):
         table, folder = self.persons(split), self.image_folder(split)
         table = spelled_as_stored(table, folder)
         turned = self.orientations.turned(split, self.tagged(split, table))
-        table = self._accepted(split, table, turned)
+        table = self.accepted(split, table, turned)
         if not training:
             self._evaluated[split] = table
         areas = None
         if not training and self._boxes is not None:
             images, boxes, scores = self._boxes.rows_of(table)
             instance_ids = np.arange(len(boxes))
-            keypoints, visible = self._unknown(len(boxes))
+            keypoints, visible = self._unlabelled(len(boxes))
         elif training or self.detections is None:
             rows = table.usable()
             images, instance_ids = table.images[rows], table.numbers[rows]
@@ -131,7 +125,7 @@ class KeypointData(AnnotatedImages):
         else:
             found = read_detections(self.folder / self.detections, table, self.detection_threshold)
             images, instance_ids, boxes, scores = found.images, found.rows, found.boxes, found.scores
-            keypoints, visible = self._unknown(len(boxes))
+            keypoints, visible = self._unlabelled(len(boxes))
         preparer = self.preparer
         centers, sizes = preparer.padded(boxes)
         drawn = training and not self.overfit
@@ -156,14 +150,18 @@ class KeypointData(AnnotatedImages):
             turned=turned,
         )
 
+    def _unlabelled(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Key points of boxes that were not annotated."""
+        return np.zeros((count, self.num_keypoints, 2)), np.zeros((count, self.num_keypoints))
+
     def ground_truth(self, split: Split) -> dict[str, list]:
         """The COCO dict of a split for the metric, crowds and unlabelled persons included, all in category 1."""
         if self.overfit is not None:
-            table = self._accepted("train", self.persons("train"))
+            table = self.accepted("train", self.persons("train"))
             truth = table.to_coco(self.skeleton)
             return truth | {"annotations": [truth["annotations"][row] for row in table.usable()[: self.overfit]]}
         split = self.test_split if split == "test" else split
-        table = self._evaluated.get(split) or self._accepted(split, self.persons(split))
+        table = self._evaluated.get(split) or self.accepted(split, self.persons(split))
         return table.to_coco(self.skeleton)
 
     def evaluated_on(self, boxes: FoundBoxes) -> Self:
@@ -172,50 +170,10 @@ class KeypointData(AnnotatedImages):
         data._boxes, data._evaluated = boxes, {}
         return data
 
-    def findings(self, split: Split, images: Mode = "full") -> Iterator[Fact]:
-        """What is wrong with the persons of a split, their images and the detections, and what there is."""
-        try:
-            table = self.examined(split)
-            self._require_skeleton(table)
-        except DataError as error:
-            yield Finding("unreadable data", split, type(self).__name__, str(error))
-            return
-        folder: Path | None = None
-        try:
-            folder = self.image_folder(split)
-        except DataError as error:
-            yield Finding("unreadable data", split, "images", str(error))
-        stated = table.image_sizes
-        table = (table if folder is None else self.with_sizes(spelled_as_stored(table, folder), folder)).checked()
-        yield from found_in(split, table.defects)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # each box without area is among the findings
-                table.usable()
-        except DataError as error:
-            yield Finding("no usable sample", split, table.path.name, str(error))
-        yield from self.other_categories(split, table)
-        yield from _counts(split, table, self.skeleton)
-        if folder is not None:
-            yield from self.seen(split, table, stated, folder, images)
-        if split == self.test_split and self.detections is not None:
-            path = self.folder / self.detections
-            try:
-                yield from found_in(split, detections_in(path, table).defects)
-            except DataError as error:
-                yield Finding("unreadable data", split, str(path), str(error))
+    # ---- what may be wrong
 
-    # ---- steps on the way
-
-    def _unknown(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Key points of boxes that were not annotated."""
-        return np.zeros((count, self.num_keypoints, 2)), np.zeros((count, self.num_keypoints))
-
-    def _accepted(self, split: Split, table: PersonTable, turned: list[int] | None = None) -> PersonTable:
-        self._require_skeleton(table)
-        return self.with_sizes(table, self.image_folder(split), turned or ()).accepted()
-
-    def _require_skeleton(self, table: PersonTable) -> None:
+    def require_fit(self, table: PersonTable) -> None:
+        """Raise DataError where the persons have another number of key points than the skeleton."""
         count = table.keypoints.shape[1]
         if count != self.num_keypoints:
             raise DataError(
@@ -223,13 +181,20 @@ class KeypointData(AnnotatedImages):
                 "`skeleton` (coco, mpii or the path of a YAML file) to the one of these data."
             )
 
+    def require_usable(self, split: Split, table: PersonTable) -> None:
+        """Raise DataError where there is nobody to learn from, or to be evaluated by."""
+        table.usable()
 
-def _counts(split: Split, table: PersonTable, skeleton: Skeleton) -> Iterator[Count]:
-    """How much there is in a split, and what of each kind."""
-    counts = table.counts
-    yield Count(split, None, Counter(images=len(table.file_names), annotations=counts.total()))
-    yield Count(split, "annotations", counts, classes=list(counts), noun="annotation")
-    labelled = (table.visible > 0).sum(axis=0).tolist()
-    yield Count(split, "labelled key points", Counter(dict(zip(skeleton.names, labelled, strict=True))))
-    boxes = table.boxes[np.isfinite(table.boxes).all(axis=1), 2:]
-    yield Count(split, "boxes, longer side in pixels", size_histogram(boxes))
+    def counted(self, split: Split, table: PersonTable) -> Iterator[Count]:
+        """Labelled key points of each kind."""
+        labelled = (table.visible > 0).sum(axis=0).tolist()
+        yield Count(split, "labelled key points", Counter(dict(zip(self.skeleton.names, labelled, strict=True))))
+
+    def other_findings(self, split: Split, table: PersonTable) -> Iterator[Fact]:
+        """What is wrong with the detections."""
+        if split == self.test_split and self.detections is not None:
+            path = self.folder / self.detections
+            try:
+                yield from found_in(split, detections_in(path, table).defects)
+            except DataError as error:
+                yield Finding("unreadable data", split, str(path), str(error))

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from datamodules.base import DataError
 from datamodules.keypoints.annotations import Annotated
 from datamodules.keypoints.columns import capped
-from datamodules.keypoints.defects import Defect, Notes, accept, listed
+from datamodules.keypoints.defects import Defect, Notes, listed
 from datamodules.skeleton import Skeleton
 
 PERSONS = frozenset({"person", "persons", "people", "human", "pedestrian"})
@@ -74,19 +74,13 @@ class PersonTable(Annotated):
     defects: Sequence[Defect] = ()
 
     def __post_init__(self) -> None:
-        count, num_images, shares = len(self.images), len(self.file_names), self.areas is None
+        count, shares = len(self.images), self.areas is None
         array = isinstance(self.keypoints, np.ndarray)
         points = self.keypoints.shape[1:2] if array else (len(next(iter(self.keypoints), ())),)
         is_whole = isinstance(self.visible, np.ndarray) and self.visible.dtype.kind in "biu"
         columns = {
-            "file_names": (np.str_, (num_images,), None),
-            "images": (np.int64, (count,), None),
-            "boxes": (np.float64, (count, 4), None),
             "keypoints": (np.float64, (count, *points, 2), None),
             "visible": (None if is_whole else np.float64, (count, *points), None),
-            "image_sizes": (np.int64, (num_images, 2), 0),
-            "areas": (np.float64, (count,), np.nan),
-            "crowd": (np.bool_, (count,), False),
             "num_labelled": (np.float64, (count,), np.nan),
         }
         self.set_columns(columns, "persons")
@@ -163,12 +157,6 @@ class PersonTable(Annotated):
         }
 
     # ---- what may be wrong with it
-
-    def accepted(self) -> "PersonTable":
-        """`checked`, without defects: warned of those that were put right; raises DataError for the first grave one."""
-        table = self.checked()
-        accept(table.defects)
-        return replace(table, defects=())
 
     def checked(self) -> "PersonTable":
         """The table with what can be put right put right, and in `defects` all that is wrong."""

@@ -52,20 +52,11 @@ class FaceAugmentation(PersonAugmentation):
     ) -> None:
         super().__init__(scale_factor, rotation_factor, rotation_probability, flip_probability, 0.0)
 
-    def __call__(
-        self,
-        center: np.ndarray,
-        size: np.ndarray,
-        keypoints: np.ndarray,
-        visible: np.ndarray,
-        upper_body: Sequence[int],
-        rng: np.random.Generator,
-    ) -> tuple[np.ndarray, np.ndarray, float, bool]:
-        """Centre (2,), size (2,), rotation in degrees and flip of the crop; see `PersonAugmentation`."""
+    def drawn(self, rng: np.random.Generator) -> tuple[float, float]:
+        """Factor on the size, and rotation in degrees."""
         factor = 1 + self.scale_factor * rng.uniform(-1, 1)
         rotated = rng.random() < self.rotation_probability
-        rotation = self.rotation_factor * rng.uniform(-1, 1) if rotated else 0.0
-        return center, size * factor, rotation, bool(rng.random() < self.flip_probability)
+        return factor, self.rotation_factor * rng.uniform(-1, 1) if rotated else 0.0
 
 
 class FaceData(KeypointData):
