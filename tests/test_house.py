@@ -4,6 +4,7 @@ The limits stand where the tree stands, and go down only: what is listed as know
 """
 
 import ast
+import json
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
@@ -13,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("hrnet", "tasks", "datamodules", "experiments")
 ENTRIES = 14  # of a folder
 CROWDED: dict[str, int] = {}
-SINGLE_IMPORTERS = 24
+SINGLE_IMPORTERS = 15
 # Commands that ask of which class a task or DataModule is, and how often.
 LADDERS: dict[str, int] = {}
 # Private members of other files that are read or written, by file.
@@ -60,6 +61,18 @@ def imported() -> dict[str, set[str]]:
     return {file: imports(tree, known) - {file} for file, tree in trees().items()}
 
 
+@cache
+def in_notebooks() -> dict[str, set[str]]:
+    """Files that each notebook imports; a line that is IPython's own is left out."""
+    known, found = {module_of(file): file for file in trees()}, {}
+    for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(notebook.read_text())["cells"]
+        lines = [line for cell in cells if cell["cell_type"] == "code" for line in "".join(cell["source"]).split("\n")]
+        code = "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!")))
+        found[notebook.name] = imports(ast.parse(code), known)
+    return found
+
+
 def circle(uses: dict[str, set[str]]) -> list[str]:
     """A chain of files that ends where it began, empty if there is none."""
     done: set[str] = set()
@@ -92,12 +105,13 @@ def test_a_folder_is_seen_at_a_glance() -> None:
 
 
 def test_few_files_serve_one_other_file_alone() -> None:
-    """Classes that a package offers by name (tasks, data sets) apart."""
+    """Classes that a package offers by name (tasks, data sets) apart; what a notebook imports serves its reader too."""
     importers = defaultdict(set)
-    for file, others in imported().items():
+    for file, others in {**imported(), **in_notebooks()}.items():
         for other in others:
             importers[other].add(file)
-    offered = {file for file, users in importers.items() if all(Path(user).name == "__init__.py" for user in users)}
+    offers = ("__init__.py", ".ipynb")
+    offered = {file for file, users in importers.items() if all(user.endswith(offers) for user in users)}
     apart = offered | ENTRY_POINTS | EACH_TASK | {file for file in importers if Path(file).name == "__init__.py"}
     single = {file: min(users) for file, users in importers.items() if len(users) == 1 and file not in apart}
     listed = "\n".join(f"{file} <- {user}" for file, user in sorted(single.items()))
