@@ -99,7 +99,7 @@ def test_a_folder_is_seen_at_a_glance() -> None:
     folders = [ROOT / package for package in PACKAGES]
     folders += [f for package in folders for f in package.rglob("*") if f.is_dir() and f.name != "__pycache__"]
     for folder in folders:
-        entries = {f.name for f in folder.iterdir() if f.suffix != ".yaml"} - {"__init__.py", "__pycache__"}
+        entries = {f.name for f in folder.iterdir() if f.suffix != ".yaml"} - {"__init__.py", "__pycache__", "py.typed"}
         name = str(folder.relative_to(ROOT))
         assert len(entries) <= CROWDED.get(name, ENTRIES), f"{name} has {len(entries)} entries: {sorted(entries)}"
 
