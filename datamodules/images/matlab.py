@@ -143,8 +143,7 @@ def _name(head: bytes, order: str) -> str:
 
 def _pieces(file: IO[bytes], size: int) -> Iterator[int]:
     unpack = zlib.decompressobj()
-    while size and not unpack.eof:
-        data = file.read(min(size, _PIECE))
+    while size and not unpack.eof and (data := file.read(min(size, _PIECE))):
         size -= len(data)
         while data and not unpack.eof:
             yield len(unpack.decompress(data, _PIECE))
