@@ -22,7 +22,6 @@ into channels_last memory.
 """
 
 import copy
-import itertools
 import os
 import warnings
 from abc import ABC, abstractmethod
@@ -165,11 +164,7 @@ class BaseDataModule(LightningDataModule, ABC):
         """What is wrong with a split, and what is good to know: the data doctor asks for it and compares the splits.
 
         A data set that knows its files says which of them are wrong and why, without stopping at the first. Any other
-        one is asked to read itself: what its samples raise is found.
-
-        Args:
-            split: To be read.
-            images: How far to read images: whether they are there, their heads, or (`full`) every pixel.
+        one is asked to read itself: what its samples raise is found. `images` says how far these are read, see `Mode`.
         """
         dataset = self._made(split)
         if isinstance(dataset, Finding):
@@ -215,11 +210,9 @@ class BaseDataModule(LightningDataModule, ABC):
         return folder
 
     def existing(self, what: str, *names: str) -> Path:
-        """The first of the folders below root that exists; raises DataError, with the expected tree, if none does.
+        """The first of these folders below root that exists; raises DataError, with the expected tree, if none does.
 
-        Args:
-            what: Said of it in the message, such as image.
-            names: Of the folders, relative to root.
+        What they hold, such as images, is said of it in the message.
         """
         for name in names:
             if (self.folder / name).is_dir():
@@ -268,18 +261,13 @@ class BaseDataModule(LightningDataModule, ABC):
         return collate([dataset[row, 0] for row in rows])
 
     def training_names(self, epoch: int, batch: int, **options: Any) -> list[str]:
-        """What reports call the samples of a training batch of this process, such as their files.
+        """What reports call the samples of a batch of an epoch on this process, such as their files.
 
-        Args:
-            epoch: Of the training.
-            batch: Number of the batch in it.
-            **options: Of the sampler, see `TrainingSampler`.
+        `options` are those of the sampler, see `TrainingSampler`.
         """
         dataset = self.split("train")
-        sampler = self.training_sampler(dataset, *world(), **options)
-        sampler.set_epoch(epoch)
-        keys = itertools.islice(sampler, batch * self.batch_size, (batch + 1) * self.batch_size)
-        return [dataset.name(index) for index, *_ in keys]
+        indices = self.training_sampler(dataset, *world(), **options).batch(epoch, batch, self.batch_size)
+        return [dataset.name(index) for index in indices]
 
     def train_dataloader(self) -> DataLoader:
         """Batches of `train`, shuffled by (seed, epoch); an incomplete last batch is dropped after a full one."""
@@ -323,9 +311,7 @@ class BaseDataModule(LightningDataModule, ABC):
         """Batches of `test` in order, every sample once."""
         return self._evaluation_loader("test")
 
-    def predict_dataloader(self) -> DataLoader:
-        """The batches of `test`."""
-        return self._evaluation_loader("test")
+    predict_dataloader = test_dataloader
 
     def _evaluation_loader(self, split: Split) -> DataLoader:
         dataset, (num_replicas, rank) = self.split(split), world()

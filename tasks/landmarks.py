@@ -146,9 +146,7 @@ class LandmarkTask(PoseTask):
         return {"landmarks": metric.per_landmark(), **subsets, "cumulative_error": curve}
 
     def _require_errors(self) -> NME:
-        if self.metric is None:
-            raise ValueError("LandmarkTask has no names and normaliser to evaluate by: attach a DataModule first.")
-        return cast(NME, self.metric)
+        return cast(NME, self._require_metric())
 
 
 def _renamed(rows: list[dict[str, Any]]) -> dict[int, Any]:

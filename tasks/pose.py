@@ -134,6 +134,11 @@ class PoseTask(Task):
         names = [f"{self.split}/{source}/{name}" for source in sources for name in self.higher_is_better]
         return super().modes | dict.fromkeys(names, "max")
 
+    def compute(self) -> dict[str, float]:
+        """Figures of poses, which need the data; see the metrics."""
+        self._require_metric()
+        return super().compute()
+
     def attach(self, datamodule: Data) -> None:
         """Take the skeleton and the ground truth of the evaluated split.
 
@@ -243,7 +248,7 @@ class PoseTask(Task):
 
     def _require_metric(self) -> CocoKeypoints:
         if self.metric is None:
-            raise ValueError("PoseTask has no ground truth to evaluate against: attach a DataModule first.")
+            raise ValueError(f"{type(self).__name__} has nothing to evaluate against: attach a DataModule first.")
         return cast(CocoKeypoints, self.metric)
 
     def _flip_permutation(self) -> Tensor:

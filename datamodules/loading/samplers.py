@@ -11,6 +11,7 @@ draw alike, and a mirrored image would tell where it was cut.
 Samplers are DistributedSamplers, which Lightning leaves in place; the loaders have them with one process too.
 """
 
+import itertools
 import os
 import random
 from collections.abc import Iterator
@@ -119,6 +120,11 @@ class TrainingSampler(DistributedSampler):
             if turn != current:
                 current, order = turn, self.order(turn)[self.rank :: self.num_replicas]
             yield int(order[place]), turn, *self.part
+
+    def batch(self, epoch: int, number: int, size: int) -> list[int]:
+        """The samples of a batch of this process, by its number in the epoch."""
+        self.set_epoch(epoch)
+        return [index for index, *_ in itertools.islice(self, number * size, (number + 1) * size)]
 
     def order(self, turn: int) -> np.ndarray:
         """(total_size,) the samples of a pass, those of all processes by turns."""
