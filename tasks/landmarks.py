@@ -146,7 +146,9 @@ class LandmarkTask(PoseTask):
         return {"landmarks": metric.per_landmark(), **subsets, "cumulative_error": curve}
 
     def _require_errors(self) -> NME:
-        return cast(NME, self._require_metric())
+        if self.metric is None:
+            raise ValueError("LandmarkTask has no names and normaliser to evaluate by: attach a DataModule first.")
+        return cast(NME, self.metric)
 
 
 def _renamed(rows: list[dict[str, Any]]) -> dict[int, Any]:
