@@ -1,9 +1,9 @@
-# make demo | test | lint | bench: each sets up .venv by itself on a fresh machine (Python 3.11 or newer).
+# make demo | test | lint | docs | bench: each sets up .venv by itself on a fresh machine (Python 3.11 or newer).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench
+.PHONY: demo test lint docs bench
 demo: $(VENV)/installed
 	$(BIN)/python -m experiments.run pose_coco.yaml sample.yaml
 
@@ -14,6 +14,9 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 bench: $(VENV)/installed
 	$(BIN)/python -m experiments.benchmark
