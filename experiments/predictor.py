@@ -1,6 +1,6 @@
 """Predict with a trained task on pictures of your own.
 
-predictor = Predictor("runs/pose_coco/20260101-120000-abcdef")     # or a checkpoint, or a Task
+predictor = Predictor("runs/pose_coco/20260101-120000-abcdef")     # or a checkpoint, an exported file, or a Task
 result = predictor("photo.jpg")                                    # or an array, a Pillow image, a tensor, a list
 result.plot()                                                      # shows in a notebook; result.keypoints, .mask, ...
 """
@@ -21,10 +21,12 @@ import tasks
 from datamodules.base import DataError
 from datamodules.images.files import Reading
 from experiments.config import ConfigError
+from experiments.export.loaded import ExportedTask, is_exported
 from experiments.predict import classification, detection, pose, segmentation  # noqa: F401, each says whose view it has
 from experiments.predict.base import Finish, JointResult, Result, Sample, View, preparer_of, view_of
 from experiments.predict.boxes import BOX_THRESHOLD, BoxSource, CocoBoxes, found_boxes, persons_of, whole_image
 from experiments.predict.media import Failure, Photo, Source, pixels_of, read_photo, read_photos
+from experiments.predict.runtime import Network, Precision, Runtime, checked, network_for
 from hrnet import for_inference
 from tasks import Task
 
@@ -38,13 +40,18 @@ class Predictor:
     """A task, folded for inference, with what its run knows of preparing images.
 
     Args:
-        source: Run folder, checkpoint (a published one too), timm name, or task; `tasks.load` takes arguments beside.
+        source: Run folder, checkpoint (a published one too), timm name, file of `experiments.export`, or task;
+            `tasks.load` takes arguments beside.
         image_size: (height, width) that crops and classified images are brought to; that of the evaluation in
             training when not given.
         boxes: Where pose takes persons from: a callable, photo -> Boxes. When not given, from the detection task of
             the same run, or of `detector`; without either the whole image is one box.
         detector: Run folder, checkpoint or task that finds the persons for a run which cannot.
         box_threshold: Of a network's boxes those with a lower score are not posed.
+        runtime: What computes the network: torch, compile (torch.compile), onnx or openvino; auto times those that are
+            installed on the first batch, takes the fastest with the same results and says so. When not given, torch
+            for a task and auto for an exported file.
+        precision: float32, bf16, or int8 for files that were quantised; what the file holds when not given.
         device: Such as "cuda:1"; a GPU if there is one.
         batch_size: Samples that pass the network at once: crops of persons of several photos, images of one size.
         max_pixels: Of a batch, and of a segmented image; a larger one is cut into tiles.
@@ -53,19 +60,21 @@ class Predictor:
         pixel_limit: Larger files are refused before they are decoded; as in training when not given.
 
     Raises:
-        ConfigError: If the size is not known, there is no prediction for such a task, or the tasks of a joint run were
-            trained on images that were read in different ways.
+        ConfigError: If the size is not known, there is no prediction for such a task, the tasks of a joint run were
+            trained on images that were read in different ways, or a runtime cannot do what is asked.
         ValueError: If the source is no checkpoint of a task, or what prepared its images is not imported.
     """
 
     def __init__(
         self,
-        source: str | Path | Task,
+        source: str | Path | Task | ExportedTask,
         *,
         image_size: tuple[int, int] | None = None,
         boxes: BoxSource | None = None,
         detector: str | Path | Task | None = None,
         box_threshold: float = BOX_THRESHOLD,
+        runtime: Runtime | None = None,
+        precision: Precision | None = None,
         device: str | torch.device | None = None,
         batch_size: int = 16,
         max_pixels: int = MAX_PIXELS,
@@ -75,9 +84,10 @@ class Predictor:
         if min(batch_size, max_pixels, *(image_size or ())) < 1:
             given = f"batch_size {batch_size}, max_pixels {max_pixels} and image_size {image_size}"
             raise ConfigError(f"{given} must be at least 1.")
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        task = _loaded(source)
+        runtime, precision, self.device = checked(task, runtime, precision, device)
         self._size_of = boxes.image_size if isinstance(boxes, CocoBoxes) else lambda path: None
-        singles = _loaded(source).singles()
+        singles = task.singles()
         self.names, self.finder, self.box_threshold = list(singles), None, box_threshold
         if boxes is None and any(view_of(single).looks_into_boxes for single in singles.values()):
             if detector is not None:
@@ -95,10 +105,23 @@ class Predictor:
             name: view_of(single)(single, preparers[name], boxes=boxes, max_pixels=max_pixels)
             for name, single in singles.items()
         }
-        # Together, so that tasks with one backbone still share it.
-        fast = for_inference(nn.ModuleList(singles.values())).to(self.device)
         self.parts = {
-            name: _Part(part, views[name], batch_size, max_pixels) for name, part in zip(singles, fast, strict=True)
+            name: _Part(network, views[name], batch_size, max_pixels)
+            for name, network in self._networks(singles, runtime, precision).items()
+        }
+
+    def _networks(self, singles: Mapping[str, Task | ExportedTask], runtime: str, precision: str) -> dict[str, Network]:
+        """What answers for each task; a detector beside an exported file, or beside int8, is run by torch."""
+        files = {name: single for name, single in singles.items() if isinstance(single, ExportedTask)}
+        others = {name: single for name, single in singles.items() if name not in files}
+        # Together, so that tasks with one backbone still share it.
+        rewritten = for_inference(nn.ModuleList(others.values())).to(self.device)
+        fast = dict(zip(others, rewritten, strict=True))
+        found = {name: network_for(name, one, None, runtime, precision, self.device) for name, one in files.items()}
+        if files:
+            return found | fast
+        return {
+            name: network_for(name, one, fast[name], runtime, precision, self.device) for name, one in others.items()
         }
 
     def __call__(self, pictures: Picture | list[Picture]) -> Result | list[Result]:
@@ -161,11 +184,13 @@ class Predictor:
         return Photo(_pixels(picture, self.reading))
 
 
-def _loaded(source: str | Path | Task) -> Task:
+def _loaded(source: str | Path | Task | ExportedTask) -> Task | ExportedTask:
+    if is_exported(source):
+        return ExportedTask(source)
     return tasks.load(source) if isinstance(source, str | Path) else source
 
 
-def _finder_of(singles: Mapping[str, Task], source: str | Path | Task) -> Task:
+def _finder_of(singles: Mapping[str, Task | ExportedTask], source: str | Path | Task) -> Task | ExportedTask:
     """The task of a run that finds boxes."""
     for single in singles.values():
         if view_of(single).finds_boxes:
@@ -188,7 +213,7 @@ class _Waiting:
 class _Part:
     """One network and its view of photos."""
 
-    def __init__(self, task: Task, view: View, batch_size: int, max_pixels: int) -> None:
+    def __init__(self, task: Network, view: View, batch_size: int, max_pixels: int) -> None:
         self.task, self.view, self.batch_size, self.max_pixels = task, view, batch_size, max_pixels
 
     def stream(self, photos: Iterable[Photo | Failure]) -> Iterator[Result | Failure]:

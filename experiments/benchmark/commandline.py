@@ -2,6 +2,8 @@
 
     python -m experiments.benchmark --table               # parameters and multiply-adds beside the published figures
     python -m experiments.benchmark                       # all benchmarks, some five minutes on two cores
+    python -m experiments.benchmark cost                  # the paper's table of time and memory, at half its sizes
+    python -m experiments.benchmark runtimes --markdown   # float32, bfloat16, exported, int8
     python -m experiments.benchmark train data_train --data_root data/coco
     python -m experiments.benchmark --quick               # tiny sizes: does it work?
     python -m experiments.benchmark --noise               # rounding errors of a training step's gradients
@@ -24,11 +26,13 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks th
 import torch
 from rich.console import Console
 
+from experiments.benchmark.cost import cost
 from experiments.benchmark.data import data_eval, data_train
 from experiments.benchmark.evaluation import decode, evaluation, oks_suppression
 from experiments.benchmark.networks import inference, joint, segmentation, train
 from experiments.benchmark.noise import HEADERS as NOISE_HEADERS
 from experiments.benchmark.noise import gradient_noise
+from experiments.benchmark.runtimes import runtimes
 from experiments.benchmark.table import HEADERS, ROWS, cells, legend
 from experiments.benchmark.timing import Benchmark, Result, Setting, measure
 from experiments.benchmark.timing import threads as threads_of
@@ -43,17 +47,35 @@ BENCHMARKS: dict[str, Benchmark] = {
     "inference": Benchmark(
         "images/s of pose HRNet-W32 256x192, batch 8 and 1, against timm", 7, inference, networks=True, on_gpu=True
     ),
+    "runtimes": Benchmark(
+        "for_inference, bfloat16, ONNX Runtime, OpenVINO and int8: pose W32, V2-W18, V2-W48",
+        7,
+        runtimes,
+        networks=True,
+        named=True,
+    ),
     "train": Benchmark("a training step of the same, batch 8, against timm", 5, train, networks=True, on_gpu=True),
     "segmentation": Benchmark(
         "the head at 512x1024 against its published order", 9, segmentation, networks=True, on_gpu=True
     ),
     "joint": Benchmark("one backbone for three tasks against three networks", 5, joint, networks=True, on_gpu=True),
+    "cost": Benchmark(
+        "the paper's table of time and memory: HRNet beside SimpleBaseline, PSPNet, DeepLabV3, ResNet and ResNeXt",
+        3,
+        cost,
+        networks=True,
+        on_gpu=True,
+        named=True,
+    ),
     "data_train": Benchmark("training samples/s of CocoPose against the plain recipe, one thread", 9, data_train),
     "data_eval": Benchmark("evaluation samples/s of the same", 9, data_eval),
     "decode": Benchmark("heatmaps to key points, MSRA and DARK, against a loop over joints", 15, decode, on_gpu=True),
     "oks_nms": Benchmark("suppression of double poses against a loop over pairs", 5, oks_suppression),
     "evaluation": Benchmark("COCO evaluation of a split as large as val2017 against pycocotools", 3, evaluation),
 }
+
+
+COST_HEADERS = ("network", "seconds", "speed", "paper", "memory", "ratio", "paper", "statement")
 
 
 def benchmark(
@@ -70,11 +92,12 @@ def benchmark(
     json: Path | None = None,
     device: Literal["cpu", "cuda"] = "cpu",
     compile: bool = False,
+    scale: float = 0.5,
 ) -> list[Result]:
     """Measure, and print and store each comparison as soon as it is there.
 
     Args:
-        names: Benchmarks to run; all when none is named.
+        names: Benchmarks to run; all but `cost` and `runtimes`, which take long, when none is named.
         list_: Say which benchmarks there are.
         table: Parameters and multiply-adds of the published networks.
         noise: Errors of a training step's gradients in float32; takes minutes.
@@ -87,6 +110,8 @@ def benchmark(
         device: What networks run on.
         compile: On a GPU: torch.compile beside timm's eager network; compiling takes minutes, which are not counted.
 
+        scale: Of `cost`: factor of the paper's image sizes of segmentation and detection; 1 needs some 32 GB.
+
     Returns:
         One result a variant; none for `--table`, `--noise` and `--list`.
 
@@ -97,6 +122,8 @@ def benchmark(
     for flag, number in (("--rounds", rounds), ("--threads", threads)):
         if number is not None and number < 1:
             raise Mistake(f"{flag}: expected a whole number above zero, got '{number}'.")
+    if not 0 < scale <= 1:
+        raise Mistake(f"--scale: expected a factor above 0 and up to 1, got '{scale}'.")
     # Rich takes 80 columns where there is no terminal, too few for the tables.
     console = Console() if sys.stdout.isatty() else Console(width=130)
     if list_:
@@ -114,8 +141,8 @@ def benchmark(
         if json is not None:
             json.parent.mkdir(parents=True, exist_ok=True)  # before minutes of work that it should hold
         return _measure(
-            names or list(BENCHMARKS),
-            Setting(quick, data_root, device, compile, precisions=device == "cuda"),
+            names or [name for name, one in BENCHMARKS.items() if not one.named],
+            Setting(quick, data_root, device, compile, precisions=device == "cuda", scale=scale),
             rounds,
             threads,
             markdown,
@@ -175,10 +202,13 @@ def _threads(count: int) -> str:
 def report(results: Sequence[Result], markdown: bool, console: Console) -> None:
     """Print the variants of one comparison."""
     first = results[0]
-    on_gpu = first.device != "cpu"
-    headers = ("variant", "ratio", "range", "seconds", f"{first.unit}/s", "memory" if on_gpu else "target")
-    rows = [(result.variant, *_figures(result, on_gpu)) for result in results]
-    where = first.device if on_gpu else _threads(first.threads)
+    where = _threads(first.threads) if first.device == "cpu" else first.device
+    if any(result.published for result in results):
+        headers, rows = COST_HEADERS, [(result.variant, *_beside_the_paper(result, first)) for result in results]
+    else:
+        on_gpu = first.device != "cpu"
+        headers = ("variant", "ratio", "range", "seconds", f"{first.unit}/s", "memory" if on_gpu else "target")
+        rows = [(result.variant, *_figures(result, on_gpu)) for result in results]
     print_table(f"{first.work} ({first.rounds} rounds, {where})", headers, rows, markdown, console)
     for result in results:
         if result.problem:
@@ -197,6 +227,35 @@ def _figures(result: Result, on_gpu: bool) -> tuple[str, ...]:
         f"{result.per_second:.4g}",
         f"{(result.memory or 0) / 2**30:.2f} GiB" if on_gpu else target,
     )
+
+
+def _beside_the_paper(result: Result, peer: Result) -> tuple[str, ...]:
+    """Ratios of time and memory, the paper's beside them, and whether both say the same."""
+    if result.ratio is None:
+        return (MISSING,) * 7
+    memory = result.memory / peer.memory if result.memory and peer.memory else None
+    return (
+        f"{result.seconds:.3g}",
+        f"{result.ratio:.2f} ({result.lowest:.2f} to {result.highest:.2f})",
+        _ratio(result.published),
+        f"{(result.memory or 0) / 2**30:.2f} GiB" if result.memory else MISSING,
+        _ratio(memory),
+        _ratio(result.published_memory),
+        "" if result is peer else statement(result.ratio, result.published),
+    )
+
+
+def _ratio(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.2f}"
+
+
+def statement(ratio: float, published: float | None) -> str:
+    """How a ratio of speed compares with the paper's: on which side of equal, to a tenth, either is."""
+    if published is None:
+        return ""
+    words = {-1: "slower", 0: "alike", 1: "faster"}
+    here, there = (words[(value > 1.1) - (value < 1 / 1.1)] for value in (ratio, published))
+    return f"{here}, as in the paper" if here == there else f"{here} here, {there} in the paper"
 
 
 def print_table(title: str, heads: Sequence[str], rows: Rows, as_markdown: bool, console: Console) -> None:

@@ -187,7 +187,7 @@ def segmentation(setting: Setting) -> Iterator[Comparison]:
         head = nhwc(SegmentationHead(channels, 19).eval()).to(setting.device)
         sizes = [(c, height // s, width // s) for c, s in zip(channels, (4, 8, 16, 32), strict=True)]
         streams = [random(setting, batch, *size).to(memory_format=torch.channels_last) for size in sizes]
-        ways = {"after concatenation": _concatenated, "per stream": _whole}
+        ways = {"after concatenation": concatenated, "per stream": _whole}
         if setting.precisions:
             ways["per stream, in strips"] = _in_strips
         named = {label: partial(way, head) for label, way in ways.items()}
@@ -266,7 +266,8 @@ def networks(quick: bool) -> tuple[TimmPose, PoseTask, tuple[int, int]]:
     return theirs, ours, size
 
 
-def _concatenated(head: SegmentationHead, streams: Sequence[Tensor]) -> Tensor:
+def concatenated(head: SegmentationHead, streams: Sequence[Tensor]) -> Tensor:
+    """Streams -> scores (B, num_classes, H/4, W/4) in the published order: mixed after upsampling."""
     return nn.Sequential.forward(head, HRNetV2()(streams))
 
 

@@ -24,6 +24,7 @@ class Setting:
         device: cpu or cuda.
         compiled: With `precisions`: the variants by `torch.compile`, instead of the others beside the peer.
         precisions: Whether each precision that a training may ask for is a variant, as on a GPU.
+        scale: Factor of the paper's sizes of images in the table of cost.
     """
 
     quick: bool = False
@@ -31,6 +32,7 @@ class Setting:
     device: str = "cpu"
     compiled: bool = False
     precisions: bool = False
+    scale: float = 0.5
 
     def calls(self, on_gpu: int) -> int:
         """How many calls are timed together: a GPU's are short."""
@@ -45,8 +47,10 @@ class Variant:
         label: Its name.
         run: Does it once; on a GPU the work may still go on when it returns.
         target: Ratio to the peer that it must reach, where there is one.
-        memory: Bytes that making and running it takes on a GPU at most; None on a CPU.
+        memory: Bytes that making and running it takes at most; None where nobody counts them.
         problem: Why it is not timed; empty where it is.
+        published: The paper's ratio to the peer, where there is one.
+        published_memory: The paper's ratio of memory.
     """
 
     label: str
@@ -54,6 +58,8 @@ class Variant:
     target: float | None = None
     memory: int | None = None
     problem: str = ""
+    published: float | None = None
+    published_memory: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ class Benchmark:
         comparisons: Loads what they need and checks that the variants agree.
         networks: Whether networks are run, which use the user's number of threads; everything else has one.
         on_gpu: Whether there is something to compare on a GPU.
+        named: Whether it takes so long that it is run only where it is named.
     """
 
     about: str
@@ -94,6 +101,7 @@ class Benchmark:
     comparisons: Callable[[Setting], Iterator[Comparison]]
     networks: bool = False
     on_gpu: bool = False
+    named: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,8 @@ class Result:
     device: str = "cpu"
     memory: int | None = None
     problem: str = ""
+    published: float | None = None
+    published_memory: float | None = None
 
     @property
     def met(self) -> bool | None:
@@ -181,6 +191,8 @@ def _result(
         device=torch.cuda.get_device_name() if comparison.device == "cuda" else "cpu",
         memory=variant.memory,
         problem=variant.problem,
+        published=variant.published,
+        published_memory=variant.published_memory,
     )
 
 

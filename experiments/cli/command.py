@@ -12,6 +12,7 @@
 | `*words: str`                          | whatever is no flag of the command's own: files, and flags of the runner  |
 | `*, trials: int = 3`                   | `--trials 3`; `-` for `_` is taken too                                    |
 | `*, overwrite: bool = False`           | `--overwrite`                                                             |
+| `*, decode: bool = True`               | `--decode false`                                                          |
 | `*, split: Literal["val", "test"]`     | `--split test`                                                            |
 | `*, save: list[str] | None = None`     | `--save masks overlays`                                                   |
 | `*, size: tuple[int, int] | None`      | `--size 256 192`                                                          |
@@ -133,7 +134,7 @@ def _parser(function: Callable, parameters: typing.Mapping[str, inspect.Paramete
     for p in parameters.values():
         if p.kind == p.VAR_POSITIONAL:
             continue
-        options = _options(p.annotation)
+        options = {"type": true_or_false} if p.default is True else _options(p.annotation)
         text = " ".join(said.get(p.name, "").split()).replace("%", "%%")
         if p.kind == p.KEYWORD_ONLY:
             shown = "" if p.default in (None, ()) or p.default is False else f" (default: {p.default})"
@@ -147,6 +148,13 @@ def _parser(function: Callable, parameters: typing.Mapping[str, inspect.Paramete
     if not hands_on:  # else it is the runner's
         parser.add_argument("--debug", action="store_true", help="Show the traceback of a mistake.")
     return parser
+
+
+def true_or_false(word: str) -> bool:
+    """What a word says; ValueError if it is neither."""
+    if word.lower() not in ("true", "false"):
+        raise ValueError(word)
+    return word.lower() == "true"
 
 
 def _options(hint: Any) -> dict[str, Any]:

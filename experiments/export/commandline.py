@@ -3,6 +3,7 @@
 python -m experiments.export runs/pose_coco/20260101-120000-abcdef
 python -m experiments.export RUN --format openvino --output models/
 python -m experiments.export RUN --decode false --image_size 384 288
+python -m experiments.export RUN --int8                  # RUN/exported/<task>.int8.onnx
 
 Writes RUN/exported/<task>.onnx (.pt2, .xml with .bin), of a joint run one for each task, and beside it a .json that
 says what the file is and how far it agrees with the network. The file takes uint8 RGB images (B, 3, H, W) as `image`,
@@ -18,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,8 +30,9 @@ from experiments.cli.files import write_json
 from experiments.config import ConfigError, read
 from experiments.config.parser import make_data
 from experiments.export import detection  # noqa: F401, says how its outputs end
-from experiments.export.files import ENDINGS, RUN, WRITE, Run, require, traced
+from experiments.export.files import ENDINGS, RUN, WRITE, Run, difference_of, require, traced
 from experiments.export.graph import Deployed
+from experiments.export.quantised import quantise
 from experiments.predict.base import preparer_of
 from experiments.predictor import Predictor  # noqa: F401, knows all views
 from experiments.training.start import import_named
@@ -40,6 +43,8 @@ PLACES = {"keypoints": 1e-3, "boxes": 1e-3}  # where a flat top of a heatmap tur
 METRIC_TOLERANCE = 1e-3
 SIZES = (1, 2, 3)  # of batches; the graph was traced with two images
 SAMPLES = 3
+IMAGES = 256  # of the training split, for the ranges of int8
+LOSS = 0.01  # of a metric by int8, at most; of an error, such a share of it
 
 
 def export(
@@ -48,6 +53,8 @@ def export(
     format: Literal["onnx", "pt2", "openvino"] = "onnx",
     output: Path | None = None,
     decode: bool = True,
+    flip_test: bool = False,
+    int8: bool = False,
     image_size: tuple[int, int] | None = None,
     limit_batches: int | None = None,
     overwrite: bool = False,
@@ -60,6 +67,9 @@ def export(
         format: onnx for ONNX Runtime and most others, pt2 for torch.export.load, openvino for OpenVINO.
         output: Folder to write to; RUN/exported when not given.
         decode: Give key points, classes or boxes, rather than heatmaps or logits.
+        flip_test: Put the run's own test into the file, the mean with the mirrored image, at twice the time.
+        int8: Quantise what was trained to eight bits, with ranges from images of the training split; the metric before
+            and after is compared, and a file that loses more than 0.01 is not kept.
         image_size: HEIGHT and WIDTH that the network sees, instead of that of the training.
         limit_batches: Compare the metric on so many batches of the validation split; on all of it when not given.
         overwrite: Replace files that exist.
@@ -72,10 +82,13 @@ def export(
         ConfigError: If a library is missing, a file exists, or the file does not agree with the network.
     """
     require(format)
+    if int8:
+        _check_int8(format, decode, image_size)
     import_named(import_)
     task = tasks.load(run)
     folder = output or _default_folder(run)
-    files = {name: folder / f"{name or type(task).__name__}{ENDINGS[format]}" for name in task.parts}
+    ending = ".int8" * int8 + ENDINGS[format]
+    files = {name: folder / f"{name or type(task).__name__}{ending}" for name in task.parts}
     if existing := [path for path in files.values() if path.exists() and not overwrite]:
         raise ConfigError(f"{existing[0]} exists: add --overwrite to replace it, or name another folder by --output.")
     data = None if image_size else _data_of(run)
@@ -83,12 +96,19 @@ def export(
     for name, single in task.singles().items():
         preparer = preparer_of(single, image_size and tuple(image_size))
         part = data.tasks[name] if data is not None and name else data
-        network = Deployed(single, decode)
+        if flip_test:
+            _check_flip_test(single, decode)
+        network = Deployed(single, decode, flip_test=flip_test)
         if network.ending.canvas(preparer) != preparer and part is not None:
             print("the metric is not compared: the run evaluates upright and wide images on canvases of their own")
             part = None
+        if int8 and part is None:
+            raise ConfigError(
+                f"int8 takes ranges from training images of the run and is judged by its metric, and {run} has no data "
+                "for either: export a run folder whose data are there, or leave --int8 out."
+            )
         folder.mkdir(parents=True, exist_ok=True)
-        report = _write(network, files[name], format, network.ending.canvas(preparer), part, about, limit_batches)
+        report = _write(network, files[name], format, network.ending.canvas(preparer), part, about, limit_batches, int8)
         _print(files[name], report)
     return {name or type(task).__name__: path for name, path in files.items()}
 
@@ -105,6 +125,7 @@ def _write(
     data: BaseDataModule | None,
     about: dict[str, Any],
     limit: int | None,
+    int8: bool,
 ) -> dict[str, Any]:
     """Write and compare; what the file is and how far it agrees."""
     task, size = network.task, preparer.image_size
@@ -115,6 +136,8 @@ def _write(
         "image_size": list(size),
         "preparation": preparer.to_dict(),
         "outputs": names,
+        "flip_test": network.flip_test,
+        "multiple_of": network.step if network.ending.any_size else 1,
         **network.ending.described(),
     }
     fresh = path.with_name(f"new-{path.name}")
@@ -127,7 +150,9 @@ def _write(
             if not value <= (limit_of := PLACES.get(name, TOLERANCE)):
                 raise ConfigError(f"`{name}` of the {format} file differs from the network by {value:.1e} of its "
                                   f"largest value, more than {limit_of}: the file is not kept.")  # fmt: skip
-        if data is not None and network.decode:
+        if int8:
+            found |= _quantised(network, fresh, data, limit, names, about)
+        elif data is not None and network.decode:
             found |= _figures(task, network, data, run, limit)
         for part in sorted(path.parent.glob(f"{fresh.stem}.*")):
             part.replace(path.with_suffix(part.suffix))
@@ -137,6 +162,54 @@ def _write(
     report = about | {"agreement": found}
     write_json(path.with_suffix(path.suffix + ".json"), report)
     return report
+
+
+def _quantised(
+    network: Deployed, path: Path, data: BaseDataModule, limit: int | None, names: list[str], about: dict[str, Any]
+) -> dict[str, float]:
+    """Quantise the file; the metric of the network and of the file, which loses at most `LOSS`."""
+    task = network.task
+    task.attach(data)
+    key = task.monitor.partition("/")[2]
+    images, original, about["precision"] = _training_images(data), path.read_bytes(), "int8"
+    before = _figure(task, network, data, network, limit)
+    for spared in (0, 1):  # where all of it loses too much, the last convolution stays as it was
+        path.write_bytes(original)
+        quantise(path, images, about, spared=spared)
+        after = _figure(task, network, data, RUN["onnx"](path, names), limit)
+        lost = before - after if task.mode == "max" else after - before
+        if lost <= LOSS * (1.0 if task.mode == "max" else before):
+            return {f"{key} of the network": before, f"{key} in int8": after}
+    raise ConfigError(
+        f"{key} of the network is {before:.4f} and in int8 {after:.4f}, which loses more than {LOSS}: the file is not "
+        "kept; export without --int8, or predict with --precision bf16 where the processor has it."
+    )
+
+
+def _training_images(data: BaseDataModule) -> list[Tensor]:
+    """(3, H, W) uint8 images of the training split, spread over it."""
+    dataset = data.split("train")
+    rows = np.linspace(0, len(dataset) - 1, min(IMAGES, len(dataset))).astype(int).tolist()
+    return [collate([{"image": dataset[row, 0]["image"]}])["image"][0] for row in rows]
+
+
+def _check_flip_test(task: Task, decode: bool) -> None:
+    """Refuse a test that there is none of."""
+    if not task.hparams.get("flip_test"):
+        raise ConfigError(
+            f"--flip_test: the {type(task).__name__} of this run is evaluated without mirrored images: leave it out."
+        )
+    if not decode:
+        raise ConfigError("--flip_test goes with decoding: leave --decode false or --flip_test out.")
+
+
+def _check_int8(format: str, decode: bool, image_size: tuple[int, int] | None) -> None:
+    """Refuse what int8 does not go with."""
+    if format != "onnx":
+        raise ConfigError(f"--int8 writes ONNX, which OpenVINO reads too, and not {format}: leave --format out.")
+    if not decode or image_size:
+        word = "--image_size" if image_size else "--decode false"
+        raise ConfigError(f"--int8 is judged by the run's metric on its own images: leave {word} out.")
 
 
 def _figures(task: Task, network: Deployed, data: BaseDataModule, run: Any, limit: int | None) -> dict[str, float]:
@@ -170,17 +243,8 @@ def _differences(network: Deployed, run: Run, image_size: tuple[int, int], sampl
         if network.decode:
             found = network.ending.aligned(found, expected)
         for name, value in expected.items():
-            worst[name] = max(worst.get(name, 0.0), _difference(found[name], value))
+            worst[name] = max(worst.get(name, 0.0), difference_of(found[name], value))
     return worst
-
-
-def _difference(found: Tensor, expected: Tensor) -> float:
-    if found.shape != expected.shape:
-        return float("inf")
-    if not expected.is_floating_point():  # classes: the share that differs; rounding may turn a tie
-        return float((found != expected).double().mean())
-    scale = max(float(expected.abs().max()), 1e-12)
-    return float((found.double() - expected.double()).abs().max()) / scale
 
 
 def _samples_of(data: BaseDataModule, count: int) -> Tensor:

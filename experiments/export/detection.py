@@ -29,6 +29,10 @@ class FcosEnding(Ending):
         """One canvas for images of both orientations."""
         return replace(preparer, grouped=False)
 
+    def outputs(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All of them."""
+        return found
+
     def raw(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """`cls_logits` (B, N, num_classes), `bbox_regression` (B, N, 4), `bbox_ctrness` (B, N, 1)."""
         return outputs

@@ -1,11 +1,16 @@
 """The exported file: one graph for every batch size, with speaking names, what it is as metadata, and no foreign path.
 
-Each format is a pair: how a graph is written, and how the file runs again, images -> tensors by name.
+Each format is three functions: how a graph is written, what a file says of itself, and how it runs again, images ->
+tensors by name.
 """
 
 import json
-from collections.abc import Callable, Mapping
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +37,10 @@ def require(kind: str) -> None:
 
 def traced(network: Deployed, image_size: tuple[int, int]) -> ExportedProgram:
     """The graph, for any number of images; for any height and width too where the task's answers go with each pixel."""
-    image = torch.zeros(2, 3, *image_size, dtype=torch.uint8)
+    image = torch.zeros(2, 3, *image_size, dtype=torch.float32 if network.normalised else torch.uint8)
     sizes: dict[int, Any] = {0: Dim("batch", min=1)}
     if network.ending.any_size:
-        # Where streams are repeated to meet (nearest), sizes are multiples of the coarsest stride.
-        step = 1 if network.task.backbone.upsample == "bilinear" else max(network.task.backbone.strides)
-        sizes |= {2: _sides("height", step), 3: _sides("width", step)}
+        sizes |= {2: _sides("height", network.step), 3: _sides("width", network.step)}
     program = torch.export.export(network, (image,), dynamic_shapes=(sizes,), strict=False)
     for module in program.graph_module.modules():
         for node in getattr(module, "graph", torch.fx.Graph()).nodes:
@@ -55,10 +58,41 @@ def write_pt2(program: ExportedProgram, path: Path, names: list[str], metadata: 
         torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata)})
 
 
-def run_pt2(path: Path, names: list[str]) -> Run:
+def about_pt2(path: Path) -> dict[str, Any]:
+    """What the file says of itself."""
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        said = [name for name in archive.namelist() if name.endswith(f"extra/{METADATA}")]
+        return _described(archive.read(said[0]).decode() if said else "", path)
+
+
+def _refuse_code(path: Path) -> None:
+    """Refuse what torch would unpickle, or load as a library: opening a stranger's file must not run code of his.
+
+    Raises:
+        ConfigError: If there is such.
+    """
+    refusal = f"{path} holds Python objects beside tensors, and opening such a file runs code from it: export it again."
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if "/aotinductor/" in name:
+                raise ConfigError(refusal)
+            if name.endswith("_config.json"):
+                for entry in json.loads(archive.read(name)).get("config", {}).values():
+                    if entry.get("use_pickle") or not entry["path_name"].startswith(("weight_", "tensor_")):
+                        raise ConfigError(refusal)
+            if name.endswith(".pt"):
+                try:
+                    torch.load(BytesIO(archive.read(name)), weights_only=True)
+                except pickle.UnpicklingError:
+                    raise ConfigError(refusal) from None
+
+
+def run_pt2(path: Path, names: list[str], precision: str = "float32") -> Run:
     """By torch alone."""
-    with path.open("rb") as file:
-        network = torch.export.load(file).module()
+    with _reading(path):
+        _refuse_code(path)
+        with path.open("rb") as file:
+            network = torch.export.load(file).module()
 
     def run(image: Tensor) -> dict[str, Tensor]:
         with torch.inference_mode():
@@ -97,14 +131,24 @@ def _tidy(model: Any) -> None:
                 dim.dim_param = renamed[dim.dim_param]
 
 
-def run_onnx(path: Path, names: list[str]) -> Run:
+def about_onnx(path: Path) -> dict[str, Any]:
+    """What the file says of itself."""
+    import onnx
+
+    with _reading(path):
+        said = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+        return _described(said.get(METADATA, ""), path)
+
+
+def run_onnx(path: Path, names: list[str], precision: str = "float32") -> Run:
     """By ONNX Runtime, on as many threads as torch has."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    with _reading(path):
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(image: Tensor) -> dict[str, Tensor]:
         found = session.run(names, {"image": np.ascontiguousarray(image.numpy())})
@@ -136,12 +180,23 @@ def write_openvino(program: ExportedProgram, path: Path, names: list[str], metad
         parts.with_suffix(".bin").unlink(missing_ok=True)
 
 
-def run_openvino(path: Path, names: list[str]) -> Run:
-    """By OpenVINO in float32: by itself it would take bfloat16 on processors that have it."""
+def about_openvino(path: Path) -> dict[str, Any]:
+    """What the file says of itself."""
     import openvino
 
-    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    network = openvino.Core().compile_model(str(path), "CPU", options)
+    with _reading(path):
+        model = openvino.Core().read_model(path)
+        return _described(model.get_rt_info(METADATA).value if model.has_rt_info(METADATA) else "", path)
+
+
+def run_openvino(path: Path, names: list[str], precision: str = "float32") -> Run:
+    """By OpenVINO, ONNX files too; by itself it would take bfloat16 on processors that have it."""
+    import openvino
+
+    hint = {"float32": "f32", "bf16": "bf16"}[precision]
+    options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    with _reading(path):
+        network = openvino.Core().compile_model(str(path), "CPU", options)
 
     def run(image: Tensor) -> dict[str, Tensor]:
         found = network({"image": np.ascontiguousarray(image.numpy())})
@@ -150,6 +205,58 @@ def run_openvino(path: Path, names: list[str]) -> Run:
     return run
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """A library's own error about a file, whatever its class, as one sentence about the file."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{path} cannot be opened ({said}): it is damaged or incomplete, export it again.") from error
+
+
+def _described(said: str, path: Path) -> dict[str, Any]:
+    """The metadata of a file.
+
+    Raises:
+        ConfigError: If it has none of this project's.
+    """
+    try:
+        about = json.loads(said)
+    except ValueError:
+        about = None
+    if not isinstance(about, dict) or not {"task", "outputs", "image_size", "preparation"} <= about.keys():
+        raise ConfigError(
+            f"{path} does not say which task it is of, so this project did not write it: predict with a file of "
+            "`python -m experiments.export`, or with a run."
+        )
+    return about
+
+
+def difference_of(found: Any, expected: Any) -> float:
+    """The largest difference of two answers: a share of the tensor's largest number; of classes, of the places.
+
+    Args:
+        found: A tensor, or several by name or in a list.
+        expected: The same.
+    """
+    if isinstance(expected, Mapping):
+        return max(difference_of(found[name], value) for name, value in expected.items())
+    if not isinstance(expected, Tensor):
+        return max((difference_of(a, b) for a, b in zip(found, expected, strict=True)), default=0.0)
+    if found.shape != expected.shape:
+        return float("inf")
+    if not expected.is_floating_point():  # classes: the share that differs; rounding may turn a tie
+        return float((found != expected).double().mean())
+    scale = max(float(expected.abs().max()), 1e-12)
+    return float((found.double() - expected.double()).abs().max()) / scale
+
+
+READERS = {"pt2": ("torch",), "onnx": ("onnx", "openvino"), "openvino": ("openvino",)}
+"""The runtimes that read a format."""
 ENDINGS = {"pt2": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
 WRITE = {"pt2": write_pt2, "onnx": write_onnx, "openvino": write_openvino}
 RUN = {"pt2": run_pt2, "onnx": run_onnx, "openvino": run_openvino}
+ABOUT = {"pt2": about_pt2, "onnx": about_onnx, "openvino": about_openvino}

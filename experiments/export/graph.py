@@ -35,6 +35,10 @@ class Ending(ABC):
     def __init__(self, task: Any) -> None:
         self.task = task
 
+    def outputs(self, found: dict[str, Tensor]) -> Any:
+        """What `forward` gives, of `raw`: the only tensor."""
+        return next(iter(found.values()))
+
     def canvas(self, preparer: Any) -> Any:
         """What images go through for the exported file, in place of what they went through in the evaluation."""
         return preparer
@@ -47,6 +51,15 @@ class Ending(ABC):
     def decoded(self, outputs: Any, size: tuple[int, int]) -> dict[str, Tensor]:
         """What a user wants of images of `size` (height, width), by name."""
 
+    def tested(self, outputs: Any, image: Tensor) -> dict[str, Tensor]:
+        """`decoded`, averaged with the mirrored image as the task's own test does it.
+
+        Args:
+            outputs: Of `forward`.
+            image: (B, 3, H, W) uint8.
+        """
+        raise NotImplementedError
+
     def aligned(self, found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
         """`found` in the order of `expected`, where rounding may turn an order."""
         return found
@@ -56,8 +69,8 @@ class Ending(ABC):
         """`decoded` of a batch -> what the task's own `predict` gives, for its metric."""
 
     def described(self) -> dict[str, Any]:
-        """Names of classes, or the skeleton."""
-        return {"class_names": list(self.task.class_names or [])}
+        """Names of classes and how many there are, or the skeleton."""
+        return {"class_names": list(self.task.class_names or []), "num_classes": self.task.num_classes}
 
 
 class PoseEnding(Ending):
@@ -71,6 +84,12 @@ class PoseEnding(Ending):
         """Key points (B, K, 2) and scores (B, K), by the task's codec, without the mirrored image of its flip test."""
         keypoints, scores = self.task.codec.decode(outputs.float())
         return {"keypoints": keypoints, "scores": scores}
+
+    def tested(self, outputs: Tensor, image: Tensor) -> dict[str, Tensor]:
+        """By the task's own `predict`."""
+        back = torch.eye(3)[:2].expand(image.shape[0], 2, 3)
+        found = self.task.predict(outputs, {"image": image, "to_image": back})
+        return {"keypoints": found["input_keypoints"], "scores": found["scores"]}
 
     def predictions(self, found: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """In pixels of the photo."""
@@ -94,8 +113,18 @@ class SegmentationEnding(Ending):
         """Classes (B, H, W) int64, of the image as it comes: without the scales and mirrored image of a test."""
         return {"labels": outputs.argmax(1)}
 
+    def tested(self, outputs: Tensor, image: Tensor) -> dict[str, Tensor]:
+        """By the task's own `predict`, with its scales."""
+        return self.task.predict(outputs, {"image": image})
+
+    def described(self) -> dict[str, Any]:
+        """Colours of the classes, too."""
+        return super().described() | {"palette": self.task.palette}
+
     def predictions(self, found: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """At the size of the masks."""
+        """At the size of the masks, where there are such."""
+        if "mask" not in batch:
+            return found
         labels = functional.interpolate(found["labels"][:, None].float(), size=batch["mask"].shape[-2:])
         return {"labels": labels[:, 0].long()}
 
@@ -152,16 +181,29 @@ class Deployed(nn.Module):
     Args:
         task: To be exported.
         decode: Whether to give what a user wants rather than what `forward` gives.
+        normalised: Whether images come normalised, for backbone and head alone.
+        flip_test: Whether the mirrored image of the task's own test is averaged in.
     """
 
-    def __init__(self, task: Task, decode: bool = True) -> None:
+    def __init__(self, task: Task, decode: bool = True, normalised: bool = False, *, flip_test: bool = False) -> None:
         super().__init__()
         self.task = task.eval().requires_grad_(False)
-        self.ending, self.decode = ending_of(task), decode
+        self.ending, self.decode, self.normalised, self.flip_test = ending_of(task), decode, normalised, flip_test
+
+    @property
+    def step(self) -> int:
+        """Of which height and width are multiples: where streams are repeated to meet, of the coarsest stride."""
+        return 1 if self.task.backbone.upsample == "bilinear" else max(self.task.backbone.strides)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) uint8 RGB -> tensors by name."""
-        outputs = self.task(self.task.normalize(image))
+        """(B, 3, H, W), RGB in uint8 or normalised -> tensors by name."""
+        if self.normalised:
+            size = (image.shape[-2], image.shape[-1])
+            outputs = self.task.from_streams(self.task.backbone(image), size)
+        else:
+            outputs = self.task(self.task.normalize(image))
         if not self.decode:
             return self.ending.raw(outputs)
+        if self.flip_test:
+            return self.ending.tested(outputs, image)
         return self.ending.decoded(outputs, (image.shape[-2], image.shape[-1]))

@@ -25,6 +25,7 @@ from torch import Tensor
 from datamodules.base import collate
 from datamodules.images.preparer import Preparer
 from experiments.config import ConfigError
+from experiments.export.loaded import ExportedTask
 from experiments.predict.media import Photo
 from tasks import Task, class_named
 from tasks.draw import grid
@@ -161,7 +162,12 @@ def view_of(task: Task) -> type[View]:
     )
 
 
-def preparer_of(task: Task, image_size: tuple[int, int] | None = None) -> Preparer:
+@view_of.register
+def _(task: ExportedTask) -> type[View]:
+    return view_of.dispatch(task.kind)(task)
+
+
+def preparer_of(task: Task | ExportedTask, image_size: tuple[int, int] | None = None) -> Preparer:
     """What images go through for a trained task: what its checkpoint says, with another size if one is given.
 
     Raises:

@@ -2,6 +2,7 @@
 
 python -m experiments.predict runs/pose_coco/20260101-120000-abcdef photo.jpg clip.mp4
 python -m experiments.predict pose_hrnet_w32_256x192.pth photo.jpg
+python -m experiments.predict runs/pose_coco/.../exported/PoseTask.onnx photos/ --runtime auto
 python -m experiments.predict runs/pose_coco/... val2017/ --boxes annotations/person_keypoints_val2017.json
 python -m experiments.predict runs/pose_coco/... photos/ --detector runs/det_coco/...
 python -m experiments.predict runs/pose_coco/... photos/ --detector fasterrcnn_resnet50_fpn=weights.pth
@@ -34,11 +35,13 @@ from datamodules.text_files import read_text
 from experiments.cli import call, status
 from experiments.config import ConfigError, split_flags
 from experiments.config.files import combine
+from experiments.export.loaded import ExportedTask, is_exported
 from experiments.predict.base import JointResult, Result, view_of
 from experiments.predict.boxes import BOX_THRESHOLD, CocoBoxes, TorchvisionDetector
 from experiments.predict.files import PredictionFiles, refuse_existing
 from experiments.predict.media import Failure, Source, find_sources, fixed_part, unread
 from experiments.predict.pose import skeleton_of
+from experiments.predict.runtime import Precision, Runtime, checked
 from experiments.predict.video import video_info
 from experiments.predictor import MAX_PIXELS, Predictor
 from experiments.training.start import import_named, show_weight_reports
@@ -52,6 +55,8 @@ def predict(
     output: Path | None = None,
     save: list[Literal["overlays", "json", "masks", "csv"]] | None = None,
     overwrite: bool = False,
+    runtime: Runtime | None = None,
+    precision: Precision | None = None,
     device: str | None = None,
     batch_size: int = 16,
     max_pixels: int = MAX_PIXELS,
@@ -71,11 +76,15 @@ def predict(
     """Predict on files, and write what is found.
 
     Args:
-        run: Run folder, checkpoint, published checkpoint, or timm name.
+        run: Run folder, checkpoint, published checkpoint, timm name, or a file that experiments.export wrote.
         inputs: Images, videos, folders, globs.
         output: Folder to write to; RUN/predictions/<name of the first input> when not given.
         save: What to write; what fits the task when not given.
         overwrite: Replace outputs that exist.
+        runtime: What computes the network; auto times those that are installed (but for compile) on the first batch,
+            takes the fastest with the same results and says so. torch for a run and auto for an exported file when not
+            given.
+        precision: Numbers that the network computes in: float32, bf16, or int8 for a file of experiments.export --int8.
         device: Such as cpu or cuda:1; a GPU if there is one.
         batch_size: How many samples pass the network at once.
         max_pixels: How many pixels these may have together; a larger segmented image is cut into tiles.
@@ -108,10 +117,10 @@ def predict(
     if others := unread(inputs):
         kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
         print(f"files left out, since they are no images by their ending: {kinds}", file=sys.stderr)
-    place = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     show_weight_reports()
     import_named(import_)
-    task = tasks.load(run, _changes(model, skeleton, class_names or []))
+    task = _task(run, _changes(model, skeleton, class_names or []))
+    runtime, precision, place = checked(task, runtime, precision, device and _device(device))
     saves = _saves(task, save)
     folder = output or _default_folder(run, inputs[0])
     folders = {name: folder / name for name in saves}
@@ -123,6 +132,8 @@ def predict(
         task,
         image_size=image_size and tuple(image_size),
         **_box_source(task, place, asked),
+        runtime=runtime,
+        precision=precision,
         device=place,
         batch_size=batch_size,
         max_pixels=max_pixels,
@@ -186,6 +197,18 @@ def _changes(model: Sequence[str], skeleton: str | None, class_names: Sequence[s
     return changes | ({"class_names": list(class_names)} if class_names else {})
 
 
+def _task(run: str, changes: dict[str, Any]) -> Task | ExportedTask:
+    if not is_exported(run):
+        return tasks.load(run, changes)
+    if changes:
+        raise ConfigError(f"{run} is exported, so its {', '.join(changes)} cannot be replaced: predict with the run.")
+    return ExportedTask(run)
+
+
+def _kind(task: Task | ExportedTask) -> str:
+    return (task.kind if isinstance(task, ExportedTask) else type(task)).__name__
+
+
 def _device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
@@ -194,7 +217,7 @@ def _device(name: str) -> torch.device:
         raise ConfigError(f"--device {name} cannot be used here ({said}): name another, such as cpu.") from error
 
 
-def _saves(task: Task, wanted: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
+def _saves(task: Task | ExportedTask, wanted: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
     """What to write for each task of a joint run, for a single task under the empty name."""
     results = {name: view_of(part).result for name, part in task.parts.items()}
     saves: dict[str, tuple[str, ...]] = {}
@@ -202,7 +225,7 @@ def _saves(task: Task, wanted: Sequence[str] | None) -> dict[str, tuple[str, ...
         saves[name] = result.saves_by_default if wanted is None else tuple(s for s in wanted if s in result.saves)
     for kind in wanted or ():
         if not any(kind in chosen for chosen in saves.values()):
-            raise ConfigError(f"--save {kind}: a {type(task).__name__} gives no {kind}; leave it out.")
+            raise ConfigError(f"--save {kind}: a {_kind(task)} gives no {kind}; leave it out.")
     return saves
 
 
@@ -210,16 +233,17 @@ def _default_folder(run: str, first: str) -> Path:
     named = fixed_part(Path(first).expanduser().absolute())
     name = named.stem if named.is_file() else named.name
     path = Path(run)
-    folder = path if path.is_dir() else path.parent.parent if path.parent.name == "checkpoints" else Path()
+    inside = path.parent.name in ("checkpoints", "exported")
+    folder = path if path.is_dir() else path.parent.parent if inside else Path()
     return folder / "predictions" / name
 
 
-def _box_source(task: Task, device: torch.device, asked: dict[str, Any]) -> dict[str, Any]:
+def _box_source(task: Task | ExportedTask, device: torch.device, asked: dict[str, Any]) -> dict[str, Any]:
     """What the words about boxes say, as arguments of `Predictor`."""
     pose = next((part for part in task.parts.values() if view_of(part).looks_into_boxes), None)
     named = " ".join(f"--{key}" for key, value in asked.items() if value is not None)
     if pose is None and named:
-        raise ConfigError(f"{named}: boxes are for pose, and this is a {type(task).__name__}.")
+        raise ConfigError(f"{named}: boxes are for pose, and this is a {_kind(task)}.")
     if asked["annotations"] and not asked["boxes"]:
         raise ConfigError("--annotations goes with --boxes: add it, or leave --annotations out.")
     threshold = asked["box_threshold"]

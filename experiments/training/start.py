@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_only
@@ -24,6 +25,7 @@ from datamodules.text_files import ConfigError
 from experiments.config.files import split_flags
 from experiments.training.checkpoints import stored_position
 from hrnet.checkpoints import read_file
+from hrnet.processor import has_bfloat16
 from tasks.task import Task
 
 OF_BACKBONE = "init_args.backbone.init_args.weights"
@@ -175,6 +177,13 @@ def check_trainer(action: str, config: Namespace) -> None:
             f"trainer.overfit_batches is {options.overfit_batches}: Lightning would put its own order of samples in "
             "place of the one that a resumed run goes on with, and evaluate on others. `--data.overfit 8` trains and "
             "evaluates on the first eight samples, without augmentation."
+        )
+    on_cpu = options.accelerator == "cpu" or (options.accelerator == "auto" and not torch.accelerator.is_available())
+    if on_cpu and str(options.precision).startswith("bf16") and not has_bfloat16():
+        raise ConfigError(
+            f"trainer.precision is {options.precision}, and this processor has no instructions for bfloat16 (AVX-512 "
+            "BF16, AMX or ARM's bf16), so that a step would take up to some hundred times as long as in float32: leave "
+            "it out, or train on a GPU."
         )
     if config.resume and options.fast_dev_run:
         raise ConfigError("--resume goes on with a training, and trainer.fast_dev_run keeps nothing: leave one out.")

@@ -233,7 +233,9 @@ def test_plain_suppression_keeps_the_best_of_double_poses():
     assert plain_oks_nms(poses, np.array([0.5, 0.9, 0.1]), np.full(3, 1e4), np.full(17, 0.1), 0.9) == [1, 2]
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if one.named else ()) for name, one in BENCHMARKS.items()]
+)
 def test_every_benchmark_runs(name, tmp_path, capsys):
     file = tmp_path / "new" / "results.json"
     threads = torch.get_num_threads()

@@ -20,6 +20,7 @@ def photograph(
     *,
     count: int = 3,
     overwrite: bool = False,
+    sharp: bool = True,
     kind: Literal["near", "far"] = "near",
     save: list[str] | None = None,
     image_size: tuple[int, int] | None = None,
@@ -33,6 +34,7 @@ def photograph(
         inputs: Of what.
         count: How many.
         overwrite: Replace those that are there.
+        sharp: Set the focus.
         kind: How near.
         save: What to keep.
         image_size: Height and width.
@@ -53,6 +55,7 @@ def sweep(*words: str, folder: str = "runs") -> tuple:
         (["here", "a", "b"], {}),
         (["--count", "5", "here", "a", "b"], {"count": 5}),
         (["here", "a", "b", "--overwrite"], {"overwrite": True}),
+        (["here", "a", "b", "--sharp", "false"], {"sharp": False}),
         (["here", "a", "b", "--kind=far"], {"kind": "far"}),
         (["here", "a", "b", "--save", "masks", "overlays"], {"save": ["masks", "overlays"]}),
         (["here", "a", "b", "--image_size", "256", "192"], {"image_size": [256, 192]}),
@@ -76,6 +79,7 @@ def test_words_that_are_no_flags_of_its_own_are_handed_on_in_order():
     ("words", "said"),
     [
         (["here"], "inputs"),
+        (["here", "a", "--sharp", "no"], "argument --sharp: invalid true_or_false value: 'no'"),
         (["here", "a", "--overwite"], "'--overwite'; did you mean --overwrite?"),
         (["here", "a", "--over"], "'--over'; did you mean --overwrite?"),
         (["here", "a", "--count", "many"], "'many'"),

@@ -44,6 +44,12 @@ class Counts(Callback):
         self.batches["predict"] += 1
 
 
+@pytest.fixture(autouse=True)
+def any_processor(monkeypatch):
+    """These networks are small enough for bfloat16 on processors that have no instructions for it."""
+    monkeypatch.setattr("experiments.training.start.has_bfloat16", lambda: True)
+
+
 def from_file(words: list[str], folder: Path, key: str, value: Any) -> list[str]:
     """The words of a command, with an overlay behind its first file that says the key."""
     content: Any = value

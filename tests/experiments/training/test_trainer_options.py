@@ -6,12 +6,14 @@ import signal
 from pathlib import Path
 
 import pytest
+from jsonargparse import Namespace
 from lightning import Callback
 
 from experiments.cli.files import read_json
 from experiments.compare import main as compare
 from experiments.config import ConfigError
 from experiments.run import main
+from experiments.training.start import check_trainer
 from tests.experiments.training.toys import toy
 
 
@@ -37,6 +39,21 @@ def test_options_that_take_away_what_a_run_is(option, words, tmp_path):
     with pytest.raises(ConfigError, match=words):
         main(toy(tmp_path, **option))
     assert files(tmp_path).keys() - before.keys() == {"toy.yaml"}
+
+
+def test_bfloat16_where_the_processor_has_no_such_instructions(tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.training.start.has_bfloat16", lambda: False)
+    for precision in ("bf16-mixed", "bf16-true"):
+        with pytest.raises(ConfigError, match=rf"trainer.precision is {precision}, and this processor has no instr"):
+            main(toy(tmp_path, accelerator="cpu", precision=precision))
+    assert main(toy(tmp_path, accelerator="cpu", precision="32-true")).global_step > 0
+    monkeypatch.setattr("experiments.training.start.has_bfloat16", lambda: True)
+    assert main(toy(tmp_path, accelerator="cpu", precision="bf16-mixed")).precision == "bf16-mixed"
+    monkeypatch.setattr("experiments.training.start.has_bfloat16", lambda: False)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)  # a GPU has its own
+    asked = {"accelerator": "auto", "precision": "bf16-mixed", "barebones": False, "enable_checkpointing": True}
+    limits = {"overfit_batches": 0, "fast_dev_run": False, "max_epochs": 1, "max_steps": -1, "limit_train_batches": 1.0}
+    check_trainer("fit", Namespace(trainer=Namespace(**asked, **limits), resume=None))
 
 
 def test_an_evaluation_needs_no_steps_of_training(tmp_path):
