@@ -13,7 +13,6 @@ from experiments.compare.statistics import Spread, holm, paired_test, spread
 
 IGNORED = ("runs", "name", "resume", "save_minutes", "debug", "wandb")
 SEED_KEY = "seed_everything"
-SAME_SAMPLES = ("data", "data.root", "data.annotations", "data.images")  # equal sample ids mean the same samples
 
 Row = dict[str, Any]
 
@@ -203,9 +202,9 @@ def _pairs(runs: Sequence[Run], reference: int) -> list[Row]:
     """A row for each run after the reference and split of which both have scores of the same samples."""
     first, rows = runs[reference - 1], []
     for number, run in enumerate(runs[reference:], start=reference + 1):
-        if any(first.config.get(key) != run.config.get(key) for key in SAME_SAMPLES):
-            continue
         for split in first.samples.keys() & run.samples.keys():
+            if _source(first, split) != _source(run, split):
+                continue
             found = paired_test(first.samples[split], run.samples[split])
             if found is not None:
                 only_one = len(first.samples[split].keys() ^ run.samples[split].keys())
@@ -225,6 +224,14 @@ def _pairs(runs: Sequence[Run], reference: int) -> list[Row]:
                     }
                 )
     return rows
+
+
+def _source(run: Run, split: str) -> Row:
+    """What says where a split's samples are: where that is equal, equal sample ids mean the same samples."""
+    kind = split.partition("_")[0]  # val of val_pose
+    ends = (".root", f".annotations.{kind}", f".images.{kind}")
+    named = {key: value for key, value in run.config.items() if key.startswith("data.") and key.endswith(ends)}
+    return named | {"data": run.config.get("data")}
 
 
 def directions(runs: Sequence[Run], rows: Sequence[Row]) -> str:

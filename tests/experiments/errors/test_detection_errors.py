@@ -129,6 +129,26 @@ def test_gains_are_known_by_hand(errors):
     assert errors.mistakes().tolist()[:2] == [5, 6]
 
 
+@pytest.mark.parametrize(
+    ("width", "label", "kind"),
+    [
+        (50, 0, "right"),  # IoU 0.5
+        (49, 0, "location"),
+        (10, 0, "location"),  # 0.1
+        (9, 0, "background"),
+        (50, 1, "class"),
+        (49, 1, "both"),
+        (11, 1, "both"),
+        (10, 1, "background"),
+    ],
+)
+def test_kinds_begin_where_the_paper_has_them_begin(width, label, kind):
+    metric = collected(truth_of([(1, 0)]), [(1, [0.0, 0.0, float(width), 100.0], label, 0.9)])
+    errors = DetectionErrors(metric.objects, metric.collected(), metric.class_names)
+    assert [KINDS[found] for found in errors.kinds] == [kind]
+    assert errors.missed.tolist() == ([] if kind in ("right", "location", "class") else [0])
+
+
 def test_of_two_that_are_corrected_onto_one_object_the_better_one_stays():
     truth = truth_of([(1, 0)])
     found = [(1, BOX, 0, 0.5), (1, QUARTER, 0, 0.9), (1, BOX, 1, 0.7), (1, [0.0, 0.0, 40.0, 100.0], 0, 0.8)]

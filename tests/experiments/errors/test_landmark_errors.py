@@ -76,6 +76,13 @@ def test_a_counterpart_that_is_not_labelled_is_compared_with_nothing() -> None:
     assert found.per_landmark()[-1]["name"] == "right_mouth"
 
 
+def test_an_error_of_a_tenth_is_no_failure_yet() -> None:
+    at, beyond = (analysed([FACE + np.array([step, 0])]) for step in (10, 10.5))
+    assert [values(found.summary())["failed"] for found in (at, beyond)] == [0, 1]
+    assert [found.faces()[0]["failed"] for found in (at, beyond)] == [False, True]
+    assert [found.per_landmark()[0]["failures"] for found in (at, beyond)] == [0, 1]
+
+
 @pytest.mark.slow
 def test_a_run_is_analysed(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
