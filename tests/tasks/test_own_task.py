@@ -1,6 +1,8 @@
 """A task as a stranger writes it, in a plain Trainer: with four methods, or with a torchmetrics Metric and tables."""
 
+import copy
 import csv
+import math
 from pathlib import Path
 
 import pytest
@@ -134,3 +136,52 @@ def test_metric_pictures_scores_and_tables_are_kept_without_a_line_about_files(t
     assert int(worst[0]["sample"]) == int(errors.argmax())
     picture = read_image(str(tmp_path / worst[0]["picture"]))
     assert torch.equal(picture, torch.cat([batch["image"] for batch in loader()])[int(errors.argmax())])
+
+
+class Terms(Four):
+    """Two terms, of which one is a metric that is not defined."""
+
+    def losses(self, outputs: Tensor, batch: dict) -> dict[str, Tensor]:
+        return {**super().losses(outputs, batch), "tilt": 3 * outputs.mean()}
+
+    def compute(self) -> dict[str, float]:
+        return {"known": 0.25, "undefined": math.nan}
+
+
+def test_the_terms_of_a_loss_are_summed_logged_and_minimised_together(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    task = Terms(SMALL, optimizer={"name": "momentum", "lr": 0.1, "momentum": 0.0})
+    alone = copy.deepcopy(task).train()
+    batch = next(iter(loader(2)))
+    terms = alone.losses(alone(alone.normalize(batch["image"])), batch)
+    (terms["square"] + terms["tilt"]).backward()
+    fit = trainer(tmp_path, limit_val_batches=0)
+    fit.fit(task, loader(2))
+    logged = {name: value.item() for name, value in fit.callback_metrics.items()}
+    expected = {f"train/{name}": term.item() for name, term in terms.items()}
+    assert logged == pytest.approx(expected | {"train/loss": sum(expected.values())}, rel=1e-4)
+    torch.testing.assert_close(task.head.bias, alone.head.bias - 0.1 * alone.head.bias.grad)
+    torch.testing.assert_close(task.head.weight, alone.head.weight - 0.1 * alone.head.weight.grad)
+
+
+def test_figures_that_are_not_defined_are_shown_and_not_logged_and_a_sanity_check_says_nothing(
+    tmp_path: Path, capsys
+) -> None:
+    task, fit = Terms(SMALL), trainer(tmp_path, num_sanity_val_steps=1)
+    fit.fit(task, loader(4), loader())
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert lines == ["epoch 0: known 0.250  undefined nan"]
+    assert fit.callback_metrics["val/known"] == 0.25
+    assert "val/undefined" not in fit.callback_metrics
+    (found,) = fit.validate(task, loader(), verbose=False)
+    assert set(found) == {"val/loss", "val/square", "val/tilt", "val/known"}
+    assert "epoch" not in capsys.readouterr().out
+
+
+def test_a_batch_without_samples_is_nothing_to_evaluate_or_predict(tmp_path: Path) -> None:
+    """Where another process has one sample more."""
+    task = Four(SMALL)
+    assert task.validation_step({}, 0) is None
+    assert task.predict_step({}, 0) == {}
+    assert task.seen == []
+    assert task.evaluated_losses.compute() == {}

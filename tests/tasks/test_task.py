@@ -1,8 +1,11 @@
 """What all tasks share: optimiser, schedule, plain data in checkpoints, and loading them back."""
 
 import math
+import random
+from itertools import pairwise
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,24 +13,24 @@ import tasks
 from hrnet import HRNet
 from tasks import PoseTask
 from tasks.exchange import plain
-from tasks.optim import create_optimizer, create_schedule
+from tasks.optim import SCHEDULES, create_optimizer, create_schedule, go_on
 
 SMALL = {"variant": "w18_small_v1", "multi_scale_output": False}
 
 
-def trainer_of(steps: int, epochs: int) -> SimpleNamespace:
+def trainer_of(steps: int, epochs: int, batches: int | None = None, accumulated: int = 1) -> SimpleNamespace:
     return SimpleNamespace(
         estimated_stepping_batches=steps,
-        num_training_batches=steps // epochs,
+        num_training_batches=batches or steps // epochs,
         train_dataloader=(),
-        accumulate_grad_batches=1,
+        accumulate_grad_batches=accumulated,
         max_steps=-1,
     )
 
 
-def rates(spec: dict, steps: int, epochs: int) -> list[float]:
+def rates(spec: dict, steps: int, epochs: int, **options: int) -> list[float]:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = create_schedule(optimizer, spec, trainer_of(steps, epochs))
+    schedule = create_schedule(optimizer, spec, trainer_of(steps, epochs, **options))
     found = []
     for step in range(steps):
         found.append(optimizer.param_groups[0]["lr"])
@@ -63,6 +66,70 @@ def test_warm_up_rises_linearly():
     found = rates({"name": "cosine", "warmup_epochs": 1, "warmup_lr": 0.0}, 40, 4)
     assert found[:10] == pytest.approx([t / 10 for t in range(10)])
     assert found[10:] == pytest.approx([0.5 + 0.5 * math.cos(math.pi * t / 40) for t in range(10, 40)])
+
+
+@pytest.mark.parametrize(("accumulated", "steps"), [(2, 3), (3, 2), (4, 2), (5, 1), (6, 1)])
+def test_batches_that_are_left_over_at_the_end_of_an_epoch_are_a_step_too(accumulated, steps):
+    spec = {"name": "multistep", "milestones": [1, 2]}
+    found = rates(spec, 3 * steps, 3, batches=5, accumulated=accumulated)
+    assert found == pytest.approx([1.0] * steps + [0.1] * steps + [0.01] * steps)
+
+
+@pytest.mark.parametrize(
+    ("spec", "rate"),
+    [
+        ({"name": "step", "step_epochs": 2, "gamma": 0.5}, lambda t: 0.5 ** (t // 20)),
+        ({"name": "multistep", "milestones": [3], "gamma": 0.2}, lambda t: 0.2 if t >= 30 else 1.0),
+        ({"name": "multistep", "milestones": [0.5, 1.5]}, lambda t: 0.1 ** ((t >= 5) + (t >= 15))),
+        ({"name": "cosine", "min_lr": 0.1}, lambda t: 0.1 + 0.45 * (1 + math.cos(math.pi * t / 40))),
+        ({"name": "poly", "power": 2.0, "min_lr": 0.1}, lambda t: 0.1 + 0.9 * (1 - t / 40) ** 2),
+        ({"name": "constant"}, lambda t: 1.0),
+        (
+            {"name": "constant", "warmup_epochs": 2, "warmup_lr": 0.2},
+            lambda t: 0.2 + 0.8 * t / 20 if t < 20 else 1.0,
+        ),
+    ],
+)
+def test_what_a_schedule_is_told_reaches_its_formula(spec, rate):
+    assert rates(spec, 40, 4) == pytest.approx([rate(t) for t in range(40)])
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_by_name_begins_high_and_never_rises(name):
+    needed = {"step": {"step_epochs": 1}, "rsqrt": {"warmup_epochs": 1, "warmup_lr": 1.0}}
+    found = rates({"name": name} | needed.get(name, {}), 40, 4)
+    assert found[0] == pytest.approx(1.0)
+    assert all(0 <= later <= earlier + 1e-9 for earlier, later in pairwise(found))
+    assert (found[-1] == found[0]) == (name in ("constant", "multistep"))  # whose milestones come later
+
+
+def test_a_schedule_without_an_end_is_refused():
+    with pytest.raises(ValueError, match=r"schedule needs an end: set trainer\.max_epochs or trainer\.max_steps"):
+        create_schedule(
+            torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0), {"name": "cosine"},
+            trainer_of(math.inf, 1, batches=5),
+        )  # fmt: skip
+
+
+def test_a_resumed_optimiser_goes_by_the_configuration_and_keeps_its_state(capsys):
+    def optimizer(**options: float) -> torch.optim.Optimizer:
+        return torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], **options)
+
+    stopped, resumed = (optimizer(lr=0.1, momentum=0.9, weight_decay=0.3) for _ in range(2))
+    stopped.param_groups[0]["params"][0].grad = torch.tensor([1.0, 2.0])
+    stopped.step()
+    now = optimizer(lr=0.02, momentum=0.5, weight_decay=0.01)
+    options = [{**group, "params": None} for group in now.param_groups]
+    resumed.load_state_dict(stopped.state_dict())
+    (parameter,) = resumed.param_groups[0]["params"]
+    go_on(SimpleNamespace(optimizers=[resumed], lr_scheduler_configs=[]), options)
+    (group,) = resumed.param_groups
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.02, 0.5, 0.01)
+    assert group["params"][0] is parameter
+    assert resumed.state[parameter]["momentum_buffer"].tolist() == pytest.approx([1.3, 2.3])
+    assert "goes on at 0.02 where the stopped run was at 0.1, since" in capsys.readouterr().out
+    go_on(SimpleNamespace(optimizers=[resumed], lr_scheduler_configs=[]), options)
+    assert not capsys.readouterr().out
 
 
 def test_unknown_names_are_refused():
@@ -185,6 +252,37 @@ def test_backbone_thaws_after_its_epochs():
         assert task.backbone.bn1.training is not frozen
         assert all(parameter.requires_grad is not frozen for parameter in task.backbone.parameters())
         assert task.head.weight.requires_grad
+
+
+def test_freezing_for_some_epochs_is_refused_where_processes_agree_on_gradients_once():
+    task = PoseTask(SMALL, freeze_backbone=2)
+    task._trainer = SimpleNamespace(world_size=2, current_epoch=0)
+    with pytest.raises(ValueError, match=r"one process only.*freeze_backbone: true"):
+        task.on_train_epoch_start()
+    task._trainer.current_epoch = 2  # thawed from here on, in as many processes as there are
+    task.on_train_epoch_start()
+    assert task.backbone.conv1.weight.requires_grad
+
+
+def test_what_a_step_draws_follows_from_seed_epoch_batch_and_process_alone(monkeypatch):
+    """Mixup, dropout and a detector's samples: a resumed run draws what the uninterrupted one would have drawn."""
+    task = PoseTask(SMALL)
+
+    def draws(seed: int = 1, epoch: int = 3, batch: int = 5, rank: int = 0) -> tuple[float, float, float]:
+        monkeypatch.setenv("PL_GLOBAL_SEED", str(seed))
+        task._trainer = SimpleNamespace(current_epoch=epoch, global_rank=rank, global_step=0)
+        task.on_train_batch_start({}, batch)
+        return random.random(), float(np.random.rand()), float(torch.rand(1))
+
+    first = draws()
+    others = [draws(seed=2), draws(epoch=4), draws(batch=6), draws(rank=1), draws(epoch=5, batch=3)]
+    assert draws() == first
+    for kind in zip(first, *others, strict=True):
+        assert len(set(kind)) == 6
+    monkeypatch.delenv("PL_GLOBAL_SEED")
+    task.on_train_batch_start({}, 5)
+    unseeded = random.random(), float(np.random.rand()), float(torch.rand(1))
+    assert draws(seed=0) == unseeded
 
 
 @pytest.mark.parametrize("in_channels", [1, 4])

@@ -351,6 +351,88 @@ def test_quality_of_an_image_counts_overlaps_and_what_is_left_over() -> None:
     assert quality(shifted, torch.tensor([0, 0, 1]), truth, labels) == pytest.approx(0.8 / (1 + 2 / 2 + 1 / 2))
 
 
+def test_boxes_that_overlap_by_half_are_no_pair_yet() -> None:
+    truth, label = torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([0])
+    assert quality(torch.tensor([[0.0, 0, 10, 5]]), label, truth, label) == 0
+    assert quality(torch.tensor([[0.0, 0, 10, 5.5]]), label, truth, label) == pytest.approx(0.55)
+
+
+def test_images_are_scored_by_what_would_be_drawn_in_original_pixels() -> None:
+    task, batch = small_task(), batch_of([[[10, 10, 60, 50], [70, 20, 110, 70]], []])
+    batch["to_image"][0] = torch.tensor([[2.0, 0, 0.5], [0, 2, 0.5]])  # twice as large
+    boxes = 2 * batch["boxes"][0]
+    found = {
+        "boxes": [torch.cat([boxes, boxes[:1] + 40]), boxes[:1]],
+        "scores": [torch.tensor([0.9, 0.3, 0.299]), torch.tensor([0.1])],
+        "labels": [torch.tensor([0, 1, 2]), torch.tensor([0])],
+    }
+    scores = task.scores(found, batch)
+    assert scores["score"] == pytest.approx([1.0, 1.0])  # what scores less is as if it were not there
+    assert (scores["objects"], scores["detections"]) == ([2, 0], [2, 0])
+    assert scores["sample"].tolist() == [0, 1]
+
+
+def test_names_that_were_given_stay_and_an_evaluation_cut_short_counts_what_it_has_seen() -> None:
+    task, batch = small_task(class_names=["a", "b", "c"]), random_batch(4, 2)
+    task.attach(Truth(batch))
+    assert task.class_names == ["a", "b", "c"]
+    assert [row["name"] for row in task.tables()["classes"]] == ["a", "b", "c"]
+    seen = {key: value[:2] for key, value in batch.items()}
+    perfect = {key: seen[key] for key in ("boxes", "labels")} | {"scores": [torch.ones(len(b)) for b in seen["boxes"]]}
+    recalls = []
+    for task.partial in (True, False):
+        task.reset()
+        task.update(perfect, seen)
+        recalls.append(task.compute()["AR"])
+    assert recalls[0] == pytest.approx(1)
+    assert 0 < recalls[1] < 1
+
+
+@pytest.mark.parametrize("beyond", [0.5, 0.6])
+@pytest.mark.parametrize("side", range(4))
+def test_boxes_may_leave_their_image_by_half_a_pixel(side: int, beyond: float) -> None:
+    task, batch = small_task(), random_batch(2)
+    batch["boxes"][1][0] = torch.tensor([0.0, 0, SIZE[1], SIZE[0]])
+    batch["boxes"][1][0, side] += beyond * (1 if side > 1 else -1)
+    if beyond == 0.5:
+        task.check(batch)
+    else:
+        with pytest.raises(ValueError, match="beyond its image of 96x160"):
+            task.check(batch)
+
+
+@pytest.mark.parametrize(("detector", "overlap"), [("fcos", 0.6), ("retinanet", 0.5), ("mask_rcnn", 0.5)])
+def test_options_and_what_stands_for_them_reach_the_detector(detector: str, overlap: float) -> None:
+    def limits(**options: Any) -> tuple[float, float, int]:
+        head = small_task(detector, **options).head
+        own = head.roi_heads if "rcnn" in detector else head.detector
+        return own.score_thresh, own.nms_thresh, own.detections_per_img
+
+    assert limits() == (0.05, overlap, 100)
+    assert limits(score_threshold=0.2, nms_threshold=0.7, max_detections=9) == (0.2, 0.7, 9)
+
+
+def test_anchors_and_proposals_are_the_published_ones_unless_told() -> None:
+    def sides(detector: str, **options: Any) -> list[int]:
+        level = DetectionTask(HRNet("w18_small_v1"), CLASSES, detector=detector, channels=32, **options).head.anchors
+        areas = (level.levels((256, 256), CPU)[0][:, 2:] - level.levels((256, 256), CPU)[0][:, :2]).prod(1).sqrt()
+        return sorted({round(side) for side in areas.tolist()})
+
+    assert sides("faster_rcnn", aspect_ratios=[1.0]) == [32]  # eight strides of four
+    assert sides("faster_rcnn", aspect_ratios=[1.0], anchor_size=4.0) == [16]
+    assert sides("retinanet", aspect_ratios=[1.0]) == [32, 40, 50]  # four strides of eight, and thirds of an octave
+    assert sides("retinanet", aspect_ratios=[1.0], strides=[16, 32], anchor_size=2.0) == [32, 40, 50]
+    head = DetectionTask(HRNet("w18_small_v1"), CLASSES, channels=32).head
+    assert (head.rpn.pre_nms_top_n(), head.rpn.post_nms_top_n()) == (2000, 1000)
+    assert head.roi_heads.box_head.fc6.out_features == 128
+    assert head.anchors.strides == (4, 8, 16, 32, 64)
+    assert head.anchors.offset == 0.5
+    other = DetectionTask(HRNet("w18_small_v1"), CLASSES, channels=32, convention="mmdet2", proposals=(7, 5)).head
+    assert (other.rpn.pre_nms_top_n(), other.rpn.post_nms_top_n(), other.anchors.offset) == (7, 5, 0)
+    assert (other.roi_heads.box_roi_pool.aligned, other.roi_heads.box_roi_pool.samples) == (True, 0)
+    assert small_task("fcos", strides=None).head.anchors.strides == (8, 16, 32, 64, 128)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("detector", "steps", "rate"), [("mask_rcnn", 120, 3e-3), ("fcos", 120, 3e-3), ("retinanet", 240, 2e-3)]
