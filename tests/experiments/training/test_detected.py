@@ -134,3 +134,76 @@ def test_a_run_without_these_tasks_is_refused():
     task = MultiTask(HRNet("w18_small_v1"), {"pose": PoseTask})
     with pytest.raises(ValueError, match="about the tasks detection; this run has pose"):
         PosesOnDetections().setup(Trainer(barebones=True, accelerator="cpu"), task, "fit")
+
+
+# ---- which boxes
+
+
+class Caught(PosesOnDetections):
+    """Keeps the boxes, of which the poses are taken for 0.75."""
+
+    found: Any = None
+
+    def _evaluated(self, trainer: Any, task: Any, found: Any) -> float:
+        self.found = found
+        return 0.75
+
+
+def detected(image: str, score: float, category: int = 9, x: float = 0.0) -> dict[str, Any]:
+    return {"image_id": image, "category_id": category, "bbox": [x, 1.0, 5.0, 6.0], "score": score}
+
+
+def caught(rows: list[dict[str, Any]], callback: Caught, **changes: Any) -> dict[str, float]:
+    """What is logged of a detector that has found these."""
+    options = {"sanity": False, "partial": False, "overfit": None, "processes": 1, "split": "val"} | changes
+    categories = [{"id": 7, "name": "dog"}, {"id": 9, "name": "Person"}]
+    data = {
+        "pose": SimpleNamespace(overfit=options["overfit"]),
+        "detection": SimpleNamespace(ground_truth=lambda split: {"categories": categories}),
+    }
+    logged: dict[str, float] = {}
+    task = SimpleNamespace(
+        partial=options["partial"],
+        split=options["split"],
+        parts={"detection": SimpleNamespace(metric=SimpleNamespace(compute=dict, results=lambda: rows))},
+        log=lambda name, value, sync_dist: logged.update({name: value}),
+    )
+    trainer = SimpleNamespace(
+        sanity_checking=options["sanity"],
+        world_size=options["processes"],
+        datamodule=SimpleNamespace(tasks=data),
+    )
+    callback.on_validation_epoch_end(trainer, task)
+    return logged
+
+
+def test_the_best_persons_of_each_image_are_posed():
+    rows = [
+        detected("a", 0.2, x=1),
+        detected("b", 0.05, x=2),  # as much as is asked for
+        detected("a", 0.9, x=3),
+        detected("b", 0.0499, x=4),
+        detected("a", 0.95, category=7, x=5),  # a dog
+        detected("a", 0.5, x=6),
+    ]
+    callback = Caught(boxes_per_image=2)
+    assert caught(rows, callback) == {"val/pose/AP_detected": 0.75}
+    assert callback.found.image_ids == ["a", "a", "b"]
+    assert callback.found.boxes.tolist() == [[x, 1.0, 5.0, 6.0] for x in (3, 6, 2)]
+    assert callback.found.scores.tolist() == [0.9, 0.5, 0.05]
+    more = Caught(threshold=0.5, boxes_per_image=9)
+    assert caught(rows, more, split="test") == {"test/pose/AP_detected": 0.75}
+    assert more.found.scores.tolist() == [0.9, 0.5]
+
+
+@pytest.mark.parametrize("changes", [{"sanity": True}, {"partial": True}, {"overfit": 3}])
+def test_what_is_evaluated_in_part_only_is_not_posed(changes):
+    assert caught([detected("a", 0.9)], callback := Caught(), **changes) == {}
+    assert callback.found is None
+
+
+@pytest.mark.parametrize(("boxes", "processes", "value"), [(0, 1, 0.0), (1, 1, 0.75), (1, 2, 0.0), (2, 2, 0.75)])
+def test_of_fewer_boxes_than_processes_nothing_is_posed(boxes, processes, value):
+    rows = [detected("a", 0.9)] * boxes
+    assert caught(rows, callback := Caught(), processes=processes) == {"val/pose/AP_detected": value}
+    assert (callback.found is None) == (value == 0)

@@ -10,7 +10,7 @@ import torch
 from lightning import Callback
 
 import tasks
-from datamodules import CocoPose
+from datamodules import CocoPose, FolderSegmentation
 from experiments import run
 from experiments.config import ConfigError, make_parser, parse
 from experiments.run import main, split_arguments
@@ -146,6 +146,24 @@ def test_a_preparer_of_another_class_is_said(tmp_path, caplog):
         assert words in caplog.text
 
 
+def test_the_crop_of_a_segmentation_training_is_none_of_its_evaluation(tmp_path, caplog):
+    def data(**options) -> FolderSegmentation:
+        return FolderSegmentation(".", class_names=["a", "b"], **{"image_size": (64, 64), **options})
+
+    trained = SegmentationTask(HRNet(**SMALL), 2)
+    trained.preparation = data(evaluation="long").preparation()
+    save_task(trained, tmp_path / "a.ckpt")
+    action, config = checked("validate", "pose_coco.yaml", "sample.yaml", "--checkpoint", str(tmp_path / "a.ckpt"))
+    for now, words in (
+        (data(evaluation="long", image_size=(32, 96)), ""),
+        (data(evaluation="short"), "evaluation long, and the data have short"),
+    ):
+        caplog.clear()
+        begin(action, SegmentationTask(HRNet(**SMALL), 2), now, config)
+        assert len(caplog.messages) == 1 + bool(words)
+        assert words in caplog.text
+
+
 # ---- what is refused
 
 
@@ -184,6 +202,15 @@ def test_two_sources_of_weights_are_one_too_many(flag, other):
     words = [flag] if "=" in flag else [flag, "b.pth"]
     with pytest.raises(ConfigError, match=rf"{flag.split('=')[0]} and {other[0]} both"):
         checked("fit", "pose_coco.yaml", *words, *other)
+
+
+def test_weights_that_are_taken_away_are_no_second_source():
+    for other in (["--checkpoint", "a.ckpt"], ["--resume", "runs/x"]):
+        checked("fit", "pose_coco.yaml", "--model.backbone.weights", "null", *other)
+    with pytest.raises(ConfigError, match="names weights of the backbone only"):
+        checked("validate", "pose_coco.yaml", "--model.weights", "null")
+    with pytest.raises(ConfigError, match=r"would be random\. Give --checkpoint"):
+        checked("validate", "pose_coco.yaml", "--model.backbone.weights", "null")
 
 
 def test_weights_that_would_be_overwritten_are_not_read():

@@ -202,6 +202,28 @@ def test_the_average_begins_and_counts_as_told(arguments: dict, averaged: range,
     assert trainer.lightning_module.weight.item() == pytest.approx(average, rel=1e-6)
 
 
+@pytest.mark.parametrize("moment", ["on_validation_batch_start", "on_validation_end"])
+def test_a_validation_cut_short_leaves_the_trained_weights_beside_their_average(moment: str, tmp_path: Path) -> None:
+    """The run that goes on takes the steps of one that was never stopped, and ends at its average."""
+
+    def stop(trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == 2 * STEPS and trainer.state.fn == "fit":
+            raise RuntimeError("on purpose")
+
+    broken, (whole, first, second) = Callback(), (Record(), Record(), Record())
+    setattr(broken, moment, stop)
+    (tmp_path / "whole").mkdir()
+    ema = [{"class_path": "EMA", "init_args": {"decay": 0.75}}]
+    expected = main(toy(tmp_path / "whole", callbacks=ema), [whole])
+    with pytest.raises(RuntimeError, match="on purpose"):
+        main(toy(tmp_path, callbacks=ema), [first, broken])
+    (run,) = tmp_path.glob("runs/toy/*")
+    reached = main(["--resume", str(run)], [second])
+    assert [*first.weights, *second.weights] == whole.weights
+    assert reached.lightning_module.weight.item() == expected.lightning_module.weight.item()
+    assert tasks.load(run).weight.item() == tasks.load(expected.default_root_dir).weight.item()
+
+
 def test_the_average_is_left_in_the_model_where_no_best_weights_are_kept(tmp_path: Path) -> None:
     record = Record()
     ema = [{"class_path": "EMA", "init_args": {"decay": 0.75}}]
