@@ -123,6 +123,12 @@ def test_processes_share_a_pass():
         ({"policy": "ratios", "ratios": {"a": 1.0, "b": 3.0}}, {"a": 5, "b": 15}),
         ({"policy": "proportional", "epoch_length": 5}, {"a": 4, "b": 1}),
         ({"policy": "all", "epoch_length": 3}, {"a": 3, "b": 3}),
+        ({"policy": "all", "epoch_length": 1}, {"a": 1, "b": 1}),
+        ({"policy": "all", "epoch_length": 1.0}, {"a": 4, "b": 4}),
+        ({"policy": "all", "epoch_length": 0.7}, {"a": 2, "b": 2}),
+        ({"policy": "all", "epoch_length": 0.1}, {"a": 1, "b": 1}),
+        ({"policy": "temperature", "temperature": 1.0}, {"a": 16, "b": 4}),
+        ({"policy": "temperature", "temperature": 1000.0}, {"a": 10, "b": 10}),
     ],
 )
 def test_shares_are_those_of_the_policy(options, expected):
@@ -298,6 +304,20 @@ def test_every_part_is_trained_and_evaluated_on_the_samples_to_overfit():
     assert data.counts() == {"a": 1, "b": 1}
 
 
+@pytest.mark.parametrize(
+    ("shares", "total", "expected"),
+    [
+        ({"a": 1, "b": 2}, 4, {"a": 1, "b": 3}),  # 1.33 and 2.67: the larger remainder
+        ({"a": 3, "b": 3, "c": 1}, 8, {"a": 4, "b": 3, "c": 1}),  # of equal remainders the first
+        ({"a": 1, "b": 1, "c": 100}, 3, {"a": 1, "b": 1, "c": 1}),
+        ({"a": 5, "b": 1, "c": 1, "d": 1}, 5, {"a": 2, "b": 1, "c": 1, "d": 1}),  # too many by one each before
+        ({"a": 0.5}, 7, {"a": 7}),
+    ],
+)
+def test_steps_are_shared_out_by_largest_remainders(shares, total, expected):
+    assert apportion(shares, total) == expected
+
+
 def test_apportion_sums_up_and_leaves_nobody_out():
     assert apportion({"a": 1000, "b": 1, "c": 1}, 10) == {"a": 8, "b": 1, "c": 1}
     assert apportion({"a": 1, "b": 1, "c": 1}, 10) in ({"a": 4, "b": 3, "c": 3},)
@@ -313,7 +333,12 @@ def test_apportion_sums_up_and_leaves_nobody_out():
         ({"policy": "ratios", "ratios": {"a": 1.0}}, "each of a, b"),
         ({"policy": "temperature"}, "go together"),
         ({"policy": "temperature", "temperature": -1.0}, "positive"),
+        ({"policy": "temperature", "temperature": 0.0}, "positive"),
+        ({"temperature": 2.0}, "go together"),
+        ({"policy": "ratios", "ratios": {"a": 1.0, "b": 0.0}}, "a positive number to each"),
+        ({"policy": "ratios", "ratios": {"a": 1.0, "b": 1.0, "c": 1.0}}, "to each of a, b"),
         ({"epoch_length": 0}, "at least 1"),
+        ({"epoch_length": 0.0}, "from above 0 to 1"),
         ({"epoch_length": 1.5}, "from above 0 to 1"),
         ({"epoch_length": "shortest", "policy": "proportional"}, "goes with"),
         ({"epoch_length": 0.5, "policy": "proportional"}, "goes with"),

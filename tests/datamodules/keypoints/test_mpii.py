@@ -94,6 +94,38 @@ def test_truth_has_the_head_sizes_of_the_official_file(rendered: Path) -> None:
         np.testing.assert_allclose(points[labelled, :2], content["pos_gt_src"][labelled, :, n] - 1)
 
 
+def test_areas_for_oks_are_those_of_the_labelled_joints(root: Path) -> None:
+    (root / "annot" / "gt_valid.mat").unlink()
+    entries = entries_of(root)
+    entries[0]["joints_vis"] = [0] * 15 + [1]  # one joint has no extent: a share of the square has to do
+    (root / "annot" / "valid.json").write_text(json.dumps(entries))
+    with pytest.warns(UserWarning, match="no published figure"):
+        truth = MpiiPose(root).ground_truth("val")["annotations"]
+    for entry, annotation in zip(entries, truth, strict=True):
+        labelled = np.array(entry["joints"])[np.array(entry["joints_vis"]) > 0]
+        expected = np.ptp(labelled, axis=0).prod() or 0.53 * (200 * entry["scale"]) ** 2
+        assert annotation["area"] == pytest.approx(expected)
+    assert sum(len(np.unique(np.array(e["joints"])[np.array(e["joints_vis"]) > 0])) > 2 for e in entries) > 3
+
+
+@pytest.mark.parametrize(("pixels", "accepted"), [(2.0, True), (2.1, False)])
+def test_joints_of_both_files_agree_to_two_pixels(pixels: float, accepted: bool, root: Path) -> None:
+    path = root / "annot" / "gt_valid.mat"
+    content = {k: v for k, v in loadmat(path).items() if not k.startswith("__")}
+    entries = entries_of(root)
+    for entry in entries:
+        entry["joints"] = np.round(entry["joints"]).tolist()
+    content["pos_gt_src"] = np.array([e["joints"] for e in entries], float).transpose(1, 2, 0)
+    content["pos_gt_src"][:, 1] += pixels
+    savemat(path, content)
+    (root / "annot" / "valid.json").write_text(json.dumps(entries))
+    if accepted:
+        assert len(MpiiPose(root).persons("val").images) == len(entries)
+    else:
+        with pytest.raises(DataError, match=r"in the median 2\.1 pixels away"):
+            MpiiPose(root).persons("val")
+
+
 def test_the_joints_of_the_official_file_are_evaluated(root: Path) -> None:
     content = loadmat(root / "annot" / "gt_valid.mat")
     content["pos_gt_src"][9, 0, 0] += 1.5
