@@ -13,7 +13,7 @@ import tasks
 from hrnet import HRNet
 from tasks import PoseTask
 from tasks.exchange import plain
-from tasks.optim import SCHEDULES, create_optimizer, create_schedule, go_on
+from tasks.optim import SCHEDULES, GoingOn, create_optimizer, create_schedule
 
 SMALL = {"variant": "w18_small_v1", "multi_scale_output": False}
 
@@ -122,13 +122,14 @@ def test_a_resumed_optimiser_goes_by_the_configuration_and_keeps_its_state(capsy
     options = [{**group, "params": None} for group in now.param_groups]
     resumed.load_state_dict(stopped.state_dict())
     (parameter,) = resumed.param_groups[0]["params"]
-    go_on(SimpleNamespace(optimizers=[resumed], lr_scheduler_configs=[]), options)
+    trainer = SimpleNamespace(global_step=1, optimizers=[resumed], lr_scheduler_configs=[])
+    GoingOn().on_train_start(trainer, SimpleNamespace(optimizer_options=options))
     (group,) = resumed.param_groups
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.02, 0.5, 0.01)
     assert group["params"][0] is parameter
     assert resumed.state[parameter]["momentum_buffer"].tolist() == pytest.approx([1.3, 2.3])
     assert "goes on at 0.02 where the stopped run was at 0.1, since" in capsys.readouterr().out
-    go_on(SimpleNamespace(optimizers=[resumed], lr_scheduler_configs=[]), options)
+    GoingOn().on_train_start(trainer, SimpleNamespace(optimizer_options=options))
     assert not capsys.readouterr().out
 
 
@@ -258,20 +259,19 @@ def test_freezing_for_some_epochs_is_refused_where_processes_agree_on_gradients_
     task = PoseTask(SMALL, freeze_backbone=2)
     task._trainer = SimpleNamespace(world_size=2, current_epoch=0)
     with pytest.raises(ValueError, match=r"one process only.*freeze_backbone: true"):
-        task.on_train_epoch_start()
+        task.freezing.on_train_epoch_start(task.trainer, task)
     task._trainer.current_epoch = 2  # thawed from here on, in as many processes as there are
-    task.on_train_epoch_start()
+    task.freezing.on_train_epoch_start(task.trainer, task)
     assert task.backbone.conv1.weight.requires_grad
 
 
 def test_what_a_step_draws_follows_from_seed_epoch_batch_and_process_alone(monkeypatch):
     """Mixup, dropout and a detector's samples: a resumed run draws what the uninterrupted one would have drawn."""
-    task = PoseTask(SMALL)
 
     def draws(seed: int = 1, epoch: int = 3, batch: int = 5, rank: int = 0) -> tuple[float, float, float]:
         monkeypatch.setenv("PL_GLOBAL_SEED", str(seed))
-        task._trainer = SimpleNamespace(current_epoch=epoch, global_rank=rank, global_step=0)
-        task.on_train_batch_start({}, batch)
+        trainer = SimpleNamespace(current_epoch=epoch, global_rank=rank)
+        GoingOn().on_train_batch_start(trainer, SimpleNamespace(), {}, batch)
         return random.random(), float(np.random.rand()), float(torch.rand(1))
 
     first = draws()
@@ -280,7 +280,7 @@ def test_what_a_step_draws_follows_from_seed_epoch_batch_and_process_alone(monke
     for kind in zip(first, *others, strict=True):
         assert len(set(kind)) == 6
     monkeypatch.delenv("PL_GLOBAL_SEED")
-    task.on_train_batch_start({}, 5)
+    GoingOn().on_train_batch_start(SimpleNamespace(current_epoch=3, global_rank=0), SimpleNamespace(), {}, 5)
     unseeded = random.random(), float(np.random.rand()), float(torch.rand(1))
     assert draws(seed=0) == unseeded
 
