@@ -132,6 +132,6 @@ class Pyramid(nn.Module):
         self.out_channels = out_channels
 
 
-def _in_planes(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+def _in_planes(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """On a CPU torch normalises groups twenty times as fast where each channel is one piece of memory."""
     return tuple(x.contiguous() if x.device.type == "cpu" else x for x in inputs)
