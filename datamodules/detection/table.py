@@ -19,15 +19,13 @@ from datamodules.base import DataError
 from datamodules.keypoints.annotations import Annotated
 from datamodules.keypoints.coco_json import (
     annotation_columns,
-    annotation_entries,
     category_entries,
     check_segmentations,
-    images_of,
     leave_out_unknown,
-    lists_of,
+    read_coco,
     sound_rows,
 )
-from datamodules.keypoints.columns import MALFORMED, capped, read_json
+from datamodules.keypoints.columns import MALFORMED, capped
 from datamodules.keypoints.defects import Defect, Notes, listed, short
 
 
@@ -189,34 +187,29 @@ def read_objects(path: Path, *, segmentations: bool = True, masks: bool = False)
     Raises:
         DataError: If the file is no COCO JSON.
     """
-    content, defects = read_json(path), []
-    images, annotations, categories = lists_of(path, content, defects)
-    images, image_ids, file_names, sizes = images_of(path, images, defects)
-    named = _categories(path, categories, defects)
-    names_of = dict(zip(image_ids, file_names, strict=True))
-    everything = annotation_entries(path, annotations, names_of, defects)
+    file = read_coco(path)
+    named = _categories(path, file.categories, file.defects)
+    everything = file.entries(file.annotations)
     of = everything.ids("category_id", optional=True)
     leave_out_unknown(everything, of, named)
-    chosen = [(key, entry) for key, entry in zip(of, annotations, strict=True) if key in named]
-    entries = annotation_entries(path, [entry for _, entry in chosen], names_of, defects)
-    columns = annotation_columns(entries, image_ids) | {"category_ids": np.array([key for key, _ in chosen], np.int64)}
+    chosen = [(key, entry) for key, entry in zip(of, file.annotations, strict=True) if key in named]
+    entries = file.entries([entry for _, entry in chosen])
+    columns = annotation_columns(entries, file.image_ids)
+    columns["category_ids"] = np.array([key for key, _ in chosen], np.int64)
     segments: list[Any] | None = None
     if segmentations:
-        stated = dict(zip(image_ids, map(tuple, sizes.tolist()), strict=True))
-        wrong = check_segmentations(entries, stated, needed=masks)
+        wrong = check_segmentations(entries, file.sizes_by_id, needed=masks)
         segments = [
             None if bad else entry.get("segmentation") for bad, entry in zip(wrong, entries.entries, strict=True)
         ]
         segments = [segment for ok, segment in zip(entries.sound.tolist(), segments, strict=True) if ok]
     return ObjectTable(
         path=path,
-        file_names=file_names,
-        image_sizes=sizes,
-        image_ids=[image.get("id") for image in images],
+        **file.of_images,
         **sound_rows(entries, columns),
         categories=named,
         segmentations=segments,
-        defects=defects,
+        defects=file.defects,
     )
 
 

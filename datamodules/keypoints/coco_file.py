@@ -13,15 +13,13 @@ import numpy as np
 
 from datamodules.keypoints.coco_json import (
     annotation_columns,
-    annotation_entries,
     category_entries,
     check_segmentations,
-    images_of,
     leave_out_unknown,
-    lists_of,
+    read_coco,
     sound_rows,
 )
-from datamodules.keypoints.columns import MALFORMED, Entries, Id, identifier, read_json
+from datamodules.keypoints.columns import MALFORMED, Entries, Id, identifier
 from datamodules.keypoints.defects import Defect, quoted, short
 from datamodules.keypoints.table import PersonTable
 from datamodules.skeleton import Skeleton
@@ -38,39 +36,30 @@ def read_annotations(path: Path, skeleton: Skeleton, *, thorough: bool = False) 
     Raises:
         DataError: If the file is no COCO JSON.
     """
-    content, defects = read_json(path), []
-    images, annotations, categories = lists_of(path, content, defects)
-    images, image_ids, file_names, sizes = images_of(path, images, defects)
-    names_of = dict(zip(image_ids, file_names, strict=True))
-
-    def entries_of(chosen: list[dict], found: list[Defect]) -> Entries:
-        return annotation_entries(path, chosen, names_of, found)
-
-    everything = entries_of(annotations, defects)
-    named, chosen = _categories(path, everything, categories, skeleton, defects)
+    file = read_coco(path)
+    everything = file.entries(file.annotations)
+    named, chosen = _categories(path, everything, file.categories, skeleton, file.defects)
     of = everything.ids("category_id", optional=True)
     leave_out_unknown(everything, of, {*chosen, *named})
-    persons = entries_of([entry for key, entry in zip(of, annotations, strict=True) if key in chosen], defects)
+    persons = file.entries([entry for key, entry in zip(of, file.annotations, strict=True) if key in chosen])
     counts = Counter(dict.fromkeys(named.values(), 0))
     counts.update(named[key] for key in of if key in named)
     table = PersonTable(
         path=path,
-        file_names=file_names,
-        image_sizes=sizes,
-        image_ids=[image.get("id") for image in images],
-        **_columns(persons, skeleton, image_ids),
+        **file.of_images,
+        **_columns(persons, skeleton, file.image_ids),
         categories=named,
         category_ids=frozenset(chosen),
         counts=counts,
-        defects=defects,
+        defects=file.defects,
     )
     if thorough:
         found: list[Defect] = []
-        others = entries_of([e for key, e in zip(of, annotations, strict=True) if key not in chosen], found)
-        columns = _columns(others, skeleton, image_ids)
-        rest = PersonTable(path, file_names, image_sizes=sizes, **columns, defects=found)
-        defects += rest.checked().defects
-        check_segmentations(everything, dict(zip(image_ids, map(tuple, sizes.tolist()), strict=True)))
+        others = file.entries([e for key, e in zip(of, file.annotations, strict=True) if key not in chosen], found)
+        columns = _columns(others, skeleton, file.image_ids)
+        rest = PersonTable(path, file.file_names, image_sizes=file.image_sizes, **columns, defects=found)
+        file.defects.extend(rest.checked().defects)
+        check_segmentations(everything, file.sizes_by_id)
     return table
 
 

@@ -1,11 +1,12 @@
 """What all files in COCO's form have (Lin et al. 2014): lists of images, annotations and categories.
 
-A reader takes the lists, then the images, and makes columns of the annotations that it is for: `coco_file.py` those
+A reader takes what a file holds (`read_coco`) and makes columns of the annotations that it is for: `coco_file.py` those
 with key points, `detection/table.py` objects. What is wrong is noted, see `defects.py`.
 """
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from datamodules.base import DataError, Split
 from datamodules.images.names import is_file_name
-from datamodules.keypoints.columns import HUGE, MALFORMED, Entries, Id, identifier, numbers
+from datamodules.keypoints.columns import HUGE, MALFORMED, Entries, Id, identifier, numbers, read_json
 from datamodules.keypoints.defects import Defect, listed, quoted, short
 
 
@@ -81,7 +82,66 @@ def _by_split(paths: Mapping[str, str] | None, key: str) -> dict[str, str]:
     return dict(paths or {})
 
 
-def lists_of(path: Path, content: Any, defects: list[Defect]) -> list[list[dict]]:
+@dataclass(frozen=True)
+class CocoContent:
+    """What a file holds.
+
+    Args:
+        path: Of the file.
+        images: (I,) entries, without those that repeat an id.
+        image_ids: (I,) of these.
+        file_names: (I,) of these, "" for none.
+        image_sizes: (I, 2) height and width of these, 0 for none.
+        annotations: All entries.
+        categories: All entries.
+        defects: What was found wrong, to which what is found later is added.
+    """
+
+    path: Path
+    images: list[dict]
+    image_ids: list[Id | None]
+    file_names: list[str]
+    image_sizes: np.ndarray
+    annotations: list[dict]
+    categories: list[dict]
+    defects: list[Defect]
+
+    @property
+    def of_images(self) -> dict[str, Any]:
+        """The columns of a table that say what the images are."""
+        stated = [image.get("id") for image in self.images]
+        return {"file_names": self.file_names, "image_sizes": self.image_sizes, "image_ids": stated}
+
+    @property
+    def sizes_by_id(self) -> dict[Id | None, tuple[int, int]]:
+        """(height, width) of each image."""
+        return dict(zip(self.image_ids, map(tuple, self.image_sizes.tolist()), strict=True))
+
+    def entries(self, annotations: list[dict], defects: list[Defect] | None = None) -> Entries:
+        """Annotations, which reports call by their ids and the file names of their images.
+
+        Args:
+            annotations: Some of all.
+            defects: Where to note what is wrong with them, in place of the file's own.
+        """
+        names_of = dict(zip(self.image_ids, self.file_names, strict=True))
+
+        def label(row: int) -> str:
+            image = annotations[row].get("image_id")
+            name = names_of.get(identifier(image)) or f"image {short(image)}"
+            return f"annotation {short(annotations[row].get('id'))} ({short(name)})"
+
+        return Entries(self.path, annotations, "annotation", label, self.defects if defects is None else defects)
+
+
+def read_coco(path: Path) -> CocoContent:
+    """Read a file, whose images are looked at; raises DataError where it is no COCO JSON."""
+    defects: list[Defect] = []
+    images, annotations, categories = _lists_of(path, read_json(path), defects)
+    return CocoContent(path, *_images_of(path, images, defects), annotations, categories, defects)
+
+
+def _lists_of(path: Path, content: Any, defects: list[Defect]) -> list[list[dict]]:
     """The objects of `images`, `annotations`, `categories`."""
     parts = content if isinstance(content, dict) else {}
     keys = ("images", "annotations", "categories")
@@ -97,7 +157,7 @@ def lists_of(path: Path, content: Any, defects: list[Defect]) -> list[list[dict]
     return [[entry for entry in part if isinstance(entry, dict)] for part in lists]
 
 
-def images_of(
+def _images_of(
     path: Path, images: list[dict], defects: list[Defect]
 ) -> tuple[list[dict], list[Id | None], list[str], np.ndarray]:
     """The I images but those that repeat an id, (I,) ids, (I,) file names, "" for none, (I, 2) sizes, 0 for none."""
@@ -141,19 +201,6 @@ def rows_of(wanted: Sequence[Id | None], known: Sequence[Id | None]) -> tuple[np
     places = {key: row for row, key in enumerate(known) if key is not None}
     rows = np.array([places.get(key, -1) for key in wanted], np.int64)
     return rows, rows < 0
-
-
-def annotation_entries(
-    path: Path, annotations: list[dict], names_of: Mapping[Id | None, str], defects: list[Defect]
-) -> Entries:
-    """Annotations, which reports call by their ids and the file names (by image id) of their images."""
-
-    def label(row: int) -> str:
-        image = annotations[row].get("image_id")
-        name = names_of.get(identifier(image)) or f"image {short(image)}"
-        return f"annotation {short(annotations[row].get('id'))} ({short(name)})"
-
-    return Entries(path, annotations, "annotation", label, defects)
 
 
 def category_entries(path: Path, categories: list[dict], defects: list[Defect]) -> Entries:
