@@ -32,6 +32,11 @@ UniqueKeys.yaml_implicit_resolvers = {
 }
 
 
+def visible(text: str) -> str:
+    """Names come from files of any origin: what a terminal would obey, or not show, is an escape; lines stay lines."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
 def read_text(path: Path) -> str:
     """A text file in UTF-8, with or without a byte order mark.
 

@@ -4,9 +4,10 @@ Nothing in a file is ever executed. Use: `state = read_checkpoint("pose_hrnet_w3
 `layouts.translate` for the names.
 """
 
-import pickle
+import mmap
 import re
 import socket
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ import numpy as np
 import timm
 import torch
 from huggingface_hub import constants
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -36,6 +36,9 @@ NUMPY_DATA: list[Any] = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "uint8", "bool")),
 ]
+BYTES_OF_ANY_SIZE = re.compile(rb"c(__builtin__|builtins)\nbytearray\n")
+"""Plain data too, but a number in the file then says how many gigabytes of zeros are made."""
+MOST_LEVELS = 100
 IN_A_RUN = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
 
 
@@ -80,31 +83,67 @@ def checkpoint_of_run(folder: Path) -> Path | None:
 
 
 def read_file(path: Path) -> Any:
-    """Content of a checkpoint file, plain data only.
+    """Content of a checkpoint file, plain data only, without circles.
 
     Raises:
-        ValueError: If the file is damaged or holds more than plain data.
+        ValueError: If the file is damaged, does not fit into memory, or holds more than plain data.
     """
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
-        except SafetensorError as error:
+        except PermissionError:
+            raise
+        except Exception as error:  # a damaged file is read as anything
             raise ValueError(
-                f"{path} is not a readable safetensors file ({error}); download or save it again."
+                f"{path} is not a readable safetensors file ({_cut(error)}); download or save it again."
             ) from error
     try:
-        with torch.serialization.safe_globals(NUMPY_DATA):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
-        culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
+        culprit = "bytearray" if BYTES_OF_ANY_SIZE.search(_pickle_of(path)) else None
         if culprit is None:
+            with torch.serialization.safe_globals(NUMPY_DATA):
+                content = torch.load(path, map_location="cpu", weights_only=True)
+            _refuse_circles(content, ())
+            return content
+    except PermissionError:
+        raise
+    except MemoryError as error:
+        raise ValueError(f"{path} does not fit into memory, or is damaged; download or save it again.") from error
+    except Exception as error:  # likewise
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if found is None:
             raise ValueError(f"{path} is damaged or not a PyTorch checkpoint; download or save it again.") from error
-        raise ValueError(
-            f"{path} holds Python objects ({culprit[1]}) beside tensors, as a whole pickled module does, and opening "
-            "such a file runs code from it, so it was not opened. If you trust it, convert it once where its code can "
-            "be imported: content = torch.load(path, weights_only=False), then torch.save(network.state_dict(), "
-            "new_path) for the network in it."
-        ) from error
+        culprit = found[1]
+    raise ValueError(
+        f"{path} holds Python objects ({culprit}) beside tensors, as a whole pickled module does, and opening "
+        "such a file runs code from it, so it was not opened. If you trust it, convert it once where its code can "
+        "be imported: content = torch.load(path, weights_only=False), then torch.save(network.state_dict(), "
+        "new_path) for the network in it."
+    )
+
+
+def _pickle_of(path: Path) -> bytes | mmap.mmap:
+    """The part of a file that says what is built of it; all of a file that is no archive."""
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+            raise ValueError("it is packed, which PyTorch never does, and may unpack to any size")
+        return b"".join(archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
+
+
+def _refuse_circles(value: Any, holders: tuple[int, ...]) -> None:
+    if not isinstance(value, dict | list | tuple):
+        return
+    if id(value) in holders or len(holders) > MOST_LEVELS:
+        raise ValueError("it refers to itself, or is nested too deeply")
+    for inner in value.values() if isinstance(value, dict) else value:
+        _refuse_circles(inner, (*holders, id(value)))
+
+
+def _cut(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def tensors_in(content: Any, source: str | Path) -> State:
@@ -119,11 +158,13 @@ def tensors_in(content: Any, source: str | Path) -> State:
     )
 
 
-def refuse_unusable(found: State, name: str) -> None:
+def refuse_unusable(found: State, own: State, name: str) -> None:
     """Raise ValueError for tensors that no network computes with: without values, packed, complex, NaN or infinite.
 
     Args:
         found: Parameters and statistics; other buffers may hold infinity for a reason.
+        own: Those of the module to fill. Values are looked at where the shape is the same: a few bytes may stand for a
+            tensor of any size.
         name: What the message calls the checkpoint.
     """
     for n, x in found.items():
@@ -133,7 +174,8 @@ def refuse_unusable(found: State, name: str) -> None:
                 f"{name} holds {n} as a {kind}: give the checkpoint with plain floating-point weights that it was "
                 "made from."
             )
-    broken = [n for n, x in found.items() if x.is_floating_point() and not torch.isfinite(x.float()).all()]
+    fitting = {n: x for n, x in found.items() if n in own and x.shape == own[n].shape}
+    broken = [n for n, x in fitting.items() if x.is_floating_point() and not torch.isfinite(x.float()).all()]
     if broken:
         shown = ", ".join(broken[:3]) + ", ..." * (len(broken) > 3)
         raise ValueError(

@@ -60,7 +60,7 @@ def architecture_of(trunk: Mapping[str, Tensor], name: str) -> dict[str, Any]:
     try:
         found = _shape_of(trunk)
         in_channels = trunk["backbone.conv1.weight"].shape[1]
-    except (KeyError, ValueError) as error:
+    except (LookupError, TypeError, ValueError) as error:  # of tensors that are absent, or of another shape
         raise ValueError(f"{name} lacks parts of an HRNet ({error}): is the file complete?") from error
     variant = next((variant for variant, shape in VARIANTS.items() if shape == found), None)
     if variant is None:

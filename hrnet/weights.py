@@ -166,7 +166,7 @@ def fill(module: nn.Module, state: State, name: str, strict: bool) -> tuple[Weig
     backbone = _backbone(module)
     own = _own_tensors(module, backbone)
     layout, found, unknown = translate(state, own, name)
-    refuse_unusable({n: x for n, x in found.items() if n in own}, name)
+    refuse_unusable({n: x for n, x in found.items() if n in own}, own, name)
     found = _plain_scales(_adapted(found, own), name, layout.family)
     report = _compare(own, found, unknown, all_buffers=layout is OURS, spare=module.state_dict().keys())
     shown = report.without_prefix("backbone.") if module is backbone else report
@@ -280,7 +280,7 @@ def _advice(report: WeightReport, found: State, own: State) -> str:
 
 def _variant_advice(found: State, own: State) -> str:
     """Which variant the source may be, by the width of its first stream."""
-    if FIRST_STREAM not in found:
+    if FIRST_STREAM not in found or not found[FIRST_STREAM].ndim:
         return "Is the file complete?"
     theirs, ours = len(found[FIRST_STREAM]), len(own[FIRST_STREAM])
     variants = " or ".join(f"HRNet({n!r})" for n, v in VARIANTS.items() if v.width == theirs) or "no known variant"

@@ -1,11 +1,17 @@
 """Fixtures that several test files share."""
 
 import os
+import runpy
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+OFFLINE = Path(__file__).parent / "offline"
+runpy.run_path(str(OFFLINE / "sitecustomize.py"))  # before anything that tests import asks for a name
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(OFFLINE), os.environ.get("PYTHONPATH"))))
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -20,6 +26,24 @@ def _beside_the_repository(name: str, variable: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the {name} folder: put it at {folder} or name it in {variable}")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def network_notes() -> Iterator[Path]:
+    """The file in which every attempt to reach another machine is noted, by this process and those that it starts."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["HRNET_TEST_NETWORK"] = str(Path(folder) / "notes")
+        yield Path(folder) / "notes"
+
+
+@pytest.fixture(autouse=True)
+def _no_network(network_notes: Path) -> Iterator[None]:
+    """Fails what looks up a name or connects to another machine, also where it copes with that."""
+    yield
+    if network_notes.exists():
+        asked = network_notes.read_text().splitlines()
+        network_notes.unlink()
+        pytest.fail(f"asked the network for {', '.join(dict.fromkeys(asked))}")
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from datamodules.findings import Count, Fact, Finding, Note
 from datamodules.images.looking import Seen
+from datamodules.text_files import visible
 
 ADVICE = {
     "unreadable data": "Correct the file or folder, or the key that names it; the rest of this split was left out.",
@@ -132,20 +133,20 @@ def show_findings(report: Report, console: Console, first: int | None = 5) -> No
         f"{split} " + ", ".join(f"{n} {what}" for what, n in counts.items())
         for split, counts in report.looked_at.items()
     )
-    console.print(Text(f"looked at: {seen or 'nothing'}"), soft_wrap=True)
+    console.print(Text(visible(f"looked at: {seen or 'nothing'}")), soft_wrap=True)
     for note in report.notes:
-        console.print(Text(note), soft_wrap=True)
+        console.print(Text(visible(note)), soft_wrap=True)
     if report.clean:
         console.print(Text("clean: nothing to put right", style="bold green"))
         return
     kinds = dict.fromkeys(finding.kind for finding in report.findings)
     for kind in sorted(kinds, key=[*ADVICE, *kinds].index):
         findings = [finding for finding in report.findings if finding.kind == kind]
-        console.print(Text(f"\n{kind}: {len(findings)}", style="bold red"))
+        console.print(Text(visible(f"\n{kind}: {len(findings)}"), style="bold red"))
         if kind in ADVICE:
             console.print(Text(f"  {ADVICE[kind]}", style="italic"), soft_wrap=True)
         for finding in findings[:first]:
-            console.print(Text(f"  {finding.split}  {finding.item}: {finding.found}"), soft_wrap=True)
+            console.print(Text(visible(f"  {finding.split}  {finding.item}: {finding.found}")), soft_wrap=True)
         if first is not None and len(findings) > first:
             console.print(f"  ... and {len(findings) - first} more (--all)")
     defects = f"{len(report.findings)} defect{'s' * (len(report.findings) != 1)}"
@@ -155,10 +156,10 @@ def show_findings(report: Report, console: Console, first: int | None = 5) -> No
 def show_statistics(report: Report, console: Console) -> None:
     """Print the tables of counts: a row a class or size, a column a split, with shares."""
     for title, splits in report.statistics.items():
-        table = Table(title=title, title_justify="left")
+        table = Table(title=Text(visible(title)), title_justify="left")
         table.add_column("")
         for split in splits:
-            table.add_column(split, justify="right")
+            table.add_column(Text(visible(split)), justify="right")
             table.add_column("share", justify="right")
         totals = {split: sum(counts.values()) for split, counts in splits.items()}
         for name in dict.fromkeys(name for counts in splits.values() for name in counts):
@@ -166,5 +167,5 @@ def show_statistics(report: Report, console: Console) -> None:
             for split, counts in splits.items():
                 cells += [f"{counts[name]:,}", f"{100 * counts[name] / max(1, totals[split]):.1f} %"]
             if any(counts[name] for counts in splits.values()):
-                table.add_row(Text(name), *cells)
+                table.add_row(Text(visible(name)), *cells)
         console.print(table)

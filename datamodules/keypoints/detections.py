@@ -83,7 +83,8 @@ def read_detections(path: Path, persons: PersonTable | None, threshold: float = 
     """Boxes with a score of at least `threshold` and an area, of the categories with key points; see `detections_in`.
 
     Raises:
-        DataError: no such list, numbers missing or not finite, images that the split does not have, or no box left.
+        DataError: no such list, numbers missing or not finite, scores beyond 0 to 1, images that the split does not
+            have, or no box left.
     """
     all_of = detections_in(path, persons)
     accept(all_of.defects)
@@ -142,6 +143,9 @@ def detections_in(path: Path, persons: PersonTable | None) -> Detections:
         return f"{entries.said('bbox')(row)}, {entries.said('score')(row)}, expected 4 numbers and one"
 
     entries.notes.refuse(broken, MALFORMED, found, expected, one)
+    beyond = entries.sound & ~broken & ((scores < 0) | (scores > 1))
+    found, expected = "have a `score` beyond 0 to 1", "how sure the detector is, from 0 to 1"
+    entries.notes.refuse(beyond, MALFORMED, found, expected, entries.said("score"))
     ids = entries.ids("image_id", optional=persons is not None)
     known: Sequence[Id | None] = list(dict.fromkeys(ids)) if persons is None else identifiers(persons.image_ids)
     rows = {key: row for row, key in reversed(list(enumerate(known)))}

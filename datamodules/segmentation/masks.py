@@ -1,12 +1,15 @@
 """Reading label masks: what a file holds (ids, colours, a MATLAB map) becomes class ids, 255 where nothing is scored.
 
-Used by every segmentation data set; a value that is no class stops the run with the file's name.
+Used by every segmentation data set; a value that is no class stops the run with the file's name. Ids are the stored
+numbers, also where these have 1, 2 or 4 bits; formats that change numbers to save space (JPEG) are refused.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from datamodules.base import DataError
 from datamodules.images.files import PIXEL_LIMIT, format_of, opened, read_bytes, read_header, refuse_beyond
@@ -20,6 +23,10 @@ MATLAB = {
     "advice": "Fetch it again or remove its image.",
 }
 _UNKNOWN = -1
+PGM = re.compile(rb"P[25](?:#.*\n|\s)+\d+(?:#.*\n|\s)+\d+(?:#.*\n|\s)+(\d{1,9})")
+LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
+WHITE_OR_BLACK, WHITE_IS_ZERO = 262, 0
+"""Tag of a TIFF and its value where the number 0 is white."""
 
 
 def lookup(classes: Mapping[int, int], num_classes: int, size: int = 256) -> np.ndarray:
@@ -120,6 +127,11 @@ class ColourMasks:
     def __call__(self, path: Path) -> np.ndarray:
         """The classes (H, W) uint8; raises DataError for a file that cannot be read or a colour that is no class."""
         colours = _read(path, self.pixel_limit, colours=True)
+        if colours.ndim != 3 or colours.shape[2] < 3:
+            raise DataError(
+                f"The mask {path} has one number a pixel, expected colours: leave `colour_masks` out, or write masks "
+                "in the colours of `palette`."
+            )
         codes = _codes(colours.astype(np.int32))
         positions = np.minimum(np.searchsorted(self.codes, codes), len(self.codes) - 1)
         unknown = self.codes[positions] != codes
@@ -169,17 +181,53 @@ def _read(path: Path, pixel_limit: int, *, colours: bool = False) -> np.ndarray:
         return _matlab(path, pixel_limit)
     try:
         data = read_bytes(path)
+        bits = data[24] if data[12:16] == b"IHDR" and len(data) > 24 else 8
         if format_of(data[:16]) == "TIFF":
             header = read_header(path, data, limit=pixel_limit)
-            if header.bits > 8 or header.number != "unsigned":
+            bits = header.bits
+            if bits > 8 or header.number != "unsigned":
                 return deep_values(path, data, header, pixel_limit)
         # Not OpenCV, which turns the indices of a palette PNG into colours.
         with opened(path, data, limit=pixel_limit) as image:
-            if colours:
-                return np.asarray(image.convert("RGB"))
-            return np.asarray(image.convert("L") if image.mode == "1" else image)
+            _refuse_lossy(path, image, data)
+            return np.asarray(image.convert("RGB")) if colours else _stored_ids(image, data, bits)
     except DataError as error:
         raise DataError(f"The mask {path} cannot be read: {error}") from error
+
+
+def _refuse_lossy(path: Path, image: Image.Image, data: bytes) -> None:
+    """Raise DataError for a mask whose format changes values: some at every border become other classes in silence."""
+    if (
+        image.format == "JPEG"
+        or image.info.get("compression") in LOSSY_TIFF
+        or (image.format == "WEBP" and _is_lossy_webp(data))
+    ):
+        raise DataError(
+            f"it is a {image.format} that saves space by changing values, so that ids and colours of classes become "
+            "others; write masks as PNG."
+        )
+
+
+def _is_lossy_webp(data: bytes) -> bool:
+    at = 12
+    while at + 8 <= len(data) and data[at : at + 4] != b"VP8 ":
+        at += 8 + (int.from_bytes(data[at + 4 : at + 8], "little") + 1) // 2 * 2
+    return data[at : at + 4] == b"VP8 "
+
+
+def _stored_ids(image: Image.Image, data: bytes, bits: int) -> np.ndarray:
+    """The numbers of a file, where Pillow makes grey of them: 255 for the highest that its bits hold, or for 0."""
+    scale = PGM.match(data)
+    if scale and int(scale[1]) not in (255, 65535):
+        raise DataError(f"it is a PGM whose white is {int(scale[1])}, expected 255; write masks as PNG.")
+    ids = np.asarray(image)
+    turned = image.tag_v2.get(WHITE_OR_BLACK) == WHITE_IS_ZERO if image.format == "TIFF" else image.format == "PPM"
+    if image.mode == "1":
+        return (~ids if turned else ids).astype(np.uint8)
+    if image.mode != "L":
+        return ids
+    ids = 255 - ids if turned and image.format == "TIFF" else ids
+    return ids // (255 // (2**bits - 1)) if bits in (2, 4) else ids
 
 
 def _matlab_size(path: Path, pixel_limit: int) -> tuple[int, int]:
@@ -193,4 +241,8 @@ def _matlab_size(path: Path, pixel_limit: int) -> tuple[int, int]:
 
 def _matlab(path: Path, pixel_limit: int) -> np.ndarray:
     _matlab_size(path, pixel_limit)
-    return np.asarray(read_matlab(path, MAP, **MATLAB)[0])
+    ids = np.asarray(read_matlab(path, MAP, **MATLAB)[0])
+    if ids.ndim != 2 or ids.dtype.kind not in "biuf":
+        found = f"it has {MAP} {ids.shape} of {ids.dtype}"
+        raise DataError(f"{path} cannot be read ({found}): expected {MATLAB['expected']}, of numbers.")
+    return ids

@@ -103,7 +103,10 @@ def status(entry: Callable[[], object]) -> int:
             raise
         if is_of_another_process(error):
             time.sleep(PATIENCE)
-        print(f"error: {sentence}", file=sys.stderr)
+        from experiments.cli.tables import visible  # rich, only where something is shown
+
+        shown = "\n".join(map(visible, sentence.split("\n")))
+        print(f"error: {shown}", file=sys.stderr)
         return 2
     return found if type(found) is int else 0
 

@@ -16,6 +16,11 @@ MOST = 40  # of a column's width, when it is decided which columns stand side by
 Rows = Sequence[Sequence[str]]
 
 
+def visible(text: str) -> str:
+    """Names come from files of any origin: what a terminal would obey, or not show, is written as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def numeric(rows: Rows) -> list[bool]:
     """Of each column, whether all its cells are numbers, or stand for one."""
     return [all(NUMBER.fullmatch(text) is not None for text in column) for column in zip(*rows, strict=True)]
@@ -43,14 +48,15 @@ def show(
     """
     right = numeric(rows)
     for number, block in enumerate([list(range(len(heads)))] if fold else _blocks(heads, rows, console.width)):
-        table = Table(title=Text(title) if title and not number else None, title_justify="left", box=box.SIMPLE)
+        shown = Text(visible(title)) if title and not number else None
+        table = Table(title=shown, title_justify="left", box=box.SIMPLE)
         for i in block:
-            table.add_column(Text(heads[i]), justify="right" if right[i] else "left", overflow="fold")
+            table.add_column(Text(visible(heads[i])), justify="right" if right[i] else "left", overflow="fold")
         for row in rows:
-            table.add_row(*(Text(row[i]) for i in block))
+            table.add_row(*(Text(visible(row[i])) for i in block))
         console.print(table)
     if note:
-        console.print(Text(note, style="dim"))
+        console.print(Text(visible(note), style="dim"))
 
 
 def _blocks(heads: Sequence[str], rows: Rows, width: int) -> list[list[int]]:

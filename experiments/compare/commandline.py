@@ -21,10 +21,11 @@ from rich.console import Console
 from experiments.cli import call, run
 from experiments.cli.files import write_text
 from experiments.cli.mistakes import did_you_mean, nearest
+from experiments.cli.tables import visible
 from experiments.compare.modes import Mode
 from experiments.compare.runs import Run, RunsError, find_runs, read_run
 from experiments.compare.tables import Row, Table, make_tables
-from experiments.compare.text import print_tables, to_csv, to_markdown, visible
+from experiments.compare.text import print_tables, to_csv, to_markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

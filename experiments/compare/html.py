@@ -12,10 +12,10 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.cli.tables import numeric
+from experiments.cli.tables import numeric, visible
 from experiments.compare.runs import Run
 from experiments.compare.tables import Table
-from experiments.compare.text import cells, readable, visible
+from experiments.compare.text import cells, readable
 
 INK = "#123457"  # a colour that nothing else has, replaced by the page's own text colour
 PALETTE = [matplotlib.colors.to_hex(colour) for colour in matplotlib.colormaps["tab10"].colors]

@@ -4,12 +4,11 @@
 `Run.notes` and never an error. Imports neither torch nor lightning, so that twenty runs are read in a second.
 """
 
-import csv
 import glob
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +18,7 @@ import yaml
 
 from experiments.cli.mistakes import Mistake
 from experiments.compare.modes import MONITORS, Mode, checkpoint_monitor, is_rate, known_mode, recorded_modes
+from experiments.compare.reading import ENVIRONMENT, SUMMARY, numbers, read_csv, read_mapping, scores, typed
 
 FILES = ("config.yaml", "metrics.csv", "summary.json")
 RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
@@ -187,14 +187,17 @@ def read_run(path: Path, metric: str | None = None, modes: Mapping[str, Mode] = 
         return Run(path, name)
     notes: list[str] = []
     config = read_mapping(path / "config.yaml", lambda text: yaml.load(text, yaml.CSafeLoader), notes)
-    summary = read_mapping(path / "summary.json", json.loads, notes)
+    summary = typed(read_mapping(path / "summary.json", json.loads, notes), SUMMARY, "summary.json", notes)
     environment = read_mapping(path / "environment.json", json.loads, notes)
+    environment = typed(environment, ENVIRONMENT, "environment.json", notes)
     written = [row for row in read_csv(path / "metrics.csv", notes) if not row.get("best_checkpoint")]
     rows = _last_lives([numbers(row) for row in written])
-    if isinstance(summary.get("best"), float):
-        summary["best"] = {summary["monitor"]: summary["best"]}
+    if not isinstance(summary.get("best", {}), dict):  # the monitored one alone, of earlier versions
+        best = summary.pop("best")
+        summary |= {"best": {summary["monitor"]: best}} if "monitor" in summary else {}
     tables = {file.stem: read_csv(file, notes) for file in sorted((path / "predictions").glob("*.csv"))}
     flat = flatten({key: value for key, value in config.items() if key != "config"})
+    flat |= {key: str(flat[key]) for key in ("model", "data", "wandb.name") if flat.get(key) is not None}
     monitored = _monitored(path, summary, flat)
     monitor, mode = monitored or (metric, None)
     modes = {**({monitor: mode} if mode else {}), **recorded_modes(summary), **modes}
@@ -278,73 +281,3 @@ def _training_only(rows: list[dict[str, float]], epochs: Any) -> list[dict[str, 
         return rows
     kept = [row for row in rows if row.get("epoch", 0) < epochs]
     return kept or rows
-
-
-# Files of a run folder, whole, cut off or missing: what can be read, and a note of what cannot.
-
-
-def read_mapping(path: Path, parse: Callable[[str], Any], notes: list[str]) -> dict[str, Any]:
-    """A mapping by `parse`; empty, with a note, where there is none."""
-    try:
-        content = parse(path.read_text(encoding="utf-8-sig", errors="replace"))
-    except FileNotFoundError:
-        notes.append(f"no {path.name}" + (": unfinished" if path.name == "summary.json" else ""))
-        return {}
-    except (OSError, ValueError, yaml.YAMLError):
-        notes.append(f"{path.name} cannot be read")
-        return {}
-    if not isinstance(content, dict):
-        notes.append(f"{path.name} is no mapping")
-        return {}
-    return content
-
-
-def read_csv(path: Path, notes: list[str]) -> list[dict[str, str]]:
-    """Whole rows of a CSV file; a last line without its end was cut off, so even its last number may be."""
-    try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace").replace("\0", "")
-    except FileNotFoundError:
-        notes.append(f"no {path.name}")
-        return []
-    except OSError:
-        notes.append(f"{path.name} cannot be read")
-        return []
-    lines = text.splitlines(keepends=True)
-    whole = lines[:-1] if lines and not lines[-1].endswith("\n") else lines
-    try:
-        rows = list(csv.DictReader(whole))
-    except csv.Error:
-        notes.append(f"{path.name} cannot be read")
-        return []
-    kept = [row for row in rows if None not in row and None not in row.values()]
-    if len(whole) < len(lines) or len(kept) < len(rows):
-        notes.append(f"{path.name} is cut off")
-    return kept
-
-
-def numbers(row: Mapping[str, str]) -> dict[str, float]:
-    """The finite numbers of a row."""
-    values = {key: _number(text) for key, text in row.items()}
-    return {key: value for key, value in values.items() if math.isfinite(value)}
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def scores(rows: list[dict[str, str]]) -> dict[int, float]:
-    """sample -> score, of rows that have both."""
-    pairs = [(_id(row.get("sample", "")), _number(row.get("score", ""))) for row in rows]
-    return {sample: score for sample, score in pairs if sample is not None and math.isfinite(score)}
-
-
-def _id(text: str) -> int | None:
-    """Ids may have 64 bits, of which a float keeps 53."""
-    try:
-        return int(text)
-    except ValueError:
-        value = _number(text)
-        return int(value) if math.isfinite(value) else None

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.cli.tables import MISSING, markdown, show
+from experiments.cli.tables import MISSING, markdown, show, visible
 from experiments.compare.runs import Run
 from experiments.compare.tables import Table
 
@@ -37,11 +37,6 @@ def cell(column: str, value: Any, signed: bool = False) -> str:
     if signed:
         return f"{value:+.4f}"
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
-
-
-def visible(text: str) -> str:
-    """Names come from files of any origin: what a terminal would obey, or not show, is written as an escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def cells(table: Table) -> tuple[list[str], list[list[str]]]:

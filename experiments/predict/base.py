@@ -192,4 +192,10 @@ def preparer_of(task: Task | ExportedTask, image_size: tuple[int, int] | None = 
             f"The data of {type(task).__name__} prepared images by {', '.join(unknown)}, which {cls.__name__} does not "
             "know: use the code that it was trained with."
         )
-    return cls.of(values)
+    try:
+        return cls.of(values)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"The checkpoint of this {type(task).__name__} prepares images by {cls.__name__} with {values}, which it "
+            f"does not take ({error}): give image_size, or take another checkpoint."
+        ) from error

@@ -33,6 +33,7 @@ from datamodules.base import DataError
 from datamodules.skeleton import Skeleton
 from datamodules.text_files import read_text
 from experiments.cli import call, status
+from experiments.cli.tables import visible
 from experiments.config import ConfigError, split_flags
 from experiments.config.files import combine
 from experiments.export.loaded import ExportedTask, is_exported
@@ -316,6 +317,6 @@ def _report(failures: Sequence[Failure], sources: int, folder: Path) -> None:
     if failures:
         print(f"{len(failures)} of {sources} files could not be predicted on:", file=sys.stderr)
         for failure in failures:
-            print(f"  {failure.path}: {failure.error}", file=sys.stderr)
+            print(visible(f"  {failure.path}: {failure.error}"), file=sys.stderr)
     if folder.is_dir():
-        print(f"predictions: {folder}")
+        print(visible(f"predictions: {folder}"))

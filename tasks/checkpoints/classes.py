@@ -94,7 +94,7 @@ def _modules_of_run(run: Path, section: str) -> set[str]:
     file = run / "config.yaml"
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid YAML: {error}") from error
     paths = _class_paths(content.get(section)) if isinstance(content, dict) else []
     return {path.rpartition(".")[0] for path in paths if "." in path}
@@ -123,7 +123,10 @@ def made(value: Any, checkpoint: str, run: Path | None) -> Any:
     """
     if isinstance(value, dict) and "class_path" in value:
         cls = class_named(str(value["class_path"]), checkpoint, run)
-        arguments = {key: made(item, checkpoint, run) for key, item in value.get("init_args", {}).items()}
+        given = value.get("init_args") or {}
+        if not isinstance(given, dict):
+            raise ValueError(f"{checkpoint} has the arguments {str(given)[:60]!r} for {cls.__name__}, no mapping.")
+        arguments = {key: made(item, checkpoint, run) for key, item in given.items()}
         return partial(cls, **arguments) if issubclass(cls, Task) else cls(**arguments)
     if isinstance(value, dict):
         return {key: made(item, checkpoint, run) for key, item in value.items()}

@@ -90,12 +90,16 @@ def load(source: str | Path, arguments: Mapping[str, Any] | None = None) -> Task
     if names_weights(arguments or {}):
         raise ValueError(f"The weights are those of {found.name}: leave `weights` out of the arguments.")
     name = found.description.task
-    values = without_weights(merged(found.description.arguments, arguments or {}))
     try:
+        values = without_weights(merged(found.description.arguments, arguments or {}))
         task = made({"class_path": name, "init_args": values}, found.name, found.run)()
-    except (TypeError, KeyError) as error:
+    except Exception as error:  # whatever constructors say of arguments that nobody has checked
+        if str(error).startswith(found.name):
+            raise
+        said = str(error) if isinstance(error, ValueError | TypeError) else repr(error)
         raise ValueError(
-            f"{found.name}: no {name} can be made of the arguments that were stored or given: {error}."
+            f"{found.name}: no {name} can be made of the arguments that were stored or given: "
+            f"{' '.join(said.split()).removesuffix('.')[:500]}."
         ) from error
     fill(task, found)
     task.preparation = dict(found.description.preparation)
@@ -149,7 +153,13 @@ def read(source: str | Path, given: Mapping[str, Any] | None = None) -> Checkpoi
     meta = content.get("meta") if isinstance(content, dict) else {}
     meta = meta if isinstance(meta, Mapping) else {}
     state = tensors_in(content, name)
-    return Checkpoint(name, describe(state, meta, name, given or {}), state, own=False)
+    try:
+        description = describe(state, meta, name, given or {})
+    except (LookupError, TypeError, AttributeError, RuntimeError) as error:  # of shapes and facts that no file has
+        raise ValueError(
+            f"{name} has tensors, or facts beside them, that no published checkpoint has ({error!r}): is it complete?"
+        ) from error
+    return Checkpoint(name, description, state, own=False)
 
 
 def _own(content: dict[str, Any], name: str, run: Path | None) -> Checkpoint:
@@ -159,8 +169,14 @@ def _own(content: dict[str, Any], name: str, run: Path | None) -> Checkpoint:
             f"{name} was written by a {content['task']}, but lacks a state_dict or hyper_parameters with a backbone: "
             "is it complete? Take another checkpoint of the run."
         )
+    preparation = content.get("preparation") or {}
+    if not isinstance(preparation, dict) or not isinstance(preparation.get("init_args", {}), dict):
+        raise ValueError(
+            f"{name} says of its images {str(preparation)[:60]!r}, expected a mapping: is it complete? Take another "
+            "checkpoint of the run."
+        )
     state = {COMPILED.sub("", str(key)): value for key, value in state.items()}
-    description = Description(str(content["task"]), arguments, content.get("preparation") or {})
+    description = Description(str(content["task"]), arguments, preparation)
     return Checkpoint(name, description, state, own=True, run=run)
 
 
@@ -175,6 +191,12 @@ def fill(task: Task, found: Checkpoint) -> None:
         weights.fill(task, found.state, found.name, strict=True)
         return
     own = task.state_dict()
+    odd = [k for k, x in own.items() if isinstance(x, Tensor) and not isinstance(found.state.get(k, x), Tensor)]
+    if odd:
+        raise ValueError(
+            f"{found.name} holds a {type(found.state[odd[0]]).__name__} as {odd[0]}, expected a tensor: is it "
+            "complete? Take another checkpoint of the run."
+        )
     report = weights.WeightReport(
         matched=[k for k in own if k in found.state and _shape(found.state[k]) == _shape(own[k])],
         missing=[k for k in own if k not in found.state],
@@ -188,7 +210,7 @@ def fill(task: Task, found: Checkpoint) -> None:
     if not report.complete:
         raise weights.Unfit(f"{found.name} does not fit the {type(task).__name__}.", report, foreign=False)
     computed_with = {*dict(task.named_parameters()), *(k for k in own if k.endswith(("running_mean", "running_var")))}
-    refuse_unusable({k: found.state[k] for k in computed_with}, found.name)
+    refuse_unusable({k: found.state[k] for k in computed_with}, own, found.name)
     task.load_state_dict(found.state)
 
 

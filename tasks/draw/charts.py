@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tasks.draw.overlays import draw_labels
+from tasks.draw.overlays import draw_labels, printable
 
 BLUE, GREY, RED = "#2e86ff", "#b8bec8", "#d64545"
 SERIES = ("#35b36b", "#f2b632", "#9b5de5", "#2e86ff", "#d64545", "#b8bec8")
@@ -176,18 +176,22 @@ def draw_gallery(images: Sequence[Tensor], captions: Sequence[Sequence[str]], co
 
 def _figure(bars: int, label: str, title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(8, 1.4 + 0.26 * max(bars, 1)), dpi=100, layout="constrained")
-    axes = figure.add_subplot(xlabel=label, title=title)
+    axes = figure.add_subplot()
+    axes.set_xlabel(printable(label), parse_math=False)
+    axes.set_title(printable(title), parse_math=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return figure, axes
 
 
 def _name_bars(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), [_cut(name, LONGEST_NAME) for name in names], fontsize=8)
+    # Names are names: a `$` in one begins no formula.
+    axes.set_yticks(range(len(names)), [_cut(name, LONGEST_NAME) for name in names], fontsize=8, parse_math=False)
     axes.set_ylim(max(len(names), 1) - 0.4, -0.6)
 
 
 def _cut(text: str, length: int) -> str:
+    text = printable(text)
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 from torchvision.utils import make_grid
@@ -194,9 +195,23 @@ def beside(pictures: Sequence[Tensor]) -> Tensor:
     return torch.cat([F.pad(p, (0, 0, 0, height - p.shape[-2]), value=255) for p in pictures], dim=2)
 
 
+def printable(name: str) -> str:
+    """A name with escapes for what neither terminals show nor fonts have, such as half a character."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+class PlainConsole(Console):
+    """Shows texts as they are: names of classes may hold what rich or a terminal would obey (`[/red]`, escapes)."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A text without markup."""
+        lines = "\n".join(map(printable, text.split("\n")))
+        return super().render_str(lines, **(options | {"markup": False, "emoji": False}))
+
+
 def print_tables(*tables: Table) -> None:
     """Print to the terminal, or as plain text where there is none."""
-    console = Console()
+    console = PlainConsole()
     for table in tables:
         console.print(table)
 

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,6 +168,45 @@ def test_half_a_download(suffix: str, tmp_path: Path) -> None:
     content = (tmp_path / f"file.{suffix}").read_bytes()
     (tmp_path / f"file.{suffix}").write_bytes(content[: len(content) // 2])
     unchanged(HRNet(SMALL), tmp_path / f"file.{suffix}", "download or save it again")
+
+
+class Zeros:
+    """A pickle of a few bytes that makes gigabytes of zeros."""
+
+    def __reduce__(self) -> tuple:
+        return bytearray, (2**36,)
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_a_number_does_not_fill_the_memory(tmp_path: Path, new: bool) -> None:
+    torch.save({"state_dict": {}, "x": Zeros()}, tmp_path / "file.pth", _use_new_zipfile_serialization=new)
+    unchanged(HRNet(SMALL), tmp_path / "file.pth", r"file\.pth holds Python objects \(bytearray\)")
+    packed = tmp_path / "packed.pth"
+    torch.save({"state_dict": {"x": torch.zeros(2**20)}}, tmp_path / "file.pth")
+    with zipfile.ZipFile(tmp_path / "file.pth") as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
+        for name in old.namelist():
+            file.writestr(name, old.read(name))
+    assert packed.stat().st_size < 2**16
+    unchanged(HRNet(SMALL), packed, "packed.pth is damaged")
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_what_holds_itself_is_refused(tmp_path: Path, deep: bool) -> None:
+    content: dict = {"state_dict": {}}
+    if deep:
+        for _ in range(200):
+            content = {"state_dict": content}
+    else:
+        content["state_dict"] = content
+    torch.save(content, tmp_path / "file.pth")
+    unchanged(HRNet(SMALL), tmp_path / "file.pth", "file.pth is damaged or not a PyTorch checkpoint")
+
+
+def test_a_tensor_of_any_size_in_a_few_bytes_is_of_another_shape(tmp_path: Path) -> None:
+    task = pose()
+    state = filled(task) | {"backbone.bn1.weight": torch.zeros(1).expand(10**12)}
+    torch.save(official(state, "final_layer."), tmp_path / "file.pth")
+    unchanged(task, tmp_path / "file.pth", r"bn1\.weight \[1000000000000\] in the source, \[64\] here")
 
 
 def test_file_without_a_state_dict(tmp_path: Path) -> None:

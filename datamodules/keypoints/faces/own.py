@@ -19,6 +19,7 @@ import numpy as np
 
 from datamodules.base import DataError, Split
 from datamodules.keypoints.coco_file import read_annotations
+from datamodules.keypoints.defects import quoted
 from datamodules.keypoints.faces.data import FaceData, Faces
 from datamodules.keypoints.faces.rows import TextRows, box_about, face_table, is_inside
 from datamodules.keypoints.table import PersonTable
@@ -68,14 +69,14 @@ def read_dlib(path: Path, num_landmarks: int) -> PersonTable:
     """The faces of dlib's XML: images with boxes, and parts whose names are their numbers from 0; raises DataError."""
     try:
         tree = ElementTree.parse(path)
-    except (OSError, ElementTree.ParseError) as error:
+    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:  # the last ones of odd encodings
         raise DataError(f"{path} is no XML ({error}): expected dlib's, dataset, images, image, box, part.") from error
     names: list[str] = []
     boxes, points = [], []
     for image in tree.iterfind("images/image"):
         name = image.get("file", "")
         if not is_inside(name):
-            raise DataError(f"{path}: names the image {name!r}; expected a file below the folder of the images.")
+            raise DataError(f"{path}: names the image {quoted(name)}; expected a file below the folder of the images.")
         for box in image.iterfind("box"):
             if box.get("ignore", "0") != "0":
                 continue
@@ -94,10 +95,10 @@ def _parts(box: ElementTree.Element, num_landmarks: int, where: str) -> np.ndarr
     points = np.full((num_landmarks, 2), np.nan)
     for part in box.iterfind("part"):
         name = part.get("name", "")
-        if not name.isdecimal() or int(name) >= num_landmarks:
+        if not name.isdecimal() or len(name) > 9 or int(name) >= num_landmarks:
             raise DataError(
-                f"{where}: has the part {name!r}; expected numbers from 0 to {num_landmarks - 1}, the landmarks of the "
-                "skeleton: set `skeleton` to the one of these data."
+                f"{where}: has the part {quoted(name)}; expected numbers from 0 to {num_landmarks - 1}, the landmarks "
+                "of the skeleton: set `skeleton` to the one of these data."
             )
         points[int(name)] = _number(part, "x", where), _number(part, "y", where)
     return points
@@ -107,7 +108,8 @@ def _number(element: ElementTree.Element, key: str, where: str) -> float:
     try:
         return float(element.get(key, ""))
     except ValueError as error:
-        raise DataError(f"{where}: `{key}` of a {element.tag} is {element.get(key)!r}; expected a number.") from error
+        found = quoted(element.get(key))
+        raise DataError(f"{where}: `{key}` of a {element.tag} is {found}; expected a number.") from error
 
 
 def _with_boxes(boxes: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -58,7 +58,10 @@ class TextRows:
             DataError: If the file cannot be read or has no row.
         """
         text = read_text(path)
-        rows = list(csv.reader(text.splitlines())) if comma else [line.split() for line in text.splitlines()]
+        try:
+            rows = list(csv.reader(text.splitlines())) if comma else [line.split() for line in text.splitlines()]
+        except csv.Error as error:
+            raise DataError(f"{path} is no CSV ({error}); expected {expected} columns a row: {columns}.") from error
         numbered = [(row, line) for line, row in enumerate(rows, 1) if any(cell.strip() for cell in row)]
         if numbered and comma and _is_heading(numbered[0][0], name):
             numbered = numbered[1:]

@@ -391,6 +391,37 @@ def test_detections_with_random_changes_likewise(root: Path, seed: int) -> None:
     assert 30 < refused < 120
 
 
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        (1.0001, "beyond 0 to 1"),
+        (-0.1, "beyond 0 to 1"),
+        (97, "beyond 0 to 1"),
+        (math.inf, "not finite"),
+        (math.nan, "not finite"),
+        (10**400, "not finite"),
+        ("high", "`score` is no number"),
+        ("0.5", ""),
+        (1, ""),
+        (0, ""),
+        (True, ""),
+    ],
+)
+def test_scores_of_a_detector_are_from_0_to_1(root: Path, score: Any, message: str) -> None:
+    good = [
+        {"image_id": a["image_id"], "category_id": 1, "bbox": a["bbox"], "score": 0.5}
+        for a in content_of(root)["annotations"]
+    ]
+    good[2]["score"] = score
+    (root / "boxes.json").write_text(json.dumps(good))
+    said = refusal_of(root / "boxes.json", None)
+    assert message in said
+    assert bool(message) == bool(said)
+    assert not said or ("boxes.json: " in said and "(id 2)" in said)
+    if not said:
+        assert read_detections(root / "boxes.json", None).scores[2] == float(score)
+
+
 def refusal_of(path: Path, known: PersonTable | None) -> str:
     """What detections are refused for; any other exception goes through."""
     with warnings.catch_warnings():

@@ -1,5 +1,7 @@
 """Masks: ids of any depth become classes or are refused by number, and no resizing makes a class in between."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -160,6 +162,83 @@ def test_a_matlab_file_without_a_map_is_one_sentence(tmp_path: Path, content: by
     path.write_bytes(content) if isinstance(content, bytes) else savemat(path, content)
     with pytest.raises(DataError, match=r"a\.mat cannot be read .*expected a MATLAB file with the matrix LabelMap"):
         IndexMasks(lookup({0: 0}, 1), NAMES)(path)
+
+
+# ---- formats: ids are the stored numbers, whatever grey a decoder makes of them
+
+IDS = (np.indices((21, 33)).sum(axis=0) % 3).astype(np.uint8)
+
+
+def grey_png(path: Path, ids: np.ndarray, bits: int) -> Path:
+    """A grey PNG whose values have 1, 2 or 4 bits, as Pillow does not write them."""
+    width = -(-ids.shape[1] * bits // 8)
+    shifted = np.zeros((len(ids), width * 8 // bits), np.uint8)
+    shifted[:, : ids.shape[1]] = ids
+    packed = (shifted.reshape(len(ids), width, 8 // bits) << np.arange(8 - bits, -1, -bits, dtype=np.uint8)).sum(axis=2)
+    rows = np.concatenate([np.zeros((len(ids), 1), np.uint8), packed.astype(np.uint8)], axis=1)
+    head = struct.pack(">IIBBBBB", ids.shape[1], len(ids), bits, 0, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b""))
+    written = (len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4) for kind, data in chunks)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(written))
+    return path
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_grey_of_few_bits_is_the_stored_number(tmp_path: Path, bits: int) -> None:
+    ids = np.minimum(IDS, 2**bits - 1) if bits < 4 else IDS * 7
+    read = IndexMasks(lookup({int(value): int(value) for value in np.unique(ids)}, 16), NAMES)
+    assert read(grey_png(tmp_path / "a.png", ids, bits)).tolist() == ids.tolist()
+    assert cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED).max() == ids.max() * (255 // (2**bits - 1))
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "bmp", "pbm"])
+def test_the_foreground_of_one_bit_is_class_one_and_not_ignored(tmp_path: Path, ending: str) -> None:
+    foreground = IDS > 0
+    # In a PBM the number 1 is black.
+    Image.fromarray(~foreground if ending == "pbm" else foreground).save(tmp_path / f"a.{ending}")
+    read = IndexMasks(lookup({0: 0, 1: 1, 255: IGNORED}, 2), NAMES)
+    assert read(tmp_path / f"a.{ending}").tolist() == foreground.astype(int).tolist()
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_a_tiff_whose_zero_is_white_keeps_its_numbers(tmp_path: Path, few: bool) -> None:
+    image = Image.fromarray(IDS > 0 if few else IDS)
+    image.save(tmp_path / "a.tif")
+    black, white = (struct.pack("<HHIHH", 262, 3, 1, value, 0) for value in (1, 0))
+    content = (tmp_path / "a.tif").read_bytes()
+    assert content.count(black) == 1
+    (tmp_path / "b.tif").write_bytes(content.replace(black, white))
+    with Image.open(tmp_path / "b.tif") as turned:
+        assert (np.asarray(turned) != np.asarray(image)).all()
+    read = IndexMasks(lookup({0: 0, 1: 1, 2: 2}, 3), NAMES)
+    for name in ("a.tif", "b.tif"):
+        assert read(tmp_path / name).tolist() == (np.minimum(IDS, 1) if few else IDS).tolist()
+
+
+def test_a_pgm_whose_white_is_another_number_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.pgm"
+    path.write_bytes(b"P5\n# drawn\n33 21 # wide\n2\n" + IDS.tobytes())
+    read = IndexMasks(lookup({0: 0, 1: 1, 2: 2, 255: 255}, 3), NAMES)
+    with pytest.raises(DataError, match=r"a\.pgm cannot be read: it is a PGM whose white is 2, expected 255"):
+        read(path)
+    path.write_bytes(b"P5 33 21 255\n" + IDS.tobytes())
+    assert read(path).tolist() == IDS.tolist()
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.tif", "a.webp", "a.png"])
+def test_formats_that_change_numbers_are_refused_for_ids_and_for_colours(tmp_path: Path, name: str) -> None:
+    path, colours = tmp_path / name, np.array([(0, 0, 0), (90, 0, 0), (0, 90, 0)], np.uint8)
+    palette = [tuple(colour) for colour in colours.tolist()]
+    options = {"a.tif": {"compression": "jpeg"}, "a.webp": {"quality": 99}, "a.png": {"format": "JPEG"}}.get(name, {})
+    for picture, read in (
+        (Image.fromarray(IDS), IndexMasks(lookup({0: 0, 1: 1, 2: 2}, 3), NAMES)),
+        (Image.fromarray(colours[IDS]), ColourMasks(palette)),
+    ):
+        picture.save(path, **options)
+        with pytest.raises(DataError, match=rf"The mask .*{name} cannot be read: it is a .* changing values.*PNG"):
+            read(path)
+    Image.fromarray(colours[IDS]).save(tmp_path / "b.webp", lossless=True)
+    assert ColourMasks(palette)(tmp_path / "b.webp").tolist() == IDS.tolist()
 
 
 # ---- classes in between: 0 and 10 next to each other, and 5 nowhere

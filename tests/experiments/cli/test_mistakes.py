@@ -144,6 +144,12 @@ def test_tracebacks_are_shown_where_they_are_asked_for(words, asked, monkeypatch
         assert capsys.readouterr().err == "error: said.\n"
 
 
+def test_a_name_in_a_sentence_is_shown_and_obeyed_by_no_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run"])
+    assert run.command(raising(DataError("a\x1b[2J\udcf8.png is damaged.\nNext \x07line"))) == 2
+    assert capsys.readouterr().err == "error: a\\x1b[2J\\udcf8.png is damaged.\nNext \\x07line\n"
+
+
 def test_a_bug_is_not_hidden(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["run"])
     with pytest.raises(KeyError):

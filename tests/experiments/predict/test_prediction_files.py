@@ -2,6 +2,8 @@
 
 import csv
 import json
+import random
+import re
 import resource
 import sys
 import zlib
@@ -100,6 +102,30 @@ def test_bad_pictures_are_failures_in_their_places(
     assert "large.png is damaged or cut off" in said.err  # it was let through, and has no pixels
     assert "predictions:" not in said.out
     assert not (tmp_path / "b").exists()  # nothing was predicted, and nothing is left
+
+
+def test_pictures_with_changed_bytes_and_odd_names_are_failures_in_their_places(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch, capsys
+) -> None:
+    folder, rng = photos(tmp_path / "in", "a.png", "z.jpg", "[bold]\x1b[2J.png"), random.Random(0)
+    good = {ending: (folder / name).read_bytes() for ending, name in (("png", "a.png"), ("jpg", "z.jpg"))}
+    for number in range(40):
+        for ending, data in good.items():
+            changed = bytearray(data)
+            for _ in range(50):
+                changed[rng.randrange(8, len(data))] = rng.randrange(256)
+            (folder / f"{number}\x1b[31m.{ending}").write_bytes(changed)
+    out = tmp_path / "out"
+    assert status(monkeypatch, checkpoints["classes"], folder, "--output", out, "--save", "csv") == 1
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert "0\\x1b[31m.png: " in said
+    failed = int(re.search(r"(\d+) of 83 files could not", said)[1])
+    with (out / "predictions.csv").open(newline="") as file:
+        found = {Path(row["image"]).name for row in csv.DictReader(file)}
+    assert {"a.png", "z.jpg", "[bold]\x1b[2J.png"} <= found
+    assert len(found) + failed == 83
+    assert failed >= 40
 
 
 @pytest.mark.parametrize("kind", ["pose", "masks", "classes"])

@@ -128,6 +128,32 @@ def test_mistakes_name_file_and_row(root, kind, old, new, message):
     assert [f for f in check(own(root, annotations={"train": path.name}), images="none").findings if f.split == "val"]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("val.csv", b"x/1.jpg," + b"9" * 140_000 + b"\n", r"val\.csv is no CSV \(field larger than"),
+        ("val.csv", b"x/1.jpg,10\xff\n", r"val\.csv is no text in UTF-8"),
+        ("val.xml", b"<?xml version='1.0' encoding='none'?><dataset/>", r"val\.xml is no XML"),
+        ("val.xml", b"<?xml version='1.0' encoding='shift_jis'?><dataset/>", r"val\.xml is no XML"),
+        ("val.xml", b"<dataset>" * 99, r"val\.xml is no XML"),
+        ("val.xml", b"", r"val\.xml is no XML"),
+    ],
+)  # fmt: skip
+def test_what_is_no_list_is_one_sentence(root, name, content, message):
+    (root / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        own(root).dataset("val")
+
+
+def test_a_part_may_have_any_number_of_digits(root):
+    write_dlib(root / "val.xml")
+    path = root / "val.xml"
+    path.write_text(path.read_text().replace("name='02'", f"name='{'9' * 5000}'", 1))
+    with pytest.raises(DataError, match=r"has the part '9{50,60}\.\.\.; expected numbers from 0 to 2") as error:
+        own(root).dataset("val")
+    assert len(str(error.value)) < 500
+
+
 def test_a_face_without_landmarks_is_left_out(root):
     write_csv(root / "val.csv", [*FACES, ("x/1.jpg", [1, 1, 20, 20], [None, None, None])])
     assert len(own(root).dataset("val")) == 2
