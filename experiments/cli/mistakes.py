@@ -114,7 +114,10 @@ def text_of_mistake(error: BaseException) -> str | None:
         return " ".join(text.split())
     raised_in, text = _in_worker(text) or (frames[-1].filename if frames else "", text)
     if isinstance(error, ValueError | FileNotFoundError) and raised_in.startswith(OURS):
-        return text.strip()
+        # Not where a line of ours met what it should have looked at before, such as `int(text)`: that is a bug.
+        here = isinstance(error, ValueError) and frames and raised_in == frames[-1].filename
+        line = frames[-1].line if here else None
+        return text.strip() if not line or line.startswith("raise ") else None
     return None
 
 

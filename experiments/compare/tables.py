@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.compare.reading import numbers
 from experiments.compare.runs import Run
 from experiments.compare.statistics import Spread, holm, paired_test, spread
 
@@ -279,10 +280,5 @@ def name_tables(runs: Sequence[Run]) -> dict[str, Table]:
 
 
 def _column(rows: list[dict[str, str]], column: str) -> dict[str, float]:
-    found = {}
-    for row in rows:
-        try:
-            found[row["name"]] = float(row[column])
-        except (KeyError, ValueError):
-            continue
-    return {name: value for name, value in found.items() if value == value}
+    named = [(row["name"], numbers({column: row[column]})) for row in rows if "name" in row and column in row]
+    return {name: found[column] for name, found in named if found}

@@ -207,14 +207,14 @@ def read_photos(
                 return
             source, future = ahead.popleft()
             if future is None:
-                yield from _frames(source)
+                yield from _frames(source, reading)
             else:
                 yield future.result()
 
 
-def _frames(source: Source) -> Iterator[Photo | Failure]:
+def _frames(source: Source, reading: Reading) -> Iterator[Photo | Failure]:
     try:
-        for number, (image, time) in enumerate(read_video(source.path)):
+        for number, (image, time) in enumerate(read_video(source.path, reading.pixel_limit)):
             yield Photo(image, source.path, source.name, number, time)
     except DataError as error:
         yield Failure(source.path, error)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import numpy as np
 
 from datamodules.base import DataError
+from datamodules.images.files import PIXEL_LIMIT, refuse_beyond
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
@@ -47,17 +48,22 @@ def video_info(path: Path) -> VideoInfo:
         return VideoInfo(container.streams.video[0].frames or None, _rate(container))
 
 
-def read_video(path: Path) -> Iterator[Frame]:
+def read_video(path: Path, limit: int = PIXEL_LIMIT) -> Iterator[Frame]:
     """The frames, turned as a player shows them; times rise from frame to frame.
 
     A frame without a time stamp, or with one that does not rise, comes an average interval after the one before.
 
+    Args:
+        path: Of the file.
+        limit: Of pixels of a frame; what the head says is looked at before the first is decoded.
+
     Raises:
-        DataError: If the file is absent, damaged, or no video that can be read; after the frames before the damage.
-            If PyAV is not installed.
+        DataError: If the file is absent, damaged, of larger frames, or no video that can be read; after the frames
+            before the damage. If PyAV is not installed.
     """
     av = _pyav(path)
     with _opened(path) as container:
+        refuse_beyond(limit, path, (container.streams.video[0].height, container.streams.video[0].width))
         container.streams.video[0].thread_type = "AUTO"
         start, step = Fraction(container.start_time or 0, av.time_base), 1 / _rate(container)
         time = -step
@@ -65,6 +71,7 @@ def read_video(path: Path) -> Iterator[Frame]:
             for frame in container.decode(video=0):
                 stamp = time if frame.pts is None else frame.pts * frame.time_base - start
                 time = stamp if stamp > time else time + step
+                refuse_beyond(limit, path, (frame.height, frame.width))
                 yield Frame(_upright(frame), round(float(time), 6))
         except av.error.FFmpegError as error:
             raise DataError(f"The video {path} is damaged or cut off ({error.strerror}): fetch it again.") from error

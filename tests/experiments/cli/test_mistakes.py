@@ -4,6 +4,7 @@ import errno
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import hrnet
 from datamodules.base import DataError
+from datamodules.images.orientation import oriented
 from experiments import cli, run
 from experiments.cli.mistakes import debugging, is_users_mistake, sentence_of
 from experiments.training.run_folder import RunFolderError
@@ -98,6 +100,12 @@ def test_what_the_file_system_refuses_names_the_place(error):
     assert "/data/x" in sentence
     assert error.strerror in sentence
     assert is_users_mistake(error)
+
+
+def test_what_nobody_said_on_purpose_is_a_bug_of_ours():
+    error = raised(oriented, np.zeros(3), 5)  # in a file of ours, by no `raise`
+    assert isinstance(error, ValueError)
+    assert sentence_of(error) is None
 
 
 def test_connections_that_break_are_no_matter_of_files():

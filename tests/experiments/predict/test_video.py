@@ -13,10 +13,11 @@ import torch
 
 import tasks
 from datamodules.base import DataError
+from datamodules.images.files import Reading
 from experiments import predict
 from experiments.predict.classification import ClassificationResult
 from experiments.predict.files import PredictionFiles
-from experiments.predict.media import VIDEO_SUFFIXES, Failure, Photo, find_sources, read_photos
+from experiments.predict.media import VIDEO_SUFFIXES, Failure, Photo, Source, find_sources, read_photos
 from experiments.predict.video import VideoWriter, read_video, video_info
 from hrnet import HRNet
 from tasks import ClassificationTask, SegmentationTask
@@ -147,6 +148,16 @@ def test_times_are_written_to_microseconds_and_the_length_is_right(tmp_path):
         stream = file.streams.video[0]
         end = float((stream.start_time + stream.duration) * stream.time_base)
     assert end == pytest.approx(times[-1] + 0.1, abs=1e-3)
+
+
+def test_a_video_has_the_limit_of_images(tmp_path):
+    clip = record(tmp_path / "clip.mp4", UNEVEN)
+    height, width, _ = next(read_video(clip)).image.shape
+    assert len(list(read_video(clip, height * width))) == len(UNEVEN)
+    reading = Reading(pixel_limit=height * width - 1)
+    (failure,) = read_photos([Source(clip, "clip")], reading=reading)
+    assert isinstance(failure, Failure)
+    assert f"clip.mp4 has {height} x {width} pixels" in str(failure.error)
 
 
 def test_equal_times_are_no_dead_end(tmp_path):
