@@ -9,10 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from rich.console import Console
 from torchvision.transforms import v2
 from torchvision.transforms.functional import _compute_resized_output_size
 
 from datamodules import DataError, ImageFolder, ImageNet
+from datamodules.check import check
+from datamodules.check.report import show_findings, show_statistics
 from datamodules.classification.samples import CentreCrop, TrainingView, resized_shape
 from datamodules.sample import layouts, sample_coco
 
@@ -285,3 +288,29 @@ def test_real_pictures(shared_data: Path) -> None:
     assert data.num_classes == 10
     assert (len(data.split("train")), len(data.split("val"))) == (1500, 500)
     assert next(iter(data.val_dataloader()))["image"].float().std() > 20
+
+
+def test_an_empty_train_folder_is_not_remembered(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+    data = ImageFolder(tmp_path, image_size=(32, 32), num_workers=0)
+    for _ in range(2):
+        with pytest.raises(DataError, match="has 0 class folders, expected two or more"):
+            _ = data.num_classes
+    folder(tmp_path)
+    assert data.class_names == ["cat", "dog", "emu"]
+
+
+def test_class_folders_may_have_any_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("[/red]", "a$\\frac$", "\x1b[31mred", "h\udcf8")
+    data = ImageFolder(folder(tmp_path, names, 1), image_size=(32, 32), num_workers=0)
+    assert data.class_names == sorted(names)
+    assert len(data.dataset("val")) == 4
+    (tmp_path / "val" / "[/red]" / "\x1b[2J.png").write_bytes(b"none")
+    report = check(data)
+    show_findings(report, Console(width=200))
+    show_statistics(report, Console(width=200))
+    said = capsys.readouterr().out
+    assert not {"\x1b", "\udcf8"} & set(said)
+    for shown in ("[/red]", "a$\\frac$", "\\x1b[31mred", "h\\udcf8", "\\x1b[2J.png"):
+        assert shown in said
