@@ -119,5 +119,5 @@ def _changed_state(state: dict[str, Any], rng: random.Random) -> dict[Any, Any]:
             case 10:
                 state[key] = torch.zeros(1).expand(x.shape)
             case _:
-                state[key] = x[:0]
+                state[key] = x.flatten()[:0]
     return state
