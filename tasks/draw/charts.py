@@ -142,8 +142,9 @@ def draw_confusion(matrix: Tensor, names: Sequence[str]) -> Tensor:
     shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     size = 8 if count <= 80 else 4
     if count <= 200:
-        axes.set_xticks(range(count), names, rotation=90, fontsize=size)
-        axes.set_yticks(range(count), names, fontsize=size)
+        shown_names = [printable(name) for name in names]
+        axes.set_xticks(range(count), shown_names, rotation=90, fontsize=size, parse_math=False)
+        axes.set_yticks(range(count), shown_names, fontsize=size, parse_math=False)
     if count <= 30:
         for row, column in zip(*shares.nonzero(), strict=True):
             colour = "white" if shares[row, column] > 0.5 else "black"

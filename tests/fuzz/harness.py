@@ -55,6 +55,9 @@ class Kind(ABC):
     names_file: ClassVar[bool] = True
     """Whether a refusal has to name a file; a configuration's may name the key or flag instead."""
 
+    refuses: ClassVar[bool] = True
+    """Whether some inputs have to be refused: a comparison goes as far as a run does."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,7 @@ class Runs(Kind):
     """A changed run beside a good one: every page, table and file of the comparison is made."""
 
     name, share = "runs", 4
-    names_file = False
+    names_file, refuses = False, False
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

@@ -24,7 +24,8 @@ def test_every_input_is_read_rightly_or_refused_in_a_sentence(name: str, tmp_pat
     )
     assert not wrong, listed
     if len(outcomes) > 10:  # else what is changed is too little, or too much
-        assert {outcome.kind for outcome in outcomes.values()} == {"read", "refused"}
+        expected = {"read", "refused"} if kind.refuses else {"read"}
+        assert {outcome.kind for outcome in outcomes.values()} == expected
 
 
 def test_as_many_inputs_as_asked_for() -> None:
@@ -59,7 +60,7 @@ class Odd(Kind):
                     except Exception:
                         continue
             case "memory":
-                self.held = bytearray(2**26)
+                self.held = b"x" * 2**28
 
 
 @pytest.mark.parametrize(
