@@ -4,7 +4,8 @@ A DataModule yields facts, the data doctor gathers them; `images/looking.py` has
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,39 @@ Mode = Literal["none", "headers", "full"]
 
 class DataError(Exception):
     """A mistake in the user's data or in what was said about them; the message is a sentence that says what to do."""
+
+
+@contextmanager
+def refused(complaint: Callable[[str], str]) -> Iterator[None]:
+    """The edge of a reader: whatever is raised within, because a file is damaged or odd, becomes one DataError.
+
+    Libraries raise anything: KeyError, struct.error, RecursionError, errors of their own. Only the reading itself
+    belongs within, so that no bug of ours in what follows is hidden; what we say ourselves passes as it is.
+
+    Args:
+        complaint: What was said, in a few words -> the sentence with the name of the file.
+
+    Raises:
+        DataError: For any other exception.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(complaint(_words(error))) from error
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "it does not fit into memory"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    said = " ".join(str(error).split())
+    said = said if len(said) <= 200 else f"{said[:197]}..."
+    return said if said and isinstance(error, OSError | SyntaxError | ValueError) else f"{type(error).__name__}: {said}"
 
 
 class Fact:

@@ -25,7 +25,7 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from datamodules.findings import DataError
+from datamodules.findings import DataError, refused
 
 IMAGE_ENDINGS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
@@ -312,16 +312,11 @@ _our_limit = _OurLimit()
 @contextmanager
 def _damage(path: str | Path) -> Iterator[None]:
     """Whatever a decoder says of a damaged file is one sentence with its name."""
-    try:
-        with _our_limit:
-            yield
-    except DataError:
-        raise
-    except MemoryError as error:
-        raise DataError(f"The image {path} does not fit into memory: shrink it, or cut it into tiles.") from error
-    except Exception as error:
-        said = str(error) if isinstance(error, OSError | SyntaxError | ValueError) else repr(error)
-        raise DataError(f"The image {path} is damaged or cut off ({said}): fetch it again or remove it.") from error
+    with (
+        refused(lambda said: f"The image {path} is damaged or cut off ({said}): fetch it again or remove it."),
+        _our_limit,
+    ):
+        yield
 
 
 def _valid(orientation: object) -> int:

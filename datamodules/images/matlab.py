@@ -7,13 +7,13 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from datamodules.findings import DataError
+from datamodules.findings import DataError, refused
 
 LIMIT = 2**31
 """Bytes that are unpacked at most: no variable of version 5 has more."""
@@ -178,14 +178,6 @@ def _of_hdf5(path: Path, names: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-@contextmanager
-def _damage(path: Path, names: Sequence[str], expected: str, advice: str) -> Iterator[None]:
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as error:  # a damaged file is read as anything
-        what = expected or f"a MATLAB file with {', '.join(names)}"
-        raise DataError(
-            f"{path} cannot be read ({type(error).__name__}: {error}): expected {what}. {advice}"
-        ) from error
+def _damage(path: Path, names: Sequence[str], expected: str, advice: str) -> AbstractContextManager[None]:
+    what = expected or f"a MATLAB file with {', '.join(names)}"
+    return refused(lambda said: f"{path} cannot be read ({said}): expected {what}. {advice}")

@@ -102,6 +102,8 @@ def read_json(path: Path, kind: str = "COCO JSON") -> Any:
         raise DataError(f"{path} is not {kind}: its lists are nested a thousand deep; give another file.") from error
     except ValueError as error:
         raise DataError(f"{path} is not {kind} ({error}): give the file of annotations or detections.") from error
+    except MemoryError as error:
+        raise DataError(f"{path} does not fit into memory: split it, or use a machine with more.") from error
 
 
 @contextmanager

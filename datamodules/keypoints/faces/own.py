@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from datamodules.base import DataError, Split
+from datamodules.findings import refused
 from datamodules.keypoints.coco_file import read_annotations
 from datamodules.keypoints.defects import quoted
 from datamodules.keypoints.faces.data import FaceData, Faces
@@ -67,10 +68,8 @@ def read_csv(path: Path, num_landmarks: int) -> PersonTable:
 
 def read_dlib(path: Path, num_landmarks: int) -> PersonTable:
     """The faces of dlib's XML: images with boxes, and parts whose names are their numbers from 0; raises DataError."""
-    try:
+    with refused(lambda said: f"{path} is no XML ({said}): expected dlib's, dataset, images, image, box, part."):
         tree = ElementTree.parse(path)
-    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:  # the last ones of odd encodings
-        raise DataError(f"{path} is no XML ({error}): expected dlib's, dataset, images, image, box, part.") from error
     names: list[str] = []
     boxes, points = [], []
     for image in tree.iterfind("images/image"):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.base import DataError
+from datamodules.findings import refused
 from datamodules.images.names import is_file_name
 from datamodules.keypoints.columns import as_float, capped
 from datamodules.keypoints.defects import Defect, quoted
@@ -58,10 +59,8 @@ class TextRows:
             DataError: If the file cannot be read or has no row.
         """
         text = read_text(path)
-        try:
+        with refused(lambda said: f"{path} is no CSV ({said}); expected {expected} columns a row: {columns}."):
             rows = list(csv.reader(text.splitlines())) if comma else [line.split() for line in text.splitlines()]
-        except csv.Error as error:
-            raise DataError(f"{path} is no CSV ({error}); expected {expected} columns a row: {columns}.") from error
         numbered = [(row, line) for line, row in enumerate(rows, 1) if any(cell.strip() for cell in row)]
         if numbered and comma and _is_heading(numbered[0][0], name):
             numbered = numbered[1:]
