@@ -63,6 +63,14 @@ def test_coco_has_the_sigmas_of_pycocotools() -> None:
     assert Skeleton.load("coco").upper_body == tuple(range(11))
 
 
+def test_others_have_the_sigmas_of_their_authors_evaluations() -> None:
+    parts = {"shoulder": 0.79, "elbow": 0.72, "wrist": 0.62, "hip": 1.07, "knee": 0.87, "ankle": 0.89}
+    crowdpose = [value / 10 for value in parts.values() for _ in "lr"] + [0.079, 0.079]  # head and neck
+    assert Skeleton.load("crowdpose").sigmas == pytest.approx(crowdpose)
+    legs = [0.079, 0.072, 0.062] * 2 + [0.107, 0.087, 0.089] * 2
+    assert Skeleton.load("ap10k").sigmas == pytest.approx([0.025, 0.025, 0.026, 0.035, 0.035, *legs])
+
+
 @pytest.mark.parametrize(
     ("name", "normaliser"), [("wflw", (60, 72)), ("w300", (36, 45)), ("cofw", (8, 9)), ("aflw", "box"), ("coco", None)]
 )
