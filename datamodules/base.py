@@ -202,10 +202,10 @@ class BaseDataModule(LightningDataModule, ABC):
             return self.sample_root()
         folder = Path(self.root).expanduser()
         if not folder.is_dir():
+            way = "\nWithout them, `sample.yaml` or `root: sample` runs on a small embedded data set."
             raise DataError(
                 f"{type(self).__name__} found no folder {folder} (from {Path.cwd()}). Expected there:\n{self.layout}\n"
-                f"The data come from {self.source}\nWithout them, `sample.yaml` or `root: sample` runs on a small "
-                "embedded data set."
+                f"The data come from {self.source}{way if self.embedded is not None else ''}"
             )
         return folder
 

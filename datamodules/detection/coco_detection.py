@@ -132,6 +132,7 @@ class CocoDetection(CocoFiles, AnnotatedImages):
             self._evaluated[split] = table
             if self.grouped:  # of all batches one at most has both
                 rows = np.argsort(table.image_sizes[:, 0] > table.image_sizes[:, 1], kind="stable")
+        self.require_images(folder, table.file_names[rows].tolist())
         drawn = training and not self.overfit
         return ObjectImages(
             folder,

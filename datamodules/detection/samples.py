@@ -19,7 +19,6 @@ from datamodules.base import BaseDataset, DataError
 from datamodules.detection.augmentation import DetectionAugmentation
 from datamodules.detection.letterbox import Letterbox, Placement
 from datamodules.detection.table import ObjectTable
-from datamodules.images.annotated import refuse_missing_files
 from datamodules.images.files import PLAIN, Reading
 from datamodules.images.photometric import Photometric
 from datamodules.images.pixels import read_image
@@ -62,7 +61,6 @@ class ObjectImages(BaseDataset):
         self.segments = Segments([table.segmentations[row] for row in objects]) if masks else None
         self.preparer, self.augmentation, self.photometric = preparer, augmentation, photometric
         self._reading, self._turned = reading, frozenset(turned)
-        refuse_missing_files(self.folder, self.file_names[rows].tolist())
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,9 @@ Table = TypeVar("Table", bound=Annotated)
 
 class AnnotatedImages(BaseDataModule):
     """A data set of which each split is a table of annotated images, which a subclass reads (`annotated`)."""
+
+    image_key: ClassVar[str] = ""
+    """Argument that says where the images are, where there is one."""
 
     def __init__(self, root: str | Path, **kwargs: Any) -> None:
         super().__init__(root, **kwargs)
@@ -53,6 +56,19 @@ class AnnotatedImages(BaseDataModule):
         paths = [folder / name for name in table.file_names.tolist()]
         sizes = [tuple(size) if min(size) > 0 else None for size in table.image_sizes.tolist()]
         return find_tagged(paths, sizes.__getitem__, self.stated_reading.pixel_limit)
+
+    def require_images(self, folder: Path, names: Sequence[str]) -> None:
+        """Raise DataError if the folder lacks some of the files."""
+        # One listing a folder instead of a question for each of 100,000 files.
+        present = {parent: listing(os.path.join(folder, parent)) for parent in set(map(os.path.dirname, names))}
+        missing = [name for name in names if os.path.basename(name) not in present[os.path.dirname(name)]]
+        if missing:
+            shown = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
+            other = f"set `{self.image_key}` to their folder, or " if self.image_key else ""
+            raise DataError(
+                f"{folder} lacks {len(missing)} of the {len(names)} images that are annotated ({shown}): {other}fetch "
+                f"them. The data come from {self.source}"
+            )
 
     def with_sizes(self, table: Table, folder: Path, turned: Iterable[int] = ()) -> Table:
         """The table with the sizes that it does not state, from the heads of the files; `turned` are rows of images."""
@@ -172,16 +188,3 @@ def found_in(split: Split, defects: Iterable[Defect]) -> Iterator[Finding]:
     """What the data doctor is told of the defects of a table."""
     for defect in defects:
         yield from (Finding(defect.kind, split, item, found) for item, found in defect.each())
-
-
-def refuse_missing_files(folder: str, names: Sequence[str]) -> None:
-    """Raise DataError if the folder lacks some of the files."""
-    # One listing a folder instead of a question for each of 100,000 files.
-    present = {parent: listing(os.path.join(folder, parent)) for parent in set(map(os.path.dirname, names))}
-    missing = [name for name in names if os.path.basename(name) not in present[os.path.dirname(name)]]
-    if missing:
-        shown = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
-        raise DataError(
-            f"{folder} lacks {len(missing)} of the {len(names)} images that are annotated ({shown}): set "
-            "`images` to their folder, or fetch them."
-        )

@@ -27,6 +27,7 @@ class CocoFiles:
     folder: Path
     layout: ClassVar[str]
     source: ClassVar[str] = "https://cocodataset.org/#download (2017 Train, Val and Train/Val annotations)."
+    image_key: ClassVar[str] = "images"
 
     def set_files(self, kind: str, annotations: Mapping[str, str] | None, images: Mapping[str, str] | None) -> None:
         """Take the files that the user names, relative to root, and COCO's for the others.

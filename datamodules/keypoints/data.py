@@ -126,6 +126,7 @@ class KeypointData(AnnotatedImages):
             found = read_detections(self.folder / self.detections, table, self.detection_threshold)
             images, instance_ids, boxes, scores = found.images, found.rows, found.boxes, found.scores
             keypoints, visible = self._unlabelled(len(boxes))
+        self.require_images(folder, table.file_names[np.unique(images)].tolist())
         preparer = self.preparer
         centers, sizes = preparer.padded(boxes)
         drawn = training and not self.overfit

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from datamodules.base import BaseDataset
-from datamodules.images.annotated import refuse_missing_files
 from datamodules.images.files import PLAIN, Reading
 from datamodules.images.photometric import Photometric
 from datamodules.images.pixels import read_image
@@ -78,7 +77,6 @@ class Persons(BaseDataset):
         self._upright = {"reading": replace(reading, upright=True)}
         self._turned = frozenset(turned)
         self._decoded: tuple[int, np.ndarray] | None = None
-        refuse_missing_files(self.folder, self.file_names[np.unique(self.images)].tolist())
 
     def __len__(self) -> int:
         return len(self.images)

@@ -86,6 +86,7 @@ class FaceData(KeypointData):
     """Where the published distributions have the list of each split; the first that exists is taken."""
     image_folders: ClassVar[tuple[str, ...]] = ("images",)
     """Where they have the images."""
+    image_key: ClassVar[str] = "images"
 
     def __init__(
         self,
