@@ -78,7 +78,7 @@ class SourcePoints:
 
 
 class MixedPersons(BaseDataset):
-    """The persons of several data sets, one data set after the other, with the K points of the union.
+    """The persons of several data sets with the K points of the union: one data set after the other, or by turns.
 
     Ids of images and instances become `id * S + s` in the s-th of S data sets, so that no two of them are the same.
 
@@ -87,6 +87,7 @@ class MixedPersons(BaseDataset):
         sources: Whose points are which.
         num_keypoints: K.
         counts: Samples that each has here; of more or fewer than there are, they are drawn evenly.
+        by_turns: Whether every stretch of the samples has of each data set as many as its share is.
     """
 
     def __init__(
@@ -95,12 +96,16 @@ class MixedPersons(BaseDataset):
         sources: Mapping[str, SourcePoints],
         num_keypoints: int,
         counts: Sequence[int],
+        *,
+        by_turns: bool = False,
     ) -> None:
         self.parts, self.counts, self.num_keypoints = list(parts), list(counts), num_keypoints
         self.names = list(sources)
         self.own = [np.array(source.own) for source in sources.values()]
         self.points = [np.array(source.points) for source in sources.values()]
         self.ends = np.cumsum(self.counts)
+        shares = np.concatenate([(np.arange(count) + 0.5) / count for count in self.counts])
+        self.order = np.argsort(shares, kind="stable") if by_turns else np.arange(len(shares))
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -125,8 +130,9 @@ class MixedPersons(BaseDataset):
         return f"{self.names[s]}: {self.parts[s].name(place * len(self.parts[s]) // self.counts[s])}"
 
     def _place(self, index: int) -> tuple[int, int]:
-        s = int(np.searchsorted(self.ends, index, side="right"))
-        return s, index - int(self.ends[s]) + self.counts[s]
+        row = int(self.order[index])
+        s = int(np.searchsorted(self.ends, row, side="right"))
+        return s, row - int(self.ends[s]) + self.counts[s]
 
     def _number(self, number: int, s: int) -> int:
         if not -(2**63) <= number * len(self.parts) < 2**63 - len(self.parts):
@@ -243,7 +249,8 @@ class MixedPose(BaseDataModule):
         parts = [source.data.split(split) for source in self.by_source.values()]
         weights = [source.weight if split == "train" else 1.0 for source in self.by_source.values()]
         counts = [max(1, round(weight * len(part))) for weight, part in zip(weights, parts, strict=True)]
-        return MixedPersons(parts, self.by_source, self.num_keypoints, counts)
+        # An evaluation that is cut short (`limit_val_batches`), and the pictures of its first batch, have all of them.
+        return MixedPersons(parts, self.by_source, self.num_keypoints, counts, by_turns=split != "train")
 
     def ground_truth(self, split: Split) -> dict[str, list]:
         """There is no one truth; raises DataError."""

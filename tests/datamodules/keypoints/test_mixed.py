@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,11 @@ def all_of(dataset: Any) -> dict[str, Any]:
 def test_every_person_is_as_its_own_data_set_has_it(roots: dict[str, Path]) -> None:
     whole = all_of(mixed(roots).split("val"))
     alone = [CocoPose(roots["coco"], image_size=SIZE), MpiiPose(roots["mpii"], image_size=SIZE)]
-    start = 0
+    persons = 0
     for s, (name, data) in enumerate(zip(("coco", "mpii"), alone, strict=True)):
         own = all_of(data.split("val"))
-        here = {key: values[start : start + len(own["image"])] for key, values in whole.items()}
-        start += len(own["image"])
+        here = {key: values[whole["image_id"] % 2 == s] for key, values in whole.items()}
+        persons += len(own["image"])
         for key in ("image", "to_image", "area", "score"):
             assert torch.equal(here[key], own[key])
         for key in ("image_id", "instance_id"):
@@ -71,14 +72,41 @@ def test_every_person_is_as_its_own_data_set_has_it(roots: dict[str, Path]) -> N
         assert len(lacking) == UNION.num_keypoints - data.num_keypoints
         assert not here["visible"][:, lacking].any()
         assert not here["keypoints"][:, lacking].any()
-    assert start == len(whole["image"])
+    assert persons == len(whole["image"])
+
+
+def test_every_stretch_of_an_evaluation_has_its_share_of_each_data_set(roots: dict[str, Path]) -> None:
+    data = mixed(roots)
+    dataset = data.split("val")
+    counts = np.array([len(part) for part in dataset.parts])
+    source = np.array([dataset[row]["image_id"] % 2 for row in range(len(dataset))])
+    assert counts[0] != counts[1]
+    for end in range(1, len(dataset) + 1):
+        found = np.bincount(source[:end], minlength=2)
+        assert (np.abs(found - end * counts / counts.sum()) <= 1).all()
+    names = [dataset.name(row).split(":")[0] for row in range(len(dataset))]
+    assert names == [("coco", "mpii")[s] for s in source]
+    for s in (0, 1):  # persons of an image stay together, which is read once
+        images = [int(dataset[row]["image_id"]) for row in np.flatnonzero(source == s)]
+        assert sum(a != b for a, b in pairwise(images)) == len(set(images)) - 1
+    train = [data.split("train")[row]["image_id"] % 2 for row in range(len(data.split("train")))]
+    assert train == sorted(train), "the sampler shuffles"
+
+
+def test_an_evaluation_that_is_cut_short_measures_every_data_set(roots: dict[str, Path], tmp_path: Path) -> None:
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, limit_val_batches=1,
+                      enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path)  # fmt: skip
+    (figures,) = trainer.validate(PoseTask(SMALL, UNION.num_keypoints), mixed(roots), verbose=False)
+    assert {"val/coco/AP", "val/mpii/AP"} <= figures.keys()
 
 
 def test_points_that_a_data_set_lacks_are_not_learned(roots: dict[str, Path]) -> None:
     task = PoseTask(SMALL, UNION.num_keypoints)
     dataset = mixed(roots).split("val")
-    for name, row in (("coco", 0), ("mpii", len(dataset) - 1)):
-        batch = collate([dataset[row]])
+    for s, name in enumerate(("coco", "mpii")):
+        batch = next(
+            one for one in map(collate, ([dataset[row]] for row in range(len(dataset)))) if one["image_id"] % 2 == s
+        )
         outputs = torch.randn(1, UNION.num_keypoints, 16, 16, requires_grad=True)
         task.losses(outputs, batch)["heatmap"].backward()
         learned = set(outputs.grad.abs().sum(dim=(0, 2, 3)).nonzero()[:, 0].tolist())
@@ -124,7 +152,8 @@ def test_each_data_set_is_evaluated_on_its_own_points(roots: dict[str, Path]) ->
     assert task.modes["val/mpii/AP"] == task.modes["val/AP"] == "max"
     scored = task.scores({"keypoints": points, "scores": scores}, batch)
     assert all(not math.isnan(score) and 0 < score < 1 for score in scored["score"])
-    assert all(text.startswith("mpii/") for text in scored["annotation"])
+    owners = [("coco/", "mpii/")[number % 2] for number in batch["image_id"].tolist()]
+    assert [text[:5] for text in scored["annotation"]] == owners
     assert len(task.tables()["keypoints"]) == 17 + 16
     task.reset()
     assert task.metric.metrics["coco"].compute()["AP"] == 0
@@ -135,6 +164,7 @@ def test_a_metric_saves_each_data_set_with_its_own_ids(roots: dict[str, Path], t
     task = PoseTask(SMALL, UNION.num_keypoints)
     task.attach(data)
     batch = next(iter(data.val_dataloader()))
+    batch = {key: values[batch["image_id"] % 2 == 0] for key, values in batch.items()}
     points, scores = noisy(batch, torch.Generator().manual_seed(1))
     task.update({"keypoints": points, "scores": scores}, batch)
     task.metric.save(tmp_path / "val_keypoints.json")
