@@ -21,7 +21,8 @@ class PosesOnDetections(Callback):
 
     Args:
         pose: Name of the pose task.
-        detection: Name of the detection task; its data are of the same images as those of the pose task.
+        detection: Name of the detection task; its data are of the same images as those of the pose task, which are one
+            data set, measured by AP.
         threshold: Boxes with a lower score are left out; COCO's AP needs few of them, and each costs a pass.
         boxes_per_image: How many are posed at most, the best; COCO's evaluation looks at 20 poses an image.
     """
@@ -33,11 +34,25 @@ class PosesOnDetections(Callback):
         self.threshold, self.boxes_per_image = threshold, boxes_per_image
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raises ValueError if the run has no such tasks."""
+        """Raises ValueError if the run has no such tasks, or one whose poses no detected boxes can be measured on."""
         task: Any = pl_module
         if missing := [name for name in (self.pose, self.detection) if name not in task.parts]:
             names = ", ".join(name or type(task).__name__ for name in task.parts)
             raise ValueError(f"PosesOnDetections is about the tasks {', '.join(missing)}; this run has {names}.")
+        metric = task.parts[self.pose].monitor.partition("/")[2]
+        if metric != "AP":
+            raise ValueError(
+                f"PosesOnDetections compares AP on detected boxes with AP on annotated ones, and the task {self.pose} "
+                f"is measured by {metric}, which is of annotated boxes by its definition: leave this callback out of "
+                "trainer.callbacks."
+            )
+        sources = cast(Any, trainer).datamodule.tasks[self.pose].parts
+        if "" not in sources:
+            raise ValueError(
+                f"PosesOnDetections poses what is found on the images of one data set, and those of {self.pose} are a "
+                f"mixture of {', '.join(sources)}: leave this callback out of trainer.callbacks, or give {self.pose} "
+                "the one data set whose images the detection task has."
+            )
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate and log, unless only some batches were evaluated."""

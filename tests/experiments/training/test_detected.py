@@ -10,7 +10,7 @@ import torch
 from lightning import Trainer
 from torch import Tensor
 
-from datamodules import CocoPose, MultiTaskDataModule
+from datamodules import CocoPose, MixedPose, MultiTaskDataModule
 from experiments.training.detected import PosesOnDetections
 from hrnet import HRNet
 from tasks import MultiTask, PoseTask, Task
@@ -207,3 +207,23 @@ def test_of_fewer_boxes_than_processes_nothing_is_posed(boxes, processes, value)
     rows = [detected("a", 0.9)] * boxes
     assert caught(rows, callback := Caught(), processes=processes) == {"val/pose/AP_detected": value}
     assert (callback.found is None) == (value == 0)
+
+
+def refusal(trainer: Any, maker: Any) -> str:
+    task = MultiTask(HRNet("w18_small_v1"), {"pose": maker, "detection": Finder})
+    with pytest.raises(ValueError, match="PosesOnDetections") as refused:
+        PosesOnDetections().setup(trainer, task, "fit")
+    return str(refused.value)
+
+
+def test_poses_that_detected_boxes_say_nothing_of_are_refused_before_the_training(tmp_path: Path):
+    trainer = Trainer(barebones=True, accelerator="cpu")
+    said = refusal(trainer, lambda backbone: PoseTask(backbone, 16, measure="pckh"))
+    assert "the task pose is measured by PCKh" in said
+    assert "trainer.callbacks" in said
+    mixture = MixedPose({"coco": {"data": CocoPose(tmp_path)}}, skeleton="union")
+    trainer.datamodule = SimpleNamespace(tasks={"pose": mixture})
+    assert "those of pose are a mixture of coco" in refusal(trainer, PoseTask)
+    trainer.datamodule = SimpleNamespace(tasks={"pose": CocoPose(tmp_path)})
+    task = MultiTask(HRNet("w18_small_v1"), {"pose": PoseTask, "detection": Finder})
+    PosesOnDetections().setup(trainer, task, "fit")
