@@ -31,6 +31,7 @@ class Layout:
         head: Beginnings of its keys -> beginnings of ours in a task.
         bilinear: Trained with `HRNet(upsample="bilinear")`.
         background_last: The class of the background comes after the others, and has neither box nor mask.
+        convention: Where a detector's anchors and pixels lie, as `DetectionTask` calls it; None of other networks.
     """
 
     family: str
@@ -38,6 +39,7 @@ class Layout:
     head: dict[str, str]
     bilinear: bool = False
     background_last: bool = False
+    convention: str | None = None
 
 
 OFFICIAL = (
@@ -144,12 +146,13 @@ _ROI = {
 }
 # Before our own: some of their names are also ours.
 DETECTORS = (
-    Layout("detector", r"bbox_head\.fc_cls\.weight", _NECK | _RPN | _ROI),
+    Layout("detector", r"bbox_head\.fc_cls\.weight", _NECK | _RPN | _ROI, convention="official"),
     Layout(
         "mmdet2",
         r"roi_head\.bbox_head\.fc_cls\.weight",
         _NECK | _RPN | {f"roi_head.{theirs}": ours for theirs, ours in _ROI.items()},
         background_last=True,
+        convention="mmdet2",
     ),
 )
 HEADLESS = Layout("backbone", "", {})

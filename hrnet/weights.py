@@ -110,6 +110,13 @@ class Network(Protocol):
     upsample: str
 
 
+@runtime_checkable
+class Detector(Protocol):
+    """What loading asks of a task whose head may count by one of several conventions; None where it has none."""
+
+    convention: str | None
+
+
 def load_weights(module: nn.Module, source: str | Path, strict: bool = True) -> WeightReport:
     """Copy the weights of `source` into `module`, in place.
 
@@ -175,7 +182,19 @@ def fill(module: nn.Module, state: State, name: str, strict: bool) -> tuple[Weig
     _copy(own, found, report.zeroed)
     if layout.bilinear and backbone.upsample == "nearest":
         logger.warning('%s was trained with upsample="bilinear"; with "nearest" its scores will be lower.', name)
+    if isinstance(module, Detector) and any(n.startswith("head.") for n in report.matched):
+        _compare_conventions(module.convention, layout.convention, name)
     return shown, layout.family
+
+
+def _compare_conventions(ours: str | None, theirs: str | None, name: str) -> None:
+    if None not in (ours, theirs) and ours != theirs:
+        logger.warning(
+            "%s was trained with the convention %s, and this DetectionTask counts by %s: anchors and pixels lie half a "
+            "stride elsewhere, and so do the boxes until they are trained anew. Set its convention to %s "
+            "(--model.convention %s).",
+            *(name, theirs, ours, theirs, theirs),
+        )
 
 
 def _backbone(module: nn.Module) -> nn.Module:

@@ -30,6 +30,7 @@ class DetectionResult(Result):
         scores: (N,) in [0, 1].
         labels: (N,) classes.
         class_names: (K,) names of all classes.
+        category_ids: (K,) ids that the data of the training call them by; None where these are not known.
         masks: (N, 28, 28) probabilities inside the boxes, None where only boxes are found.
     """
 
@@ -37,6 +38,7 @@ class DetectionResult(Result):
     scores: np.ndarray
     labels: np.ndarray
     class_names: Sequence[str]
+    category_ids: Sequence[int] | None = None
     masks: np.ndarray | None = None
 
     def plot(self, threshold: float = SHOWN) -> Image.Image:
@@ -60,15 +62,21 @@ class DetectionResult(Result):
         ]
 
     def records(self, image_id: int) -> list[dict[str, Any]]:
-        """COCO results: box as x, y, width, height, and a run-length encoded mask; category_id is the class plus 1."""
+        """COCO results: box as x, y, width, height, and a run-length encoded mask.
+
+        `category_id` is the one that the data of the training have, or the class plus 1; `category_ids` says which.
+        """
+        ids = self.category_ids or range(1, len(self.class_names) + 1)
+        meaning = "of the training data" if self.category_ids else "label + 1"
         boxes = np.concatenate([self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]], axis=1)
         size = self.photo.image.shape[:2]
         codes = [] if self.masks is None else encode_masks(self.masks, self.boxes, size)
         records = []
         for place, (box, score, label) in enumerate(zip(boxes, self.scores, self.labels.tolist(), strict=True)):
-            record = {"image_id": image_id, "category_id": label + 1, "bbox": in_pixels(box), "score": rounded(score)}
+            record = {"image_id": image_id, "category_id": ids[label], "bbox": in_pixels(box), "score": rounded(score)}
             mask = {"segmentation": segmentation(codes[place], size)} if codes else {}
-            records.append({**record, **mask, "name": self.class_names[label], **self.file()})
+            said = {"name": self.class_names[label], "label": label, "category_ids": meaning}
+            records.append({**record, **mask, **said, **self.file()})
         return records
 
 
@@ -81,6 +89,7 @@ class DetectionView(View):
         self, task: DetectionTask, preparer: Preparer, *, boxes: BoxSource = whole_image, max_pixels: int = 0
     ) -> None:
         self.names = task.class_names or [str(label) for label in range(task.num_classes)]
+        self.category_ids = task.category_ids
         self.preparer = preparer
 
     @classmethod
@@ -95,7 +104,8 @@ class DetectionView(View):
         def finish(predictions: list[dict[str, np.ndarray]]) -> DetectionResult:
             found = predictions[0]
             inside = np.clip(found["boxes"], 0, [width, height, width, height])
-            return DetectionResult(photo=photo, class_names=self.names, **found | {"boxes": inside})
+            classes: dict[str, Any] = {"class_names": self.names, "category_ids": self.category_ids}
+            return DetectionResult(photo=photo, **classes, **found | {"boxes": inside})
 
         return [self.preparer(photo.image)], finish
 

@@ -257,13 +257,13 @@ def _counted(report: weights.WeightReport) -> str:
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """(key, value there, value here) of the arguments in `STRUCTURE` that both have and that differ."""
+    """(key, value there, value here) of the arguments in `STRUCTURE` that both say and that differ."""
     found = []
     for key in theirs.keys() & ours.keys():
         there, here = theirs[key], ours[key]
         if isinstance(there, Mapping) and isinstance(here, Mapping):
             found += _differences(there, here, f"{prefix}{key}.")
-        elif key in STRUCTURE and plain(there) != plain(here):
+        elif key in STRUCTURE and there is not None and plain(there) != plain(here):
             found.append((prefix + key, there, here))
     return sorted(found)
 

@@ -265,8 +265,9 @@ def _detection(
         "channels": len(mixed),
         "box_channels": len(seen),
         "proposals": [1000, 1000],
-        "convention": "mmdet2" if contents.layout.background_last else "official",
+        "convention": contents.layout.convention,
         "class_names": names,
+        "category_ids": list(coco_categories()) if names == coco_names() else None,
     }
     preparation = {"image_size": [800, 1344], "sides": [800, 1333], "grouped": True}
     what = (
@@ -277,8 +278,13 @@ def _detection(
 
 def coco_names() -> list[str]:
     """The 80 classes of COCO objects, by ascending id."""
-    categories = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
-    return [category for category in categories if category not in ("__background__", "N/A")]
+    return list(coco_categories().values())
+
+
+def coco_categories() -> dict[int, str]:
+    """The same by their ids in COCO's files, 1 to 90 with gaps."""
+    categories = enumerate(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
+    return {key: name for key, name in categories if name not in ("__background__", "N/A")}
 
 
 def _description(

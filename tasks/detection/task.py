@@ -16,7 +16,7 @@ from tasks.draw import draw_detection
 from tasks.draw.detection import SHOWN
 from tasks.draw.pictures import Drawn
 from tasks.draw.tables import Row
-from tasks.exchange import Batch, Data, Losses
+from tasks.exchange import Batch, Data, Losses, one
 from tasks.metrics.coco_boxes import MASK, MEANINGS, CocoBoxes
 from tasks.pose import in_image
 from tasks.task import Task
@@ -76,10 +76,12 @@ class DetectionTask(Task):
         nms_threshold: IoU above which the lower of two boxes of a class goes; 0.5, for FCOS 0.6.
         max_detections: Of an image, the best.
         class_names: Names of the classes; taken from the data when not given.
+        category_ids: Ids of the classes in the data's annotations, which results of predictions have; taken from the
+            data when not given.
 
     Raises:
         ValueError: If the backbone gives fewer than four streams, an option does not fit the detector, or the data have
-            another number of classes.
+            another number of classes, or names or ids are of another number.
     """
 
     monitor = "val/AP"
@@ -103,6 +105,7 @@ class DetectionTask(Task):
         nms_threshold: float | None = None,
         max_detections: int = 100,
         class_names: list[str] | None = None,
+        category_ids: list[int] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, **kwargs)
@@ -113,8 +116,13 @@ class DetectionTask(Task):
             )
         self.num_classes = num_classes
         self.detector = detector
-        self.class_names = class_names
-        self._asks_for_names = class_names is None
+        self.class_names, self.category_ids = class_names, category_ids
+        self._asked = {"class_names": class_names is None, "category_ids": category_ids is None}
+        if category_ids is not None and len(category_ids) != num_classes:
+            raise ValueError(
+                f"category_ids are {len(category_ids)} and num_classes is {num_classes}: give the id of each class, in "
+                "the order of the classes, or leave category_ids out."
+            )
         options = {
             "anchor_size": anchor_size,
             "aspect_ratios": aspect_ratios,
@@ -124,7 +132,10 @@ class DetectionTask(Task):
             "nms_threshold": nms_threshold,
         }
         chosen = _chosen(detector, options)
+        self.convention: str | None = chosen.get("convention")
         strides = _checked(list(STRIDES[detector]) if strides is None else strides)
+        # As they are, for checkpoints to be compared by them.
+        self.hparams.update({"strides": strides, "convention": self.convention})
         self.neck = HRNetV2p(self.backbone.channels, channels, len(strides), finest=strides[0] // 4)
         common: dict[str, Any] = {
             "sizes": chosen.get("anchor_size"),
@@ -169,6 +180,14 @@ class DetectionTask(Task):
             targets.append(target | {"boxes": target["boxes"].float(), "labels": labels})
         return self.head.losses(outputs, targets, *_sizes(batch))
 
+    def evaluation_losses(self, outputs: dict[str, Any], batch: Batch) -> Losses:
+        """Means of what each image has by itself: a batch's losses are divided by the objects that are in all of it.
+
+        An image counts as a batch of one in training, so one without objects adds to the losses of the background.
+        """
+        each = [self.losses(_image_of(outputs, place), one(batch, place)) for place in range(len(batch["image"]))]
+        return {name: torch.stack([losses[name] for losses in each]).mean() for name in each[0]}
+
     @torch.no_grad()
     def predict(self, outputs: dict[str, Any], batch: Batch) -> Prediction:
         """Detections of each image, in lists: the best first, in float32.
@@ -183,17 +202,20 @@ class DetectionTask(Task):
         return predictions | {"boxes": [in_original(boxes, matrix) for boxes, matrix in pairs]}
 
     def attach(self, datamodule: Data) -> None:
-        """Compare the number of classes; take their names, if none were given."""
+        """Compare the number of classes; take their names and ids, if none were given."""
         if datamodule.num_classes != self.num_classes:
             raise ValueError(
                 f"The model has {self.num_classes} classes and the data have {datamodule.num_classes}: "
                 f"set model.init_args.num_classes to {datamodule.num_classes}."
             )
-        if self._asks_for_names:
+        truth = datamodule.ground_truth(self.split)
+        if self._asked["class_names"]:
             self.class_names = [str(name) for name in datamodule.class_names]
-            self.hparams["class_names"] = self.class_names
+        if self._asked["category_ids"]:
+            self.category_ids = [int(category["id"]) for category in truth["categories"]]
+        self.hparams.update({"class_names": self.class_names, "category_ids": self.category_ids})
         self.metric = CocoBoxes(
-            datamodule.ground_truth(self.split),
+            truth,
             [str(name) for name in self.class_names or range(self.num_classes)],
             "segm" if self.detector == "mask_rcnn" else "bbox",
         ).to(self.device)
@@ -280,6 +302,12 @@ def _sizes(batch: Batch) -> tuple[tuple[int, int], list[tuple[int, int]]]:
     """Height and width of a batch's images with their padding, and of each without."""
     height, width = batch["image"].shape[-2:]
     return (height, width), [(rows, columns) for rows, columns in batch["size"].tolist()]
+
+
+def _image_of(outputs: dict[str, Any], place: int) -> dict[str, Any]:
+    """Outputs of one image of a batch; those of a pyramid are a list of its levels."""
+    here = slice(place, place + 1)
+    return {k: [level[here] for level in v] if isinstance(v, list) else v[here] for k, v in outputs.items()}
 
 
 def _chosen(detector: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def new_task(detector="fcos", **options):
     return task
 
 
-def make_result(masks=False):
+def make_result(masks=False, category_ids=None):
     image = np.full((60, 80, 3), 90, np.uint8)
     return DetectionResult(
         photo=Photo(image, name="zoo"),
@@ -51,6 +51,7 @@ def make_result(masks=False):
         scores=np.array([0.9, 0.2], np.float32),
         labels=np.array([1, 0]),
         class_names=NAMES,
+        category_ids=category_ids,
         masks=np.ones((2, 28, 28), np.float32) if masks else None,
     )
 
@@ -85,6 +86,21 @@ def test_rows_and_records_have_boxes_classes_and_masks():
     assert mask.shape == (60, 80)
     assert mask[20:50, 10:40].sum() == mask.sum() >= 896  # all but the corners, where both sides fall off
     json.dumps(records)
+
+
+def test_records_have_the_ids_of_the_training_data_and_say_so():
+    known, unknown = (make_result(category_ids=ids).records(1) for ids in ([17, 1], None))
+    assert [(record["name"], record["label"], record["category_id"]) for record in known] == [
+        ("person", 1, 1),
+        ("cat", 0, 17),
+    ]
+    assert [record["category_id"] for record in unknown] == [2, 1]
+    assert {record["category_ids"] for record in known} == {"of the training data"}
+    assert {record["category_ids"] for record in unknown} == {"label + 1"}
+    task = new_task(category_ids=[17, 1], max_detections=4)
+    records = Predictor(task)(photo(80, 90)).records(1)
+    assert {record["name"]: record["category_id"] for record in records}.items() <= {"cat": 17, "person": 1}.items()
+    assert records
 
 
 @pytest.mark.parametrize("detector", ["fcos", "mask_rcnn"])

@@ -222,11 +222,14 @@ def test_copies_and_rewritten_networks_find_the_same(detector: str) -> None:
 @torch.no_grad()
 def test_a_saved_task_comes_back_with_its_names(detector: str, tmp_path: Path) -> None:
     names = ["cup", "dog", "car"]
-    task, batch = small_task(detector, class_names=names, score_threshold=0.0).eval(), random_batch(2)
+    task, batch = (
+        small_task(detector, class_names=names, category_ids=[3, 5, 9], score_threshold=0.0).eval(),
+        random_batch(2),
+    )
     save_task(task, tmp_path / "det.ckpt")
     again = tasks.load(tmp_path / "det.ckpt")
     assert isinstance(again, DetectionTask)
-    assert again.class_names == names
+    assert (again.class_names, again.category_ids) == (names, [3, 5, 9])
     assert again.detector == detector
     expected, found = (one.predict(one.outputs(batch), batch) for one in (task, again))
     assert all(torch.equal(a, b) for key in expected for a, b in zip(found[key], expected[key], strict=True))
@@ -263,6 +266,7 @@ def test_in_a_joint_run_it_is_a_task_like_others() -> None:
         ({"strides": [2, 4]}, "first is 4"),
         ({"strides": []}, "pyramid"),
         ({"detector": "faster_rcnn", "convention": "other"}, "official, mmdet2, not 'other'"),
+        ({"category_ids": [1, 2]}, "category_ids are 2 and num_classes is 3"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any], words: str) -> None:
@@ -322,6 +326,7 @@ def test_perfect_detections_score_1_and_are_told_by_class(detector: str) -> None
     task, batch = small_task(detector), random_batch(4, 2)
     task.attach(Truth(batch))
     assert task.class_names == task.hparams["class_names"] == ["red", "green", "blue"]
+    assert task.category_ids == task.hparams["category_ids"] == [10, 20, 30]
     perfect = {
         "boxes": batch["boxes"],
         "labels": batch["labels"],

@@ -1,5 +1,6 @@
 """Published Faster and Mask R-CNN files become tasks that count as the code that trained them: every convention."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 import tasks
 from hrnet import HRNet, load_weights
 from tasks import DetectionTask
-from tasks.checkpoints.published import coco_names
+from tasks.checkpoints.published import coco_categories, coco_names
 from tasks.detection.pyramid import Anchors
 from tests.tasks.detection.scenes import random_batch
 
@@ -162,6 +163,50 @@ def test_coco_classes_are_named() -> None:
     assert len(names) == 80
     assert (names[0], names[-1]) == ("person", "toothbrush")
     assert len(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]) == 91
+    ids = coco_categories()
+    assert list(ids) == sorted(ids)
+    assert (ids[1], ids[18], ids[90]) == ("person", "dog", "toothbrush")
+    assert {12, 26, 29, 30, 45, 66, 68, 69, 71, 83} == set(range(1, 91)) - set(ids)
+
+
+def test_a_published_coco_file_has_the_ids_of_coco(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    options = {"channels": 16, "box_channels": 48, "proposals": (50, 20)}
+    torch.save(published(DetectionTask(HRNet("w18_small_v1"), 80, **options), "official"), tmp_path / "file.pth")
+    found = tasks.load(tmp_path / "file.pth")
+    assert dict(zip(found.category_ids, found.class_names, strict=True)) == coco_categories()
+
+
+WORDS = r"was trained with the convention {0}, and this DetectionTask counts by {1}.*--model\.convention {0}"
+
+
+@pytest.mark.parametrize(
+    ("layout", "convention", "words"),
+    [
+        ("mmdet2", "official", WORDS.format("mmdet2", "official")),
+        ("official", "mmdet2", WORDS.format("official", "mmdet2")),
+        ("mmdet1", "mmdet2", WORDS.format("official", "mmdet2")),
+        ("mmdet2", "mmdet2", None),
+        ("mmdet1", "official", None),
+    ],
+)
+def test_weights_of_another_convention_are_said(
+    layout: str, convention: str, words: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "file.pth"
+    torch.save(published(task_of("faster_rcnn"), layout), path)
+    options = {"channels": 16, "box_channels": 48, "convention": convention}
+    task = DetectionTask(HRNet("w18_small_v1"), CLASSES, weights=str(path), **options)
+    task.load_start()
+    said = [record.getMessage() for record in caplog.records if "convention" in record.getMessage()]
+    assert len(said) == (words is not None)
+    assert words is None or re.search(words, said[0])
+    caplog.clear()
+    fcos = DetectionTask(HRNet("w18_small_v1"), CLASSES, detector="fcos", channels=32, weights=str(path))
+    fcos.load_start()
+    assert not any("convention" in record.getMessage() for record in caplog.records)
+    tasks.restore(task, path)
+    assert any("convention" in record.getMessage() for record in caplog.records) == (words is not None)
 
 
 def v1_anchors(size: tuple[int, int], stride: int) -> np.ndarray:
