@@ -13,7 +13,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval import mask as coco_mask  # pycocotools' areas end at 255 masks
 from numpy.typing import NDArray
 
-from tasks.metrics.coco import coco_of
+from tasks.metrics.coco import coco_of, uncollected
 from tasks.metrics.masks import segmentation
 
 Kind = Literal["bbox", "segm"]
@@ -172,13 +172,14 @@ def evaluate(
         sizes: Of the images, for "segm".
         thresholds: IoU from which on a detection is right; 0.50, 0.55, ..., 0.95 when not given.
     """
-    truth, found = coco_pair(objects, detections, num_classes, kind, sizes)
-    if not truth.dataset["images"]:
-        return None
-    evaluator = COCOeval_faster(truth, found, kind)
-    if thresholds is not None:
-        evaluator.params.iouThrs = np.array(thresholds)
-    evaluator.run()
+    with uncollected():
+        truth, found = coco_pair(objects, detections, num_classes, kind, sizes)
+        if not truth.dataset["images"]:
+            return None
+        evaluator = COCOeval_faster(truth, found, kind)
+        if thresholds is not None:
+            evaluator.params.iouThrs = np.array(thresholds)
+        evaluator.run()
     return evaluator
 
 

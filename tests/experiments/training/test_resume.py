@@ -97,6 +97,9 @@ RUNS = {
     "pose, frozen": [*POSE, "--model.freeze_backbone", "1", "--model.schedule", "null"],
     "segmentation, poly": ["seg_cityscapes.yaml", *SMALL, *BATCHES, "--model.schedule", "{name: poly, power: 0.9}"],
     "classification, mixup": ["cls_imagenet_modern.yaml", *SMALL, *BATCHES],
+    "detection, FCOS": ["det_coco_fcos.yaml", *SMALL, *BATCHES, "--data.num_workers", "2"],
+    "detection, Faster R-CNN": ["det_coco.yaml", *SMALL, *BATCHES],
+    "landmarks": ["landmarks_wflw.yaml", *SMALL, *BATCHES],
     "joint": ["multitask.yaml", *SMALL, *BATCHES],
     "joint, proportional": [
         *["multitask.yaml", *SMALL, *BATCHES, "--data.policy", "proportional", "--data.epoch_length", "null"],
