@@ -184,6 +184,7 @@ class DetectionTask(Task):
         """Means of what each image has by itself: a batch's losses are divided by the objects that are in all of it.
 
         An image counts as a batch of one in training, so one without objects adds to the losses of the background.
+        What R-CNNs sample is the same in every batch, but for proposals whose scores differ by rounding alone.
         """
         each = [self.losses(_image_of(outputs, place), one(batch, place)) for place in range(len(batch["image"]))]
         return {name: torch.stack([losses[name] for losses in each]).mean() for name in each[0]}

@@ -33,6 +33,16 @@ def parts(batch: dict[str, Any], size: int) -> list[dict[str, Any]]:
     return [{key: value[i : i + size] for key, value in batch.items()} for i in range(0, IMAGES, size)]
 
 
+def apart(task: DetectionTask) -> DetectionTask:
+    """With scores of which no two tie but for rounding: the order of proposals decides which are sampled."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in task.named_parameters():
+            if "cls_logits" in name or "box_predictor" in name:
+                parameter.normal_(std=0.2, generator=generator)
+    return task.eval()
+
+
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_losses_of_a_split_do_not_depend_on_the_size_of_batches(detector: str, tmp_path: Path) -> None:
     batch = images()
@@ -40,14 +50,14 @@ def test_losses_of_a_split_do_not_depend_on_the_size_of_batches(detector: str, t
     found = []
     for size in (1, 3, 4):
         loader = DataLoader(Batches(parts(batch, size)), batch_size=None)
-        found.append(quiet(tmp_path).validate(small_task(detector), loader, verbose=False)[0])
-    task = small_task(detector).eval()
+        found.append(quiet(tmp_path).validate(apart(small_task(detector)), loader, verbose=False)[0])
+    task = apart(small_task(detector))
     with torch.no_grad():
         each = [losses_of(task, one) for one in parts(batch, 1)]
     expected = {f"val/{name}": sum(losses[name].item() for losses in each) / IMAGES for name in each[0]}
     expected["val/loss"] = sum(expected.values())
     for values in found:
-        assert values == pytest.approx(expected, rel=1e-4)
+        assert values == pytest.approx(expected, rel=1e-3)
     if detector != "retinanet":  # whose own are such means
         with torch.no_grad():
             whole = losses_of(task, batch)
@@ -59,7 +69,7 @@ def evaluated(processes: int, detector: str, root: Path, folder: Path) -> dict[s
     torch.manual_seed(0)
     own = {"strides": [8, 16, 32]} if detector == "fcos" else {"box_channels": 32, "proposals": (60, 30)}
     options = {"channels": 32, "score_threshold": 0.0, "max_detections": 20, **own}
-    task = DetectionTask(HRNet("w18_small_v1"), 1, detector=detector, **options)
+    task = apart(DetectionTask(HRNet("w18_small_v1"), 1, detector=detector, **options))
     masks = detector == "mask_rcnn"
     data = CocoDetection(root, image_size=(96, 128), batch_size=2, num_workers=0, masks=masks)
     trainer = {"limit_val_batches": None, "strategy": "ddp" if processes > 1 else "auto", "devices": processes}
@@ -93,4 +103,4 @@ def test_two_processes_evaluate_an_odd_number_of_images_as_one(detector: str, tm
     expected = evaluated(1, detector, root, tmp_path / "one")
     assert {"val/AP", "val/loss"} <= expected.keys()
     for rank in range(2):
-        assert json.loads((tmp_path / f"{rank}.json").read_text()) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == pytest.approx(expected, rel=1e-3, abs=1e-6)
