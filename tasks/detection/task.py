@@ -16,7 +16,7 @@ from tasks.draw import draw_detection
 from tasks.draw.detection import SHOWN
 from tasks.draw.pictures import Drawn
 from tasks.draw.tables import Row
-from tasks.exchange import Batch, Data, Losses, one
+from tasks.exchange import Batch, Data, Losses
 from tasks.metrics.coco_boxes import MASK, MEANINGS, CocoBoxes
 from tasks.pose import in_image
 from tasks.task import Task
@@ -86,6 +86,9 @@ class DetectionTask(Task):
 
     monitor = "val/AP"
     mode = "max"
+    # A batch's are divided by the objects that are in all of it. What R-CNNs sample of an image is the same in every
+    # batch, but for proposals whose scores differ by rounding alone.
+    by_sample = True
     higher_is_better = tuple(f"{prefix}{name}" for prefix in ("", MASK) for name in MEANINGS)
 
     def __init__(
@@ -179,15 +182,6 @@ class DetectionTask(Task):
             labels = target["labels"] + self.head.first_label
             targets.append(target | {"boxes": target["boxes"].float(), "labels": labels})
         return self.head.losses(outputs, targets, *_sizes(batch))
-
-    def evaluation_losses(self, outputs: dict[str, Any], batch: Batch) -> Losses:
-        """Means of what each image has by itself: a batch's losses are divided by the objects that are in all of it.
-
-        An image counts as a batch of one in training, so one without objects adds to the losses of the background.
-        What R-CNNs sample is the same in every batch, but for proposals whose scores differ by rounding alone.
-        """
-        each = [self.losses(_image_of(outputs, place), one(batch, place)) for place in range(len(batch["image"]))]
-        return {name: torch.stack([losses[name] for losses in each]).mean() for name in each[0]}
 
     @torch.no_grad()
     def predict(self, outputs: dict[str, Any], batch: Batch) -> Prediction:
@@ -303,12 +297,6 @@ def _sizes(batch: Batch) -> tuple[tuple[int, int], list[tuple[int, int]]]:
     """Height and width of a batch's images with their padding, and of each without."""
     height, width = batch["image"].shape[-2:]
     return (height, width), [(rows, columns) for rows, columns in batch["size"].tolist()]
-
-
-def _image_of(outputs: dict[str, Any], place: int) -> dict[str, Any]:
-    """Outputs of one image of a batch; those of a pyramid are a list of its levels."""
-    here = slice(place, place + 1)
-    return {k: [level[here] for level in v] if isinstance(v, list) else v[here] for k, v in outputs.items()}
 
 
 def _chosen(detector: str, options: dict[str, Any]) -> dict[str, Any]:

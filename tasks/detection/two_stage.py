@@ -123,7 +123,7 @@ class TwoStage(nn.Module):
         )
 
     def forward(self, pyramid: Mapping[str, Tensor]) -> Outputs:
-        """Levels (B, channels, H_i, W_i), finest first -> `pyramid`, the same, and what RPN says of all N anchors.
+        """Levels (B, channels, H_i, W_i), finest first -> `pyramid`, these, and what RPN says of all N anchors.
 
         `objectness` (B, N), logits, and `deltas` (B, N, 4), both in float32.
         """
@@ -131,7 +131,7 @@ class TwoStage(nn.Module):
         objectness, deltas = concat_box_prediction_layers(*self.rpn.head(levels))
         count = len(levels[0])
         return {
-            "pyramid": levels,
+            "pyramid": tuple(levels),  # which is cut into samples level by level
             "objectness": objectness.float().reshape(count, -1),
             "deltas": deltas.float().reshape(count, -1, 4),
         }
