@@ -43,7 +43,7 @@ from experiments.config.files import files_and_flags
 from experiments.training.callbacks import LearningRate, PartsSummary, Preflight
 from experiments.training.checkpoints import LastCheckpoint, StopOnSignal, WholeFiles
 from experiments.training.cost import cost
-from experiments.training.loggers import MetricsFile, RememberRun, log_best, make_wandb_logger
+from experiments.training.loggers import MetricsFile, RememberRun, end_wandb, log_best, make_wandb_logger
 from experiments.training.nonfinite import FiniteLoss
 from experiments.training.processes import check_processes, together
 from experiments.training.run_folder import RunFolder, environment, peak_memory, remove_unfinished
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Callback] = ()) 
             _say(f"go on with: python -m experiments.run --resume {run.path}")
         raise
     finally:
-        wandb.finish()  # a second run in the same process, in a notebook, is a run of its own
+        end_wandb()
         if not (done or start.stepped):
             run.leave_nothing()
         run.release()

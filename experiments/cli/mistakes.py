@@ -71,6 +71,11 @@ def sentence_of(error: BaseException) -> str | None:
             f"A loader process ({lost[1]}) has ended: {lost[2].rstrip('.')}. If it was killed, the memory or /dev/shm "
             "was full: lower data.num_workers or data.batch_size. What was saved is whole: go on with --resume."
         )
+    if isinstance(error, ConnectionError) and _raised_below("wandb", error):
+        return (
+            f"W&B's service has ended ({text}): what was saved is whole, so go on with --resume, or without W&B by "
+            "--wandb.mode disabled as well."
+        )
     if isinstance(error, ValueError) and text.startswith("Expected more than 1 value per channel when training"):
         shape = text.rpartition("torch.Size")[2].strip("()")
         return (
@@ -126,6 +131,12 @@ def _refused_by_lightning(error: BaseException, last: traceback.FrameSummary) ->
     place = last.filename.rpartition(f"{os.sep}lightning{os.sep}")[2]
     kinds = ValueError | TypeError | RuntimeError if f"{os.sep}callbacks{os.sep}" in place else ValueError | TypeError
     return place != last.filename and isinstance(error, kinds) and (last.line or "").startswith("raise ")
+
+
+def _raised_below(package: str, error: BaseException) -> bool:
+    """Whether an error comes through a package that is no code of ours."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(f"{os.sep}site-packages{os.sep}{package}{os.sep}" in frame.filename for frame in frames)
 
 
 def debugging() -> bool:

@@ -7,6 +7,7 @@ after the training has 1 in the column best_checkpoint.
 Offline runs of W&B are complete: `wandb sync` uploads them later, and a resumed experiment goes on in the same W&B run.
 """
 
+import contextlib
 import csv
 import io
 import os
@@ -179,6 +180,16 @@ def wanted_mode(stated: str | None) -> Literal["online", "offline", "disabled"]:
 def _start(mode: str, options: Mapping[str, Any]) -> wandb.Run:
     settings = wandb.Settings(mode=mode, silent=True, console="off", init_timeout=20)
     return wandb.init(**options, settings=settings)
+
+
+def end_wandb() -> None:
+    """End W&B's run, so that a second one in the same process, in a notebook, is a run of its own."""
+    try:
+        wandb.finish()
+    except ConnectionError as error:
+        print(f"W&B's service has ended ({error}); what it has not written is in metrics.csv.", flush=True)
+        with contextlib.suppress(ConnectionError):
+            wandb.teardown()  # it says so once more, and forgets the service, so that the next run starts another
 
 
 class RememberRun(Callback):

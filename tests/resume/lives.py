@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from experiments.run import command, main
 from tests.resume.moments import CLOCK, Moment, Struck
 
-HANGS = 120.0
+HANGS = 240.0
 """Seconds after which a life that does not end is a failure."""
 MOURNING = 30.0
 """Seconds within which all processes of a job have to end after one did."""
