@@ -116,7 +116,8 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Callback] = ()) 
     try:
         trainer = make_trainer(objects, run.path, experiment, action, config, start, wandb_run)
         check_processes(trainer, config)
-        with together():
+        stop = next(callback for callback in trainer.callbacks if isinstance(callback, StopOnSignal))
+        with together(), stop.named():
             if action == "fit":
                 _fit(trainer, objects, run.path, last, (config.wandb or {}).get("log_model", False))
             else:

@@ -8,7 +8,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -74,6 +75,20 @@ class StopOnSignal(Checkpoint):
             raise KeyboardInterrupt
         self.number = number
         print(f"{signal.Signals(number).name}: stops after this step; again to stop at once", flush=True)
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Within the block, a second signal ends as the first one does, which is not always Ctrl-C.
+
+        Raises:
+            Stopped: In place of what ends a command at once.
+        """
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit) as leaving:  # Lightning makes the latter of the former
+            if self.number:
+                raise Stopped(self.number) from leaving
+            raise
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Between two epochs."""

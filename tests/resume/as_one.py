@@ -23,7 +23,7 @@ from tests.resume.same import logged, unlike
 
 SEVEN = [
     *["--data.overfit", "7", "--trainer.limit_train_batches", "1.0", "--trainer.limit_val_batches", "1.0"],
-    *["--trainer.max_epochs", "30", "--trainer.check_val_every_n_epoch", "30", "--data.batch_size", "7"],
+    *["--trainer.max_epochs", "20", "--trainer.check_val_every_n_epoch", "20", "--data.batch_size", "7"],
 ]
 LEARNED = {
     "pose": ["pose_coco.yaml", *SMALL],
