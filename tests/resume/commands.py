@@ -67,7 +67,9 @@ COMMANDS = {
     ),
     "people": Command(["multitask_people.yaml", *SMALL, "--data.epoch_length", "4"]),
     "pose, two processes": Command(["pose_coco.yaml", *SMALL, *TWO], 2),
-    "segmentation, two processes, workers": Command(["seg_cityscapes_w18.yaml", *SMALL, *TWO, *WORKERS], 2),
+    "segmentation, two processes, workers": Command(
+        ["seg_cityscapes_w18.yaml", *SMALL, *TWO, *WORKERS, "--trainer.sync_batchnorm", "false"], 2
+    ),
     "joint, all, two processes": Command([*JOINT, *TWO, "--model.balancing", "uncertainty"], 2),
     "joint, round robin, two processes": Command([*ONE_A_STEP, "round_robin", *TWO], 2),
 }

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning import Callback
 
-from experiments.run import main
+from experiments.run import command, main
 from tests.conftest import ROOT
 from tests.experiments.training.test_resume import SMALL, assert_same
 from tests.experiments.training.toys import toy
@@ -91,3 +92,26 @@ def test_two_processes_give_the_figures_of_one_and_share_a_folder(tmp_path: Path
     for summary in summaries:
         expected = summary["best"]["val/weight"] * np.mean(np.arange(35))
         assert summary["best"]["val/loss"] == summary["best"]["val/product"] == pytest.approx(expected, rel=1e-6)
+
+
+class Twice(Callback):
+    """This process gets a signal a second time before the first has ended it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """In the second epoch."""
+        if trainer.global_step == 6:
+            os.kill(os.getpid(), self.number)
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_does_not_wait_and_has_the_status_of_the_first(
+    number: int, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert command(lambda: main(toy(tmp_path), [Twice(number)])) == 128 + number
+    (run,) = tmp_path.glob("runs/toy/*")
+    assert f"go on with: python -m experiments.run --resume {run}" in capsys.readouterr().out
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] in (4, 6)
