@@ -25,11 +25,19 @@ def may_mount() -> bool:
     return made.returncode == 0
 
 
-def mounted(script: str, words: list[str], **environment: str) -> subprocess.CompletedProcess:
-    """The command in a name space of its own, after a script that mounts disks there."""
+def mounted(script: str, words: list[str], after: str = "", **environment: str) -> subprocess.CompletedProcess:
+    """The command in a name space of its own, between two scripts, the first of which mounts disks there."""
     command = [sys.executable, "-m", "experiments.run", *words]
     return subprocess.run(
-        ["unshare", "--mount", "bash", "-ec", script + '\nexec "$@"', "bash", *command],
+        [
+            "unshare",
+            "--mount",
+            "bash",
+            "-ec",
+            f'{script}\nset +e\n"$@"\nstatus=$?\n{after}\nexit $status',
+            "bash",
+            *command,
+        ],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
@@ -49,16 +57,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 FULL = "mount -t tmpfs -o size=64k none {folder}\ndd if=/dev/zero of={folder}/filler bs=4k 2>/dev/null || true"
+COPY = "cp -r {run} {folder}/copy\n"
+SAME = "rm -f {run}/filler {folder}/filler; [ ! -d {folder}/copy ] || diff -r {folder}/copy {run} || echo CHANGED >&2"
 FULL_RUN = """
-cp -r {run} {folder}/copy
 mount -t tmpfs -o size=64m none {run}
 cp -r {folder}/copy/. {run}
 dd if=/dev/zero of={run}/filler bs=4k 2>/dev/null || true
 """
 ASKED = {
-    "a full run folder": (FULL_RUN, ["--resume", "{run}"], ["{run} cannot be written (No space left", "make room"]),
+    "a full run folder": (
+        COPY + FULL_RUN,
+        ["--resume", "{run}"],
+        ["{run} cannot be written (No space left", "make room"],
+    ),
     "a read-only run folder": (
-        "mount --bind {run} {run}\nmount -o remount,ro,bind {run}",
+        COPY + "mount --bind {run} {run}\nmount -o remount,ro,bind {run}",
         ["--resume", "{run}"],
         ["{run} cannot be written (Read-only file system)"],
     ),
@@ -80,15 +93,15 @@ def test_refused_with_a_sentence_and_nothing_changed(what: str, trained: Path, t
 
     begun = words if words[0] == "--resume" else [*toy(tmp_path), *words]
     more = ["--trainer.max_epochs", "4"] if words[0] == "--resume" else []
-    before = contents(run)
-    found = mounted(filled(script), [*map(filled, begun), *more])
+    found = mounted(filled(script), [*map(filled, begun), *more], filled(SAME))
     assert found.returncode == 2, found.stderr
     errors = [line for line in found.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert "Traceback" not in found.stderr
     for word in expected:
         assert filled(word) in errors[0]
-    assert contents(run) == before
+    assert "CHANGED" not in found.stderr
+    assert not list(folder.glob("toy*"))
 
 
 @pytest.mark.slow
