@@ -30,7 +30,8 @@ def main() -> int:
     """Exit status: 0 if every run ended as the one that was left alone."""
     parser = argparse.ArgumentParser(prog="python -m tests.resume", description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20, help="How many at least.")
-    parser.add_argument("--seed", type=int, default=0, help="Of the first trial; the next has the next.")
+    parser.add_argument("--seed", type=int, default=0, help="Of the first trial; it says which run that is, too.")
+    parser.add_argument("--stride", type=int, default=1, help="From one seed to the next.")
     parser.add_argument("--only", default="", help="Runs whose name has this in it.")
     parser.add_argument("--each", type=int, default=MOST, help="Kills of one run at most.")
     parser.add_argument("--minutes", type=float, default=1e9, help="No trial begins after so long.")
@@ -61,8 +62,8 @@ def _all(commands: dict[str, Command], asked: argparse.Namespace, folder: Path, 
     failed: list[str] = []
     anew = number = 0
     while kills.total() < asked.kills and time.monotonic() - began < 60 * asked.minutes:
-        name = list(commands)[(asked.seed + number) % len(commands)]
-        seed = asked.seed + number
+        seed = asked.seed + number * asked.stride
+        name = list(commands)[seed % len(commands)]
         number += 1
         if name not in wholes:
             wholes[name] = left_alone(commands[name], folder / f"whole{len(wholes)}")

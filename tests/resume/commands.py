@@ -67,6 +67,9 @@ COMMANDS = {
     ),
     "people": Command(["multitask_people.yaml", *SMALL, "--data.epoch_length", "4"]),
     "pose, two processes": Command(["pose_coco.yaml", *SMALL, *TWO], 2),
+    "landmarks, frozen, two processes": Command(
+        ["landmarks_cofw.yaml", *SMALL, *TWO, "--model.freeze_backbone", "true"], 2
+    ),
     "segmentation, two processes, workers": Command(
         ["seg_cityscapes_w18.yaml", *SMALL, *TWO, *WORKERS, "--trainer.sync_batchnorm", "false"], 2
     ),
