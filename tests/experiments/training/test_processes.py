@@ -115,3 +115,13 @@ def test_a_second_signal_does_not_wait_and_has_the_status_of_the_first(
     (run,) = tmp_path.glob("runs/toy/*")
     assert f"go on with: python -m experiments.run --resume {run}" in capsys.readouterr().out
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] in (4, 6)
+
+
+def test_parameters_are_sharded_on_gpus_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    flags = ["--trainer.strategy", "fsdp", "--trainer.accelerator", "cpu", "--trainer.devices", "2"]
+    monkeypatch.setattr("sys.argv", ["run", *toy(tmp_path), *flags])
+    assert command() == 2
+    assert "fsdp` requires a GPU" in capsys.readouterr().err
+    assert not list(tmp_path.glob("runs/*"))
