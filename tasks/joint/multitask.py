@@ -314,8 +314,8 @@ class MultiTask(Task):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the running averages; they are of all processes, so one takes them."""
         super().on_load_checkpoint(checkpoint)
-        if self.trainer.is_global_zero:
-            self.epoch_means.load(checkpoint.get("epoch_means", {}), self.device)
+        known = not self.trainer.is_global_zero
+        self.epoch_means.load(checkpoint.get("epoch_means", {}), self.device, known=known)
 
     # ---- one task alone
 

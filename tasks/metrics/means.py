@@ -60,17 +60,25 @@ class Means:
             mean.reset()
 
     def state(self) -> dict[str, list[float]]:
-        """{name: [total, weight]} over all processes, as plain data; every process calls it."""
+        """{name: [total, weight]} over all processes, as plain data, of what has any; every process calls it."""
         found = {}
         for name, mean in self._means.items():
             with mean.sync_context():
-                found[name] = [mean.total.item(), mean.weight.item()]
+                if mean.weight:
+                    found[name] = [mean.total.item(), mean.weight.item()]
         return found
 
-    def load(self, state: dict[str, list[float]], device: torch.device) -> None:
-        """Go on from a state; of several processes one does, the others from nothing."""
+    def load(self, state: dict[str, list[float]], device: torch.device, *, known: bool = False) -> None:
+        """Go on from a state.
+
+        Args:
+            state: Of all processes.
+            device: Of the means.
+            known: Of several processes one takes the values; the others learn the names alone, since those that one
+                process knows and another does not would be gathered by the one and never arrive.
+        """
         for name, (total, weight) in state.items():
             if weight:
                 mean = self._means[name] = WeightedMean(device)
-                mean.update(torch.zeros((), device=device), weight)
-                mean.total += total
+                mean.update(torch.zeros((), device=device), 0.0 if known else weight)
+                mean.total += 0.0 if known else total
