@@ -21,28 +21,29 @@ from tests.resume.commands import SMALL, TWO, files_first
 from tests.resume.lives import live
 from tests.resume.same import logged, unlike
 
-SEVEN = [
-    *["--data.overfit", "7", "--trainer.limit_train_batches", "1.0", "--trainer.limit_val_batches", "1.0"],
+LEARN = [
+    *["--trainer.limit_train_batches", "1.0", "--trainer.limit_val_batches", "1.0"],
     *["--trainer.max_epochs", "20", "--trainer.check_val_every_n_epoch", "20", "--data.batch_size", "7"],
 ]
+SEVEN = [*SMALL, "--data.overfit", "7"]
 LEARNED = {
-    "pose": ["pose_coco.yaml", *SMALL],
-    "segmentation": ["seg_cityscapes.yaml", *SMALL, "--trainer.sync_batchnorm", "false"],
-    "segmentation, OCR": ["seg_cityscapes_ocr.yaml", *SMALL, "--trainer.sync_batchnorm", "false"],
+    "pose": ["pose_coco.yaml", *SEVEN],
+    "segmentation": ["seg_cityscapes.yaml", *SEVEN, "--trainer.sync_batchnorm", "false"],
+    "segmentation, OCR": ["seg_cityscapes_ocr.yaml", *SEVEN, "--trainer.sync_batchnorm", "false"],
     "classification": ["cls_imagenet.yaml", *SMALL, "--data.overfit", "151"],  # fewer are of one class alone
-    "detection": ["det_coco_fcos.yaml", *SMALL],
-    "detection, two stages": ["det_coco.yaml", *SMALL],
-    "detection, masks": ["det_coco_mask.yaml", *SMALL],
-    "landmarks": ["landmarks_wflw.yaml", *SMALL],
-    "joint": ["multitask_pose_seg.yaml", *SMALL],
-    "people": ["multitask_people.yaml", *SMALL],
+    "detection": ["det_coco_fcos.yaml", *SEVEN],
+    "detection, two stages": ["det_coco.yaml", *SEVEN],
+    "detection, masks": ["det_coco_mask.yaml", *SEVEN],
+    "landmarks": ["landmarks_wflw.yaml", *SEVEN],
+    "joint": ["multitask_pose_seg.yaml", *SEVEN],
+    "people": ["multitask_people.yaml", *SEVEN],
 }
 
 
 def compared(words: list[str], folder: Path) -> tuple[list[str], dict[str, str]]:
     """What differs between one process and two, and the figures of one."""
     folder.mkdir()
-    done = live([*files_first([*SEVEN, *words]), "--runs", str(folder / "fit")], 1, None, folder / "log")
+    done = live([*files_first([*words, *LEARN]), "--runs", str(folder / "fit")], 1, None, folder / "log")
     if done.statuses != [0]:
         raise RuntimeError(done.said[-3000:])
     (run,) = (folder / "fit").glob("*/*")
