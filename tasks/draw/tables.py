@@ -116,7 +116,8 @@ class SampleScores:
     """Collects a row a sample, and a picture of each of the worst.
 
     A row has `sample` (an integer id), `score` (in [0, 1], high is good) and what else the task says; of equal scores
-    that of the highest `confidence`, if rows have one, is the worst.
+    that of the highest `confidence`, if rows have one, is the worst, and of equal ones the last sample, whichever
+    process has it.
 
     Args:
         worst: How many pictures are kept.
@@ -125,7 +126,8 @@ class SampleScores:
     def __init__(self, worst: int = 20) -> None:
         self.worst = worst
         self._rows: list[Row] = []
-        self._pictured: list[tuple[float, float, int, Row]] = []  # a heap, the best of the worst first
+        # A heap, the best of the worst first; the second number keeps rows from being compared.
+        self._pictured: list[tuple[float, float, int, int, Row]] = []
         self._number = itertools.count()
 
     def update(self, columns: Mapping[str, Tensor | list], draw: Callable[[int], Tensor | None]) -> None:
@@ -141,10 +143,10 @@ class SampleScores:
             if row["score"] != row["score"]:
                 continue
             self._rows.append(row)
-            badness = (-row["score"], row.get("confidence", 0.0), next(self._number))
+            badness = (-row["score"], row.get("confidence", 0.0), row["sample"])
             if len(self._pictured) < self.worst or badness > self._pictured[0][:3]:
                 add = heapq.heappush if len(self._pictured) < self.worst else heapq.heapreplace
-                add(self._pictured, (*badness, {**row, "picture": draw(i)}))
+                add(self._pictured, (*badness, next(self._number), {**row, "picture": draw(i)}))
 
     def gather(self) -> None:
         """Take the rows and pictures of all processes; every process calls it."""
@@ -163,7 +165,7 @@ class SampleScores:
         # A distributed sampler repeats some samples to give every process as many.
         rows = {row["sample"]: row for row in self._rows}
         ordered = sorted(self._pictured, key=lambda entry: entry[:3], reverse=True)
-        worst = {entry[3]["sample"]: entry[3] for entry in reversed(ordered)}
+        worst = {entry[-1]["sample"]: entry[-1] for entry in reversed(ordered)}
         chosen = list(reversed(worst.values()))[: self.worst]
         return {"samples": [rows[key] for key in sorted(rows)], "worst": chosen}
 
