@@ -18,6 +18,7 @@ import hrnet
 import tasks
 from hrnet import HRNet
 from tasks import DetectionTask, save_task
+from tests.datamodules.convert.pictures import labelled
 from tests.golden import old_run
 
 ROOT = Path(__file__).parents[1]
@@ -106,6 +107,8 @@ def stands_for(word: str, folder: Path) -> str:
         for shade in (50, 100, 150):
             video.write(np.full((128, 96, 3), shade, np.uint8))
         video.release()
+    elif word == "labels/":
+        labelled(path)
     elif word == "boxes.json":
         path.write_text('[{"image_id": "photo.jpg", "bbox": [10, 10, 60, 90], "score": 0.9, "category_id": 1}]')
     elif word == "mine.yaml":

@@ -208,6 +208,7 @@ COMMANDS = {
     "compare": Command("experiments.compare", "Runs side by side: terminal, HTML, Markdown, CSV"),
     "errors": Command("experiments.errors", "What kinds of mistakes a run makes, how many, and where"),
     "check": Command("datamodules.check", "Everything that is wrong with the files of a data set"),
+    "convert": Command("datamodules.convert", "Other labelling tools' files as a folder that trains"),
     "sweep": Command("experiments.sweep", "Search hyperparameters"),
     "split": Command("experiments.split", "One task of a joint run as a checkpoint of its own"),
     "export": Command("experiments.export", "A run as a file that runs without this project: ONNX, torch, OpenVINO"),

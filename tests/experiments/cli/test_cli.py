@@ -37,7 +37,18 @@ def test_help_answers_without_torch(flag, tmp_path):
     *text, heavy = done.stdout.splitlines()
     assert heavy == "[]"
     if flag != "--version":
-        for word in ("run", "predict", "compare", "errors", "sweep", "benchmark", "split", "check", "wandb_report"):
+        for word in [
+            "run",
+            "predict",
+            "compare",
+            "errors",
+            "sweep",
+            "benchmark",
+            "split",
+            "check",
+            "convert",
+            "wandb_report",
+        ]:
             assert any(line.split()[:1] == [word] for line in text)
 
 

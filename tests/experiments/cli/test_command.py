@@ -138,6 +138,8 @@ def test_exit_status(function, expected, monkeypatch):
 FUNCTIONS = {  # those behind a package that imports them late; the runner's words are keys of the configuration
     "predict": ("experiments.predict.commandline", "predict"),
     "check": ("datamodules.check.__main__", "check_files"),
+    "convert": ("datamodules.convert.__main__", "convert_files"),
+    "export": ("experiments.export.commandline", "export"),
 }
 
 
