@@ -115,6 +115,15 @@ class Parts(FolderSegmentation):
         return Drawing()
 
 
+def test_a_sampler_of_its_own_begins_with_the_first_epoch() -> None:
+    again, other = TrainingSampler(Drawing()), TrainingSampler(Drawing())
+    first = list(TrainingSampler(Drawing()))
+    again.set_epoch(0)
+    other.set_epoch(1)
+    assert first == list(again) != list(other)
+    assert {turn for _, turn in first} == {0}
+
+
 @pytest.mark.parametrize("policy", ["all", "round_robin", "proportional"])
 def test_parts_of_a_joint_run_draw_independently(policy: str) -> None:
     options = {"class_names": ["a", "b"], "image_size": (4, 4), "batch_size": 1, "num_workers": 0}

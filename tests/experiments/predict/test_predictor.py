@@ -160,7 +160,9 @@ def test_key_points_count_and_are_drawn_above_the_threshold(monkeypatch: pytest.
         return picture
 
     monkeypatch.setattr("experiments.predict.pose.draw_pose", draw)
-    result.plot()
+    picture = np.asarray(result.plot())
+    for edge in (picture[1, 1:10], picture[9, 1:10], picture[1:10, 1], picture[1:10, 9]):
+        assert (edge == 255).all()
     result.plot(threshold=0.1)
     assert drawn == [[False, True, True], [True, True, True]]
     assert result.records(3)[0]["image_id"] == "bee"

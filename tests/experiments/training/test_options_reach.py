@@ -1,6 +1,7 @@
 """Every key of the runner has an effect that a user sees, from a file, from a flag and from Python."""
 
 import json
+import logging
 import sys
 import time
 from pathlib import Path
@@ -316,6 +317,27 @@ def test_words_of_the_process_are_taken_where_none_are_given(tmp_path, monkeypat
     monkeypatch.setattr(sys, "argv", ["run", *toy(tmp_path, max_epochs=1)])
     assert main().global_step == 4
     assert run.command() == 0
+
+
+def test_a_command_leaves_out_what_lightning_says_of_itself(tmp_path, monkeypatch):
+    said: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    logger, listener = logging.getLogger("lightning.pytorch"), Listener()
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    logger.addHandler(listener)
+    try:
+        main(toy(tmp_path, max_epochs=1))
+        assert any("GPU available" in line for line in said)
+        said.clear()
+        monkeypatch.setattr(sys, "argv", ["run", *toy(tmp_path, max_epochs=1)])
+        assert run.command() == 0
+    finally:
+        logger.removeHandler(listener)
+    assert not said
 
 
 def test_the_words_that_are_given_are_not_changed(tmp_path):

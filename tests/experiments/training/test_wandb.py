@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ import wandb
 from experiments import run, wandb_report
 from experiments.config import ConfigError, WandbSpec
 from experiments.run import main
-from experiments.training.loggers import make_wandb_logger, wanted_mode
+from experiments.training.loggers import make_wandb_logger, wanted_mode, why_offline
 from tests.conftest import ROOT
 
 QUICK = ["pose_coco.yaml", "sample.yaml", "debug.yaml"]
@@ -194,9 +195,29 @@ def test_a_server_that_refuses_the_key_or_does_not_answer_means_offline(online, 
         assert list((folder / "wandb").glob("offline-run-*"))
         out = capsys.readouterr().out
         assert "W&B is offline (" in out
+        assert "no API key" not in out
+        assert ("(no answer from 127.0.0.1)" in out) == (name == "away")
         assert f"wandb sync {folder / 'wandb'}/offline-run-*" in out
         server.shutdown()
         server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (None, "no API key"),
+        ("machine elsewhere.example", "no API key"),
+        ("machine 127.0.0.1", "no answer from 127.0.0.1"),
+    ],
+)
+def test_a_key_may_stand_in_the_netrc_file_beside_its_server(line, why, online, tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    online(port)  # nobody answers there any more
+    if line is not None:
+        (tmp_path / "none").write_text(f"{line} login user password {KEY}\n")
+    assert why_offline() == why
 
 
 def test_the_rate_is_one_key_beside_the_loss_of_its_step(trained):
