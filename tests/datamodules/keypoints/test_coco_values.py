@@ -55,6 +55,25 @@ def labelled(content: dict[str, Any]) -> dict[str, Any]:
     return next(a for a in content["annotations"] if a["num_keypoints"] > 3 and not a["iscrowd"])
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda names: names.__setitem__(1, "antenna"), 1),  # once for all categories
+        (lambda names: names.pop(), 0),  # as many as the annotations have, which are told of otherwise
+        (lambda names: names.__setitem__(slice(None), [name.upper() for name in names]), 0),
+    ],
+)
+def test_other_names_of_key_points_are_told_once(change, said: int, root: Path) -> None:
+    content = content_of(root)
+    change(content["categories"][0]["keypoints"])
+    content["categories"].append({**content["categories"][0], "id": 7, "name": "bee"})
+    (root / ANNOTATIONS).write_text(json.dumps(content))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read_annotations(root / ANNOTATIONS, Skeleton.load("coco")).accepted()
+    assert len([w for w in caught if "unless these mean the same" in str(w.message)]) == said
+
+
 # ---- values that are taken
 
 

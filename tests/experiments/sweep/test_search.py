@@ -230,3 +230,20 @@ def test_what_mattered_is_told_of_enough_trials_that_differ(
 
     search(monkeypatch, measure, RANGE, "--method", "random", "--trials", str(count), "--runs", str(tmp_path))
     assert ("importance: " in capsys.readouterr().out) == told
+
+
+def test_a_search_ends_when_other_machines_have_done_the_rest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tried: list[int] = []
+
+    def measure(arguments: Any, callbacks: Any) -> SimpleNamespace:
+        trial = callbacks[0].trial
+        tried.append(trial.number)
+        for value in (0.1, 0.2):  # of two others meanwhile
+            space = {"params": trial.params, "distributions": trial.distributions}
+            trial.study.add_trial(optuna.trial.create_trial(value=value, user_attrs={"run": "there"}, **space))
+        trial.set_user_attr("run", "here")
+        return SimpleNamespace(callback_metrics={"val/AP": torch.tensor(0.3)})
+
+    study = search(monkeypatch, measure, RANGE, "--method", "random", "--trials", "5", "--runs", str(tmp_path))
+    assert len(tried) == 2
+    assert len(study.trials) == 6

@@ -307,6 +307,44 @@ def test_a_checkpoint_stands_after_every_epoch_whatever_is_validated(tmp_path: P
     assert summary(trainer)["last"]["train/loss"] == pytest.approx(column(trainer, "train/loss")[19])
 
 
+class Validations(Callback):
+    """Steps after which the training is validated; breaks at one of them."""
+
+    def __init__(self, broken: int | None = None) -> None:
+        self.steps: list[int] = []
+        self.broken = broken
+
+    def on_validation_start(self, trainer: Trainer, *_: Any) -> None:
+        """One more."""
+        if trainer.state.fn == "fit":
+            self.steps.append(trainer.global_step)
+            if trainer.global_step == self.broken:
+                raise RuntimeError("on purpose")
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "broken"),
+    [
+        ({"val_check_interval": 3}, [3, 7, 11], 7),
+        ({"val_check_interval": 3, "check_val_every_n_epoch": None}, [3, 6, 9, 12], 6),
+        ({"val_check_interval": 0.5, "check_val_every_n_epoch": 2}, [6, 8], 6),
+    ],
+)
+def test_a_validation_that_was_due_is_the_first_of_the_run_that_goes_on(
+    options: dict[str, Any], steps: list[int], broken: int, tmp_path: Path
+) -> None:
+    whole, first, second = Validations(), Validations(broken), Validations()
+    (tmp_path / "whole").mkdir()
+    main(toy(tmp_path / "whole", **options), [whole])
+    with pytest.raises(RuntimeError, match="on purpose"):
+        main(toy(tmp_path, **options), [first])
+    (run,) = tmp_path.glob("runs/toy/*")
+    main(["--resume", str(run)], [second])
+    assert whole.steps == steps
+    assert first.steps[-1] == second.steps[0] == broken
+    assert first.steps[:-1] + second.steps == steps
+
+
 def test_a_checkpoint_is_written_within_long_epochs(tmp_path: Path) -> None:
     class Broken(Callback):
         def on_before_zero_grad(self, trainer: Trainer, *_: Any) -> None:
