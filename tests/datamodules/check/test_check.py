@@ -156,6 +156,13 @@ DEFECTS: list[tuple[str, str, str, str, Seed]] = [
     ("coco", "unreadable data", "val", VAL, cut(f"annotations/{VAL}")),
     ("coco", "repeated id", "train", "image 2 (000000000003.jpg)", edit("train", repeated_image)),
     ("coco", "repeated id", "train", "annotation {0} (", edit("train", repeated_annotation)),
+    (
+        "coco",
+        "repeated id",
+        "train",
+        "category 1 (person)",
+        edit("train", lambda c: c["categories"].append(dict(c["categories"][0]))),
+    ),
     ("coco", "repeated file name", "train", "image 777 (000000000002.jpg)", edit("train", repeated_file)),
     ("coco", "unknown image", "train", "annotation {2} (image 999)", annotation(2, image_id=999)),
     ("coco", "unknown category", "train", "annotation {3} (", annotation(3, category_id=77)),
