@@ -255,3 +255,9 @@ def test_a_tasks_statistics_are_taken_back_after_an_error_too() -> None:
     assert not TaskNorms(network).equals(norms)
     norms.copy_from(network)
     assert TaskNorms(network).equals(norms)
+
+
+def test_a_part_counts_where_all_that_is_asked_for_has_it() -> None:
+    joint = pulls()
+    assert list(joint.each({"a": 1, "b": 2}, {"a": 3})) == [("a/", joint.tasks["a"], 1, 3)]
+    assert [prefix for prefix, *_ in joint.each({"a": 1, "b": 2}, {"a": 3, "b": 4})] == ["a/", "b/"]
