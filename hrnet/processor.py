@@ -34,7 +34,7 @@ def has_int8() -> bool:
 
 def _flags() -> frozenset[str] | None:
     """Instruction sets as torch or Linux list them; None where neither does."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     if capabilities:
         return frozenset(name for name, there in capabilities.items() if there is True)
     try:
