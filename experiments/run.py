@@ -47,6 +47,7 @@ from experiments.training.loggers import MetricsFile, RememberRun, end_wandb, lo
 from experiments.training.nonfinite import FiniteLoss
 from experiments.training.processes import check_processes, together
 from experiments.training.run_folder import RunFolder, environment, peak_memory, remove_unfinished
+from experiments.training.sheet import TrainingSheet
 from experiments.training.start import (
     begin,
     check_resume,
@@ -260,6 +261,7 @@ def make_trainer(
         LastCheckpoint(checkpoints / "last.ckpt", config.save_minutes),
         start,
         Preflight(),
+        TrainingSheet(),
         LearningRate(),
     ]
     if not any(isinstance(callback, Timer) for callback in callbacks):

@@ -6,6 +6,7 @@ from tasks.checkpoints import find_checkpoint, load, restore, save_task
 from tasks.checkpoints.classes import class_named, import_module, subclasses
 from tasks.classification import ClassificationTask
 from tasks.detection import DetectionTask
+from tasks.draw.examples import Examples
 from tasks.draw.pictures import Pictures
 from tasks.draw.tables import Samples, Tables
 from tasks.heatmaps import Codec, DarkCodec, FaceCodec, MSRACodec, UDPCodec
@@ -22,6 +23,7 @@ __all__ = [
     "Codec",
     "DarkCodec",
     "DetectionTask",
+    "Examples",
     "FaceCodec",
     "LandmarkTask",
     "MSRACodec",

@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from hrnet import ClassificationHead, HRNet
 from tasks.draw import draw_caption, draw_confusion, draw_labels
-from tasks.draw.pictures import Drawn
+from tasks.draw.pictures import Drawn, Layers, Panel
 from tasks.draw.tables import Row
 from tasks.exchange import Batch, Data, Losses
 from tasks.task import Task
@@ -186,7 +186,7 @@ class ClassificationTask(Task):
 
     def draw(self, outputs: Tensor, predictions: dict[str, Tensor], batch: Batch, count: int) -> Drawn:
         """Images with the true class and the most likely ones."""
-        names = self._names()
+        names, images = self._names(), batch["image"][:count].cpu()
         captions = []
         for label, shares in zip(
             batch["label"][:count].tolist(), predictions["probabilities"][:count].cpu(), strict=True
@@ -194,9 +194,14 @@ class ClassificationTask(Task):
             best = shares.topk(min(5, self.num_classes))
             guesses = [f"{names[i]} {p:.2f}" for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
             captions.append([f"is {names[label]}", *guesses])
-        picture = draw_labels(batch["image"][:count].cpu(), captions)
+        picture = draw_labels(images, captions)
         caption = draw_caption("the true class; below it the likeliest with their probabilities", picture.shape[-1])
-        return {"classes (truth, five best)": torch.cat([caption, picture], dim=1)}
+        numbers = batch["image_id"][:count].tolist() if "image_id" in batch else range(len(images))
+        layers = [
+            Layers(image, f"image {number}", names, labels={"truth": truth, "prediction": ", ".join(guesses)})
+            for image, number, (truth, *guesses) in zip(images, numbers, captions, strict=True)
+        ]
+        return {"classes (truth, five best)": Panel(torch.cat([caption, picture], dim=1), layers)}
 
     def _names(self) -> list[str]:
         return self.class_names or [str(i) for i in range(self.num_classes)]

@@ -238,12 +238,18 @@ class PoseTask(Task):
         names: dict[int, Any] = {} if self.metric is None else self._require_metric().renamed_images
         ids = in_the_file(batch["image_id"].tolist(), names)
         points = [] if self.skeleton is None else self.skeleton["names"]
+        limbs = [] if self.skeleton is None else [(a, b) for a, b in self.skeleton["limbs"]]
         layers = []
         for i, image in enumerate(images):
             truth = _point_boxes(batch["keypoints"][i], batch["visible"][i] > 0, batch["visible"][i])
             found = _point_boxes(predictions["input_keypoints"][i], shown[i], predictions["scores"][i])
             caption = f"image {ids[i]}, instance {int(batch['instance_id'][i])}"
-            layers.append(Layers(image, caption, points, boxes={"truth": truth, "prediction": found}))
+            places = {
+                "truth": _enlarged(batch["keypoints"][i], batch["visible"][i] > 0),
+                "prediction": _enlarged(predictions["input_keypoints"][i], shown[i]),
+            }
+            boxes = {"truth": truth, "prediction": found}
+            layers.append(Layers(image, caption, points, boxes=boxes, points=places, limbs=limbs))
         return layers
 
     def _require_metric(self) -> CocoKeypoints:
@@ -282,9 +288,15 @@ def in_image(points: Tensor, to_image: Tensor) -> Tensor:
     return (points.float()[:, :, None] * matrix[:, None, :, :2]).sum(-1) + matrix[:, None, :, 2]
 
 
+def _enlarged(points: Tensor, shown: Tensor) -> Tensor:
+    """Points (K, 2) at their places in the enlarged crop, nan where they are not shown."""
+    places = (points.detach().float().cpu() + 0.5) * LAYER_SCALE - 0.5
+    return places.masked_fill(~shown.cpu()[:, None], float("nan"))
+
+
 def _point_boxes(points: Tensor, shown: Tensor, scores: Tensor) -> list[Box]:
     """A box of a few pixels of the enlarged crop about each point that is shown."""
-    places = ((points.float().cpu() + 0.5) * LAYER_SCALE - 0.5).tolist()
+    places = _enlarged(points, shown).tolist()
     return [
         Box(x - LAYER_SCALE, y - LAYER_SCALE, x + LAYER_SCALE, y + LAYER_SCALE, k, float(scores[k]))
         for k, (x, y) in enumerate(places)

@@ -22,6 +22,7 @@ from torchmetrics import Metric, MetricCollection
 
 from hrnet import HRNet, load_weights
 from hrnet.freezing import Freezing
+from tasks.draw.examples import Examples
 from tasks.draw.pictures import Drawn, Pictures
 from tasks.draw.tables import Row, Samples, Tables
 from tasks.exchange import Batch, Data, Losses, Predictions, built, class_path, over_samples, plain, require_channels
@@ -286,7 +287,8 @@ class Task(LightningModule):
         """What a training has beside its steps, and what shows an evaluation, unless the Trainer has such already."""
         trainer: Any = self.trainer
         given = {type(callback) for callback in trainer.callbacks}
-        return [self.freezing, GoingOn(), *(kind() for kind in (Pictures, Tables, Samples) if kind not in given)]
+        kinds = (Pictures, Tables, Samples, Examples)
+        return [self.freezing, GoingOn(), *(kind() for kind in kinds if kind not in given)]
 
     def on_validation_epoch_start(self) -> None:
         """Forget the evaluation before."""

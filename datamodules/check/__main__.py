@@ -1,6 +1,7 @@
 """Read a data set and say everything that is wrong with it: by id or file, and what to do.
 
 python -m datamodules.check pose_custom.yaml mine.yaml
+python -m datamodules.check pose_custom.yaml mine.yaml --picture sheet.png    # what the network will see
 python -m datamodules.check cls_folder.yaml --data.root photos --images headers --statistics --json findings.json
 
 YAML files and flags are those of experiments.run. Exit status: 0 clean, 1 something was found, 2 misuse.
@@ -14,6 +15,7 @@ from typing import Literal
 
 from rich.console import Console
 
+from datamodules.base import BaseDataModule
 from datamodules.check.doctor import check
 from datamodules.check.report import Report, show_findings, show_statistics
 from datamodules.text_files import ConfigError
@@ -29,6 +31,7 @@ def check_files(
     all_: bool = False,
     statistics: bool = False,
     json: Path | None = None,
+    picture: Path | None = None,
 ) -> int:
     """Check as the command line does; 0 where the data are clean, 1 where something was found.
 
@@ -38,6 +41,7 @@ def check_files(
         all_: List every finding, not the first five of a kind.
         statistics: Print class balance and sizes too.
         json: Write findings and statistics for machines to this file.
+        picture: Draw augmented training samples with their labels, as the network gets them, into this PNG file.
 
     Raises:
         ConfigError: For a mistake in the words.
@@ -47,11 +51,23 @@ def check_files(
     report = check(data, images)
     if json is not None:  # before anything is shown: what reads that may stop, as `| head` does
         _write_json(json, report)
+    if picture is not None:
+        _write_picture(picture, data)
     console = Console(highlight=False)
     if statistics:
         show_statistics(report, console)
     show_findings(report, console, first=None if all_ else 5)
     return 0 if report.clean else 1
+
+
+def _write_picture(path: Path, data: BaseDataModule) -> None:
+    from torchvision.io import write_png
+
+    from experiments.training.sheet import training_sheet  # what draws is a second of import
+
+    if path.suffix.lower() != ".png" or not path.parent.is_dir():
+        raise ConfigError(f"--picture {path} cannot be written: name a .png file in a folder that is there.")
+    write_png(training_sheet(data), str(path))
 
 
 def _write_json(path: Path, report: Report) -> None:

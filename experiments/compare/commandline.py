@@ -22,8 +22,10 @@ from experiments.cli import call, run
 from experiments.cli.files import write_text
 from experiments.cli.mistakes import did_you_mean, nearest
 from experiments.cli.tables import visible
+from experiments.compare.aligned import align, metric_of
 from experiments.compare.modes import Mode
 from experiments.compare.runs import Run, RunsError, find_runs, read_run
+from experiments.compare.sweeps import importance, swept
 from experiments.compare.tables import Row, Table, make_tables
 from experiments.compare.text import print_tables, to_csv, to_markdown
 
@@ -56,7 +58,7 @@ class Comparison:
     @property
     def curves(self) -> list[str]:
         """Metrics whose curves are drawn: those compared by, then the losses if all runs are of the same task."""
-        tasks = {run.config["model"] for run in self.runs if "model" in run.config}
+        tasks = {run.task for run in self.runs if run.task}
         return list(dict.fromkeys([*filter(None, self.metrics), *(LOSSES if len(tasks) < 2 else ())]))
 
     def plot(self, metric: str | None = None) -> "Figure":
@@ -73,10 +75,10 @@ class Comparison:
         return draw_curves(self.runs, chosen)
 
     def to_html(self) -> str:
-        """A page that needs no other file."""
-        from experiments.compare.html import to_html
+        """A page that needs no other file, with figures that can be operated."""
+        from experiments.compare.page import to_html  # plotly only where a page is made
 
-        return to_html(self.runs, self.titled, self.curves)
+        return to_html(self.runs, self.metrics, self.titled, self.curves)
 
     def to_markdown(self) -> str:
         """All tables."""
@@ -87,15 +89,17 @@ class Comparison:
         return to_csv(self.runs, self.titled)
 
     def _repr_html_(self) -> str:
-        from experiments.compare.html import to_html
+        from experiments.compare.html import to_cell
 
-        return to_html(self.runs, self.titled, self.curves, page=False)
+        return to_cell(self.runs, self.titled, self.curves)
 
 
 def compare(
     runs: Sequence[str | Path], metric: str | None = None, modes: Mapping[str, Mode] | None = None
 ) -> Comparison:
     """Compare runs; nothing is written. Runs in which nothing was measured are left out, and named in the first note.
+
+    Runs of one task are aligned with joint runs that have the same task on the same data, see `aligned.py`.
 
     Args:
         runs: Run folders, globs, folders of run folders.
@@ -106,15 +110,22 @@ def compare(
         RunsError: If there is no run with results, or none has the metric.
     """
     found = [read_run(path, metric, modes or {}) for path in find_runs(runs)]
-    measured = [run for run in found if run.has_results]
+    measured = align([run for run in found if run.has_results])
     empty = [visible(run.name) for run in found if not run.has_results]
     if not measured:
         raise RunsError(f"There is nothing to compare yet: no results in {', '.join(empty)}.")
     for name in filter(None, (metric, *(modes or ()))):
-        if not any(name in run.best or name in run.last for run in measured):
+        if not any(metric_of(run, name) in run.best | run.last for run in measured):
             raise _no_such_metric(name, measured)
-    metrics = [metric or run.monitor for run in measured]
-    return Comparison(measured, metrics, make_tables(measured, metrics, empty))
+    metrics = [metric_of(run, metric) if metric else run.monitor for run in measured]
+    titled = make_tables(measured, metrics, empty)
+    if rows := importance(swept(measured, metrics)):
+        note = (
+            "Share of the variance of the metric's ranks that a setting explains by itself, adjusted for its number of "
+            "values. Settings that were changed together share what they explain; of few runs chance explains some."
+        )
+        titled["importance"] = Table("What explains the metric", rows, note)
+    return Comparison(measured, metrics, titled)
 
 
 def _no_such_metric(metric: str, runs: Sequence[Run]) -> RunsError:

@@ -1,4 +1,4 @@
-"""A comparison as one HTML page that needs no other file: inline CSS and SVG, no script, light and dark, any width."""
+"""Tables and curves as HTML: what a notebook's cell shows, and the parts that the page has too."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from jinja2 import Environment
+from jinja2 import Environment, FileSystemLoader, Template
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -20,7 +20,6 @@ from experiments.compare.text import cells, readable
 INK = "#123457"  # a colour that nothing else has, replaced by the page's own text colour
 PALETTE = [matplotlib.colors.to_hex(colour) for colour in matplotlib.colormaps["tab10"].colors]
 DASHES = ("-", "--", ":", "-.")
-TEMPLATE = Path(__file__).with_name("page.html")
 LONG = 40  # characters, from which on a cell's text may be broken into lines
 
 
@@ -66,36 +65,52 @@ def draw_curves(runs: Sequence[Run], metric: str, ink: str = "black") -> Figure:
     return figure
 
 
-def to_html(runs: Sequence[Run], tables: Mapping[str, Table], metrics: Sequence[str], *, page: bool = True) -> str:
-    """The whole page, or without `page` what stands in a notebook's cell.
+def to_cell(runs: Sequence[Run], tables: Mapping[str, Table], metrics: Sequence[str]) -> str:
+    """What stands in a notebook's cell: the tables, and curves without a script.
 
     Args:
         runs: In the order of their numbers.
         tables: The overview first.
         metrics: Whose curves are drawn.
-        page: Whether it is a document of its own.
     """
-    overview, *others = tables.values()
-    shown = [_texts(overview), *(_texts(readable(table)) for table in others)]
     curves = [
         _svg(draw_curves(runs, metric, INK), metric) for metric in metrics if any(run.curve(metric) for run in runs)
     ]
-    template = Environment(autoescape=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(page=page, tables=shown, curves=curves, colours=PALETTE)
+    return template("cell.html").render(tables=table_texts(tables), curves=curves, colours=PALETTE)
+
+
+def template(name: str) -> Template:
+    """One of the templates in this folder or that of the page; what they are given is escaped."""
+    here = Path(__file__).parent
+    return Environment(autoescape=True, loader=FileSystemLoader([here, here / "page"])).get_template(name)
+
+
+def table_texts(tables: Mapping[str, Table]) -> list[dict[str, Any]]:
+    """Tables as templates take them: each cell a text and its kind, number, long or best.
+
+    Args:
+        tables: The overview first, which is never turned.
+    """
+    overview, *others = tables.values()
+    return [_texts(overview), *(_texts(readable(table)) for table in others)]
 
 
 def _texts(table: Table) -> dict[str, Any]:
-    """A table as the template takes it: each cell a text and its kind, number or long."""
     heads, rows = cells(table)
-    right = numeric(rows)
+    right, keys = numeric(rows), list(table.rows[0])
+
+    def kind(row: int, column: int, text: str) -> str:
+        shape = "number" if right[column] else "long" if len(text) > LONG else ""
+        return f"{shape} best".strip() if (row, keys[column]) in table.best else shape
+
     lines = [
-        [
-            (text, "number" if is_right else "long" if len(text) > LONG else "")
-            for text, is_right in zip(row, right, strict=True)
-        ]
-        for row in (heads, *rows)
+        [(text, kind(number, column, text)) for column, text in enumerate(row)]
+        for number, row in enumerate((heads, *rows), start=-1)
     ]
-    return {"title": visible(table.title), "note": visible(table.note), "heads": lines[0], "rows": lines[1:]}
+    return {
+        "title": visible(table.title), "note": visible(table.note), "best": bool(table.best),
+        "heads": lines[0], "rows": lines[1:],
+    }  # fmt: skip
 
 
 def _svg(figure: Figure, label: str) -> str:

@@ -44,6 +44,7 @@ class Run:
         notes: What is missing or broken.
         monitor: Metric that chose the best checkpoint; None where nothing says it.
         modes: Metric -> min or max, as recorded, and as the user says.
+        parts: Tasks by the names that they have in a joint run; none where no run was aligned with such.
     """
 
     path: Path
@@ -57,6 +58,17 @@ class Run:
     notes: tuple[str, ...] = ()
     monitor: str | None = None
     modes: Mapping[str, Mode] = field(default_factory=dict)
+    parts: tuple[str, ...] = ()
+
+    @property
+    def task(self) -> str | None:
+        """Class of the task."""
+        return self.config.get("model") or next((self.config.get(f"model.tasks.{part}") for part in self.parts), None)
+
+    @property
+    def data(self) -> str | None:
+        """Class of the data."""
+        return self.config.get("data") or next((self.config.get(f"data.data.{part}") for part in self.parts), None)
 
     @property
     def has_results(self) -> bool:
@@ -73,6 +85,11 @@ class Run:
         """Labels that the user gave it."""
         tags = self.environment.get("tags") or self.config.get("wandb.tags") or []
         return [str(tag) for tag in tags] if isinstance(tags, list) else [str(tags)]
+
+    @property
+    def remarks(self) -> str | None:
+        """What the user noted about it."""
+        return self.config.get("wandb.notes")
 
     @property
     def roots(self) -> list[str]:
@@ -120,6 +137,11 @@ class Run:
             if metric in row:
                 by_epoch.setdefault(row.get("epoch", row.get("step", 0.0)), []).append(row[metric])
         return [(epoch, sum(values) / len(values)) for epoch, values in sorted(by_epoch.items())]
+
+    @property
+    def metrics_of_epochs(self) -> set[str]:
+        """Names of what has a curve."""
+        return {key for row in self.rows for key in row} - {"epoch", "step"}
 
     def _at(self, epoch: int) -> dict[str, float]:
         found: dict[str, float] = {}

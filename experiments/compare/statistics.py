@@ -101,3 +101,32 @@ def holm(p_values: Sequence[float]) -> list[float]:
         floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[i]))
         corrected[i] = floor
     return corrected
+
+
+def explained(setting: Sequence[float] | Sequence[str], reached: Sequence[float]) -> float | None:
+    """Share of the variance of a metric's ranks that one setting explains by itself, 0 to 1; None if they are too few.
+
+    R2 of least squares, adjusted for the number of its terms (Ezekiel 1930): on the rank of a number and its square,
+    so that a best value in the middle counts too, or on the names, a mean each. Settings that were changed together
+    share what they explain, and of few runs chance explains something.
+
+    Args:
+        setting: Its values, a run each; numbers or names.
+        reached: The metric, a run each.
+    """
+    from scipy.stats import rankdata
+
+    target = rankdata(reached)
+    if any(isinstance(value, str) for value in setting):
+        names = sorted(set(map(str, setting)))
+        terms = np.array([[value == name for name in names[1:]] for value in setting], dtype=float)
+    else:
+        ranks = rankdata(setting) / len(target)
+        terms = np.stack([ranks, ranks**2][: min(2, len(set(setting)) - 1)], axis=1)
+    left = len(target) - terms.shape[1] - 1
+    total = ((target - target.mean()) ** 2).sum()
+    if left < 2 or total == 0 or not terms.shape[1]:
+        return None
+    design = np.column_stack([np.ones(len(target)), terms])
+    error = ((target - design @ np.linalg.lstsq(design, target, rcond=None)[0]) ** 2).sum()
+    return float(np.clip(1 - error / left / (total / (len(target) - 1)), 0, 1))

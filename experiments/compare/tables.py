@@ -5,9 +5,10 @@ A table is rows of plain values (None where a run has no such value); runs are c
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from experiments.compare.aligned import source_of
 from experiments.compare.reading import numbers
 from experiments.compare.runs import Run
 from experiments.compare.statistics import Spread, holm, paired_test, spread
@@ -20,17 +21,26 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Table:
-    """Rows with the same keys, under a title; `note` says how to read them."""
+    """Rows with the same keys, under a title.
+
+    Args:
+        title: Above it.
+        rows: A dict each.
+        note: How to read them.
+        best: (number of the row, from 0, and key) of values that no other of their kind exceeds.
+    """
 
     title: str
     rows: list[Row]
     note: str = ""
+    best: frozenset[tuple[int, str]] = frozenset()
 
     def turned(self) -> "Table":
         """Rows as columns: the first column's values become the heads of the others."""
         head, *others = self.rows[0]
         rows = [{"run": name} | {str(row[head]): row[name] for row in self.rows} for name in others]
-        return Table(self.title, rows, self.note)
+        best = {(others.index(key), str(self.rows[i][head])) for i, key in self.best}
+        return replace(self, rows=rows, best=frozenset(best))
 
 
 def make_tables(runs: Sequence[Run], metrics: Sequence[str | None], left_out: Sequence[str] = ()) -> dict[str, Table]:
@@ -42,7 +52,7 @@ def make_tables(runs: Sequence[Run], metrics: Sequence[str | None], left_out: Se
         left_out: Names of runs without results.
     """
     reference, pairs = paired_tests(runs)
-    best = metric_rows([run.best for run in runs])
+    best, last = metric_rows([run.best for run in runs]), metric_rows([run.last for run in runs])
     tables = {
         "runs": Table(
             "Runs",
@@ -66,8 +76,8 @@ def make_tables(runs: Sequence[Run], metrics: Sequence[str | None], left_out: Se
             "Mean score over the samples that both runs evaluated, 95 % bootstrap interval of the mean difference over "
             "samples, p of the two-sided Wilcoxon signed-rank test, and p corrected for the number of tests (Holm).",
         ),
-        "best": Table("Metrics of the best checkpoint", best, directions(runs, best)),
-        "last": Table("Metrics at the end", metric_rows([run.last for run in runs])),
+        "best": Table("Metrics of the best checkpoint", best, directions(runs, best), best_of_rows(runs, best)),
+        "last": Table("Metrics at the end", last, best=best_of_rows(runs, last)),
     }
     tables |= name_tables(runs)
     return {name: table for name, table in tables.items() if table.rows}
@@ -77,6 +87,7 @@ def overview(runs: Sequence[Run], metrics: Sequence[str | None]) -> list[Row]:
     """A row a run: what it is, what it reached, what it cost, what it lacks. Seconds, bytes, multiply-adds."""
     names = [run.given_name if run.given_name not in run.name.split("/") else None for run in runs]
     tags = [", ".join(run.tags) or None for run in runs]
+    remarks = [run.remarks for run in runs]
     roots = [", ".join(run.roots) or None for run in runs]
     return [
         {
@@ -84,8 +95,9 @@ def overview(runs: Sequence[Run], metrics: Sequence[str | None]) -> list[Row]:
             "run": run.name,
             **({"name": names[i - 1]} if any(names) else {}),
             **({"tags": tags[i - 1]} if any(tags) else {}),
-            "task": run.config.get("model"),
-            "data": run.config.get("data"),
+            **({"remarks": remarks[i - 1]} if any(remarks) else {}),
+            "task": run.task,
+            "data": run.data,
             **({"root": roots[i - 1]} if any(roots) else {}),
             "metric": metric,
             "best": run.best.get(metric),
@@ -106,10 +118,15 @@ def config_differences(runs: Sequence[Run]) -> list[Row]:
     """A row a key whose value is not the same in all runs; then what differs in code, libraries and machine."""
     if len(runs) < 2:
         return []
-    return _differing([_chosen(run) for run in runs]) + _differing([_place(run) for run in runs])
+    parts = [run.parts for run in runs]
+    tasks = {str(i): ", ".join(names) for i, names in enumerate(parts, start=1)}
+    rows = [{"key": "tasks"} | tasks] if any(parts) and len(set(tasks.values())) > 1 else []
+    configs = [chosen(run) for run in runs]
+    return rows + _differing(configs, parts) + _differing([_place(run) for run in runs])
 
 
-def _chosen(run: Run) -> Row:
+def chosen(run: Run) -> Row:
+    """What the user chose: the configuration without where it is kept and what it is called."""
     return {key: value for key, value in run.config.items() if key.split(".")[0] not in IGNORED}
 
 
@@ -125,16 +142,36 @@ def _place(run: Run) -> Row:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _differing(mappings: Sequence[Row]) -> list[Row]:
+def _differing(mappings: Sequence[Row], parts: Sequence[Sequence[str]] = ()) -> list[Row]:
+    """A row a key whose values differ among the runs that can have it."""
     keys = list(dict.fromkeys(key for mapping in mappings for key in mapping))
-    known = [mapping for mapping in mappings if mapping]
+    known = [i for i, mapping in enumerate(mappings) if mapping]
     rows = []
-    for key in sorted(keys, key=lambda key: not all(key in mapping for mapping in known)):
-        texts = [_text(mapping[key]) if key in mapping else None for mapping in known]
-        if len(set(texts)) > 1:
+    for key in sorted(keys, key=lambda key: not all(key in mappings[i] for i in known)):
+        members = [i for i in known if not parts or _can_have(key, i, mappings, parts)]
+        texts = {_text(mappings[i][key]) if key in mappings[i] else None for i in members}
+        if len(texts) > 1:
             row = {str(i): _text(m[key]) if key in m else "–" for i, m in enumerate(mappings, start=1)}
             rows.append({"key": key} | row)
     return rows
+
+
+def _can_have(key: str, run: int, mappings: Sequence[Row], parts: Sequence[Sequence[str]]) -> bool:
+    """Whether a run that lacks a key lacks it for another reason than being of other tasks, or of one alone.
+
+    Args:
+        key: Of the configuration.
+        run: Its number, from 0.
+        mappings: Configurations of all runs.
+        parts: Of all runs, see `Run.parts`.
+    """
+    if not parts[run] or key in mappings[run]:
+        return True
+    first, kind, name, *_ = [*key.split("."), "", ""]
+    if (first, kind) in (("model", "tasks"), ("data", "data")):
+        return name in parts[run]
+    having = [i for i, mapping in enumerate(mappings) if key in mapping]
+    return not all(len(parts[i]) > 1 for i in having)
 
 
 def _text(value: Any) -> str:
@@ -143,7 +180,7 @@ def _text(value: Any) -> str:
 
 def seed_groups(runs: Sequence[Run], metrics: Sequence[str | None]) -> list[Row]:
     """A row a group of runs that differ in nothing but the seed, if any such group has two finished runs."""
-    configs = [_chosen(run) for run in runs]
+    configs = [chosen(run) for run in runs]
     for config in configs:
         config.pop(SEED_KEY, None)
     groups: dict[str, list[int]] = {}
@@ -204,7 +241,7 @@ def _pairs(runs: Sequence[Run], reference: int) -> list[Row]:
     first, rows = runs[reference - 1], []
     for number, run in enumerate(runs[reference:], start=reference + 1):
         for split in first.samples.keys() & run.samples.keys():
-            if _source(first, split) != _source(run, split):
+            if source_of(first, split) != source_of(run, split):
                 continue
             found = paired_test(first.samples[split], run.samples[split])
             if found is not None:
@@ -227,14 +264,6 @@ def _pairs(runs: Sequence[Run], reference: int) -> list[Row]:
     return rows
 
 
-def _source(run: Run, split: str) -> Row:
-    """What says where a split's samples are: where that is equal, equal sample ids mean the same samples."""
-    kind = split.partition("_")[0]  # val of val_pose
-    ends = (".root", f".annotations.{kind}", f".images.{kind}")
-    named = {key: value for key, value in run.config.items() if key.startswith("data.") and key.endswith(ends)}
-    return named | {"data": run.config.get("data")}
-
-
 def directions(runs: Sequence[Run], rows: Sequence[Row]) -> str:
     """Which metrics of a table are better when they are greater, which when they are less, and of which nobody said."""
     found: dict[str, list[str]] = {"max": [], "min": [], "": []}
@@ -243,6 +272,18 @@ def directions(runs: Sequence[Run], rows: Sequence[Row]) -> str:
         found[modes.pop() if len(modes) == 1 else ""].append(row["metric"])
     said = {"max": "More is better", "min": "Less is better", "": "Not recorded which (say --mode METRIC=min or =max)"}
     return " ".join(f"{said[mode]}: {', '.join(names)}." for mode, names in found.items() if names)
+
+
+def best_of_rows(runs: Sequence[Run], rows: Sequence[Row]) -> frozenset[tuple[int, str]]:
+    """Row and column of the best value of each metric whose direction is known, where the runs differ in it."""
+    found = set()
+    for number, row in enumerate(rows):
+        modes = {run.mode(row["metric"]) for run in runs} - {None}
+        values = {key: value for key, value in row.items() if key != "metric" and value is not None}
+        if len(modes) == 1 and len(set(values.values())) > 1:
+            goal = {"max": max, "min": min}[modes.pop()](values.values())
+            found |= {(number, key) for key, value in values.items() if value == goal}
+    return frozenset(found)
 
 
 def metric_rows(values: Sequence[dict[str, float]]) -> list[Row]:

@@ -36,7 +36,7 @@ def cell(column: str, value: Any, signed: bool = False) -> str:
         return str(value)
     if signed:
         return f"{value:+.4f}"
-    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
+    return f"{value:.4f}" if value == 0 or 0.1 <= abs(value) < 10 else f"{value:.4g}"
 
 
 def cells(table: Table) -> tuple[list[str], list[list[str]]]:

@@ -33,7 +33,10 @@ class Box(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """An image with masks and boxes over it, which W&B shows and hides by layer and by class."""
+    """An image with what is over it in layers, such as truth and prediction, each of which can be shown and hidden.
+
+    W&B has masks and boxes; the page of compared runs has all.
+    """
 
     image: Tensor
     """(3, H, W) uint8."""
@@ -44,6 +47,14 @@ class Layers(NamedTuple):
     """Layer -> (H, W) class of each pixel, 255 ignored."""
     boxes: Mapping[str, Sequence[Box]] = {}
     """Layer -> boxes."""
+    points: Mapping[str, Tensor] = {}
+    """Layer -> (K, 2) key points x, y in pixels of the image, nan where there is none; `names` are theirs then."""
+    limbs: Sequence[tuple[int, int]] = ()
+    """Pairs of key points that a line joins."""
+    labels: Mapping[str, str] = {}
+    """Layer -> what is said of the whole image."""
+    palette: Sequence[Sequence[int]] = ()
+    """(r, g, b), 0 to 255, of the classes, if they have colours of their own."""
 
 
 class Panel(NamedTuple):
@@ -119,7 +130,7 @@ def log_pictures(pictures: Drawn, trainer: Trainer, split: str) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(f"{split}/{kind}", picture, trainer.global_step)
-            elif isinstance(logger, WandbLogger) and layers:
+            elif isinstance(logger, WandbLogger) and any(sample.masks or sample.boxes for sample in layers):
                 _log_layers(logger, f"{split}/{kind}", layers)
             elif isinstance(logger, WandbLogger):
                 logger.log_image(f"{split}/{kind}", [picture.permute(1, 2, 0).numpy()])

@@ -248,7 +248,7 @@ class SegmentationTask(Task):
         picture = draw_segmentation(images, masks, labels, palette, names)
         captions = [f"image {number}" for number in batch["image_id"][:count].tolist()]
         layers = [
-            _layers(image.cpu(), caption, names, {"truth": mask.cpu(), "prediction": found.cpu()})
+            _layers(image.cpu(), caption, names, {"truth": mask.cpu(), "prediction": found.cpu()}, palette)
             for image, caption, mask, found in zip(images, captions, masks, labels, strict=True)
         ]
         return {"segmentation (truth, prediction, errors)": Panel(picture, layers)}
@@ -286,14 +286,16 @@ class SegmentationTask(Task):
         return F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
-def _layers(image: Tensor, caption: str, names: list[str], masks: dict[str, Tensor]) -> Layers:
+def _layers(
+    image: Tensor, caption: str, names: list[str], masks: dict[str, Tensor], palette: Sequence[Sequence[int]]
+) -> Layers:
     """An image (3, H, W) with masks (h, w) over it, of `LAYER_SIDE` pixels at most."""
     height, width = masks["truth"].shape
     scale = min(1, LAYER_SIDE / max(height, width))
     size = (max(1, round(scale * height)), max(1, round(scale * width)))
     small = F.interpolate(image[None].float(), size=size, mode="bilinear", antialias=True)[0].round().byte()
     masks = {name: F.interpolate(m[None, None].float(), size=size)[0, 0].long() for name, m in masks.items()}
-    return Layers(small, caption, names, masks)
+    return Layers(small, caption, names, masks, palette=palette)
 
 
 def _best(scores: Tensor) -> Tensor:

@@ -166,8 +166,9 @@ def test_a_curve_of_one_or_two_epochs_is_seen_and_many_runs_are_told_apart(tmp_p
     [
         ("time", 59.9, False, "60 s"), ("time", 60.0, False, "1.0 min"), ("time", 3599.0, False, "60.0 min"),
         ("time", 3600.0, False, "1.00 h"), ("p", 1e-4, False, "0.0001"), ("p (Holm)", 9.9e-5, False, "< 0.0001"),
-        ("best", 1e-3, False, "0.0010"), ("best", 9.99e-4, False, "0.000999"), ("best", 9999.0, False, "9999.0000"),
-        ("best", 1e4, False, "1e+04"), ("best", -0.5, False, "-0.5000"), ("best", -1e4, False, "-1e+04"),
+        ("best", 0.1, False, "0.1000"), ("best", 0.0999, False, "0.0999"), ("best", 9.9999, False, "9.9999"),
+        ("best", 10.0, False, "10"), ("best", 1e4, False, "1e+04"), ("best", -0.5, False, "-0.5000"),
+        ("best", -1e4, False, "-1e+04"),
         ("2 - 1", 0.5, True, "+0.5000"), ("2 - 1", -0.5, True, "-0.5000"), ("2 - 1", 3, True, "3"),
         ("difference", None, True, "n/a"),
     ],
