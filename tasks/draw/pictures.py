@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch.nn.functional as F
+import wandb
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
@@ -19,6 +20,8 @@ from torchvision.io import write_png
 from tasks.draw.overlays import beside
 
 IGNORED = 255
+EPOCHS = 8  # that a table of samples by epochs has columns for
+ROWS = 4  # samples of such a table
 
 
 class Box(NamedTuple):
@@ -72,6 +75,9 @@ Drawn = Mapping[str, Tensor | Panel]
 class Pictures(Callback):
     """Shows the first samples of each evaluation as the task, `pl_module`, draws them.
 
+    At the end of a training W&B gets them once more as a table, a row a sample and a column an epoch: the first, the
+    last, and some between. A run that was resumed has the epochs since then.
+
     Args:
         count: Samples: of the first batch, or of the first batches where images of many sizes come one by one.
     """
@@ -79,6 +85,11 @@ class Pictures(Callback):
     def __init__(self, count: int = 8) -> None:
         self.count = count
         self._panels: dict[str, list[Panel]] = {}
+        self._epochs: dict[str, list[tuple[int, list[Layers]]]] = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Forget a training before."""
+        self._epochs = {}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Forget the evaluation before."""
@@ -103,6 +114,18 @@ class Pictures(Callback):
         }
         log_pictures(together, trainer, pl_module.split)
         self._panels = {}
+        if trainer.state.fn == TrainerFn.FITTING and any(isinstance(each, WandbLogger) for each in trainer.loggers):
+            for kind, found in together.items():
+                if found.layers:
+                    earlier = self._epochs.setdefault(f"{pl_module.split}/{kind}", [])
+                    earlier[:] = thinned([*earlier, (trainer.current_epoch, list(found.layers[:ROWS]))])
+
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Write the tables."""
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                for key, found in self._epochs.items():
+                    _log_epochs(logger, f"{key.split(' (')[0]} by epoch", found)
 
     on_test_epoch_start, on_test_batch_end = on_validation_epoch_start, on_validation_batch_end
     on_test_end = on_validation_end
@@ -134,6 +157,30 @@ def log_pictures(pictures: Drawn, trainer: Trainer, split: str) -> None:
                 _log_layers(logger, f"{split}/{kind}", layers)
             elif isinstance(logger, WandbLogger):
                 logger.log_image(f"{split}/{kind}", [picture.permute(1, 2, 0).numpy()])
+
+
+def thinned(epochs: list[tuple[int, list[Layers]]]) -> list[tuple[int, list[Layers]]]:
+    """Of epochs with their samples every other of the earlier ones where they are too many, and the last."""
+    return epochs if len(epochs) <= EPOCHS else [*epochs[:-1:2], epochs[-1]]
+
+
+def _log_epochs(logger: WandbLogger, key: str, epochs: Sequence[tuple[int, Sequence[Layers]]]) -> None:
+    """A table: a row a sample, a column an epoch, with masks and boxes that can be hidden."""
+    columns = ["sample", *(f"epoch {epoch}" for epoch, _ in epochs)]
+    samples = zip(*(layers for _, layers in epochs), strict=True)
+    data = [[row[0].caption, *(_wandb_image(sample) for sample in row)] for row in samples]
+    logger.log_table(key, columns=columns, data=data)
+
+
+def _wandb_image(sample: Layers) -> wandb.Image:
+    said = "; ".join(f"{layer}: {label}" for layer, label in sample.labels.items())
+    height, width = sample.image.shape[-2:]
+    options: dict[str, Any] = {"caption": said} if said else {}
+    if sample.masks:
+        options["masks"] = _wandb_masks(sample, height, width)
+    if sample.boxes:
+        options["boxes"] = _wandb_boxes(sample)
+    return wandb.Image(sample.image.permute(1, 2, 0).numpy(), **options)
 
 
 def _log_layers(logger: WandbLogger, key: str, samples: Sequence[Layers]) -> None:

@@ -117,6 +117,27 @@ def test_history_has_curves_pictures_and_tables(trained):
     assert axis["*"]["step_metric"] == "trainer/global_step"
 
 
+def test_a_table_has_the_samples_as_rows_and_the_epochs_as_columns(trained):
+    name, captions = "val/point_names by epoch", []
+    for found, epoch in ((trained.first, 0), (trained.second, 1)):
+        assert any(f"{name}.path" in row for row in rows(found))
+        contents = [
+            artifact["manifest"]["contents"] for artifact in of_kind(found, "artifact") if "manifest" in artifact
+        ]
+        stored = [{entry["path"]: entry["local_path"] for entry in entries} for entries in contents]
+        (files,) = (each for each in stored if f"{name}.table.json" in each)
+        table = json.loads(Path(files[f"{name}.table.json"]).read_text())
+        assert table["columns"] == ["sample", f"epoch {epoch}"]
+        assert len(table["data"]) == 4
+        for caption, image in table["data"]:
+            assert "instance" in caption
+            assert image["_type"] == "image-file"
+            assert Path(files[image["path"]]).is_file()
+            assert set(image["boxes"]) == {"truth", "prediction"}
+        captions.append([row[0] for row in table["data"]])
+    assert captions[0] == captions[1]
+
+
 def test_checkpoints_are_versions_of_an_artifact(trained):
     models = [a for a in of_kind(trained.first, "artifact") if a["name"] == f"model-{trained.name}"]
     assert ["best" in model["aliases"] for model in models] == [True, False]

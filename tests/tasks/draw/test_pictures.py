@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from hrnet import HRNet
 from tasks import ClassificationTask, MultiTask, PoseTask, SegmentationTask
-from tasks.draw.pictures import Box, Layers, Panel, Pictures, log_pictures
+from tasks.draw.pictures import EPOCHS, Box, Layers, Panel, Pictures, log_pictures, thinned
 
 KEY = "val/segmentation (truth, prediction, errors)"
 IDS = [3, 5, 8, 11]
@@ -228,3 +228,14 @@ def test_wandb_takes_masks_and_boxes_as_they_are_given(trainer, tmp_path, monkey
     sample = Layers(picture, "c", ["cat", "dog"], {"truth": mask}, {"truth": [Box(1, 2, 3, 4, 1, 0.5)]})
     log_pictures({"b": Panel(picture, [sample])}, trainer, "val")
     assert len(made) == 1
+
+
+def test_a_table_of_epochs_keeps_the_first_the_last_and_some_between() -> None:
+    kept: list[tuple[int, list[Layers]]] = []
+    for epoch in range(100):
+        kept = thinned([*kept, (epoch, [])])
+        assert len(kept) <= EPOCHS
+        assert (kept[0][0], kept[-1][0]) == (0, epoch)
+    numbers = [epoch for epoch, _ in kept]
+    assert numbers == sorted(set(numbers))
+    assert len(kept) > EPOCHS // 2
