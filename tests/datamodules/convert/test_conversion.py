@@ -64,7 +64,8 @@ def test_the_printed_command_trains(source: Path, tmp_path: Path, task: str, mon
     small = {"backbone": {"variant": "w18_small_v1", "weights": None}}
     if task == "detection":
         small |= {"channels": 32}
-    size = {"data": {"init_args": {"image_size": [64, 64]}}, "model": {"init_args": small}}
+    side = 256 if task == "detection" else 64  # its coarsest map has a stride of 64
+    size = {"data": {"init_args": {"image_size": [side, side]}}, "model": {"init_args": small}}
     text(tmp_path / "small.yaml", yaml.safe_dump(size))
     trainer = run([experiment, overlay, "debug.yaml", "small.yaml", "--trainer.max_steps", "1"])
     assert trainer.global_step == 1
