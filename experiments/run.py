@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks the network at import otherwise
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # W&B asks for the address of its server, even offline
 # Threads of OpenMP spin while they wait for each other. Where loader processes or other programs use the same cores, a
 # step then takes many times as long; spinning briefly costs nothing on an idle machine. Read when torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")

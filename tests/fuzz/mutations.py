@@ -49,7 +49,7 @@ def changed_value(good: Any, rng: random.Random, values: list[Any] | None = None
             for key in way:
                 node = node[key]
             _change(node, last, rng, values or VALUES)
-        except (KeyError, IndexError, TypeError):  # an earlier change took this place away
+        except (KeyError, IndexError, TypeError, AttributeError):  # an earlier change took this place away
             continue
     return rng.choice(VALUES) if rng.random() < 0.01 else content
 

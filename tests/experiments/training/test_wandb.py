@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from experiments import run, wandb_report
 from experiments.config import ConfigError, WandbSpec
 from experiments.run import main
 from experiments.training.loggers import make_wandb_logger, wanted_mode, why_offline
-from tests.conftest import ROOT
+from tests.conftest import OFFLINE, ROOT
 
 QUICK = ["pose_coco.yaml", "sample.yaml", "debug.yaml"]
 KEY = "0123456789" * 4
@@ -390,3 +391,24 @@ def test_report_without_a_key_is_one_message(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", ["wandb_report", "hrnet"])
     assert run.command(wandb_report.main) == 2
     assert "no API key" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_offline_run_asks_for_no_name(tmp_path):
+    notes = tmp_path / "notes"
+    paths = os.pathsep.join(map(str, (OFFLINE, ROOT)))
+    environment = os.environ | {"HRNET_TEST_NETWORK": str(notes), "PYTHONPATH": paths}
+    words = [
+        sys.executable,
+        "-m",
+        "experiments.run",
+        *QUICK,
+        "--wandb.mode",
+        "offline",
+        "--runs",
+        str(tmp_path / "runs"),
+    ]
+    done = subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "runs").glob("*/*/wandb/offline-run-*"))
+    assert not notes.exists(), notes.read_text()
