@@ -136,7 +136,7 @@ class Skeleton:
         try:
             return cls.from_yaml(read_yaml(path))
         except (ConfigError, DataError) as error:
-            raise DataError(f"{path} is no skeleton. {error}") from error
+            raise DataError(f"{path} is no skeleton. {str(error)[:600]}") from error
 
     @classmethod
     def from_yaml(cls, content: Any) -> "Skeleton":
