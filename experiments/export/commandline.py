@@ -178,7 +178,8 @@ def _quantised(
         quantise(path, images, about, spared=spared)
         after = _figure(task, network, data, RUN["onnx"](path, names), limit)
         lost = before - after if task.mode == "max" else after - before
-        if lost <= LOSS * (1.0 if task.mode == "max" else before):
+        undefined = math.isnan(before) and math.isnan(after)  # without a labelled sample in the batches looked at
+        if undefined or lost <= LOSS * (1.0 if task.mode == "max" else before):
             return {f"{key} of the network": before, f"{key} in int8": after}
     raise ConfigError(
         f"{key} of the network is {before:.4f} and in int8 {after:.4f}, which loses more than {LOSS}: the file is not "
