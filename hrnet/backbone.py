@@ -18,7 +18,7 @@ exchange unit, the network. Parameter names are those of the published checkpoin
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal, TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,6 @@ from hrnet.variants import VARIANTS, Variant
 from hrnet.weights import start_from
 
 Maps = TypeVar("Maps", Tensor, list[Tensor])
-IMAGES = "L['images']:0"  # the size of a batch, as torch.compile calls it
 
 
 class ConvBN(nn.Sequential):
@@ -268,14 +267,6 @@ class HRNet(LightningModule):
             for unit in stage:
                 streams = self._run(unit, streams)
         return streams
-
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """As torch has it, with one graph for batches of any size: a loader's last one compiles nothing anew."""
-        config: Any = torch.compiler.config
-        if hasattr(config, "dynamic_sources"):  # not in every version; else the last batch is compiled once
-            sources = [source for source in config.dynamic_sources.split(",") if source]
-            config.dynamic_sources = ",".join(dict.fromkeys([*sources, IMAGES]))
-        super().compile(*args, **kwargs)
 
     def _run(self, part: nn.Module, x: Maps) -> Maps:
         if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
