@@ -20,7 +20,7 @@ from typing import Any, Literal
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.findings import DataError
-from datamodules.text_files import ConfigError, read_yaml
+from datamodules.loading.text_files import ConfigError, read_yaml
 
 KNOWN = Path(__file__).parent / "keypoints"
 """Skeletons of published data sets. Published checkpoints mean the same by their outputs: the tasks read these too."""

@@ -21,7 +21,7 @@ import tasks
 from datamodules.base import DataError
 from datamodules.images.files import Reading
 from experiments.config import ConfigError
-from experiments.export.loaded import ExportedTask, is_exported
+from experiments.export.loaded import ExportedNetwork, is_exported
 from experiments.predict import classification, detection, pose, segmentation  # noqa: F401, each says whose view it has
 from experiments.predict.base import Finish, JointResult, Result, Sample, View, preparer_of, view_of
 from experiments.predict.boxes import BOX_THRESHOLD, BoxSource, CocoBoxes, found_boxes, persons_of, whole_image
@@ -67,7 +67,7 @@ class Predictor:
 
     def __init__(
         self,
-        source: str | Path | Task | ExportedTask,
+        source: str | Path | Task | ExportedNetwork,
         *,
         image_size: tuple[int, int] | None = None,
         boxes: BoxSource | None = None,
@@ -110,9 +110,11 @@ class Predictor:
             for name, network in self._networks(singles, runtime, precision).items()
         }
 
-    def _networks(self, singles: Mapping[str, Task | ExportedTask], runtime: str, precision: str) -> dict[str, Network]:
+    def _networks(
+        self, singles: Mapping[str, Task | ExportedNetwork], runtime: str, precision: str
+    ) -> dict[str, Network]:
         """What answers for each task; a detector beside an exported file, or beside int8, is run by torch."""
-        files = {name: single for name, single in singles.items() if isinstance(single, ExportedTask)}
+        files = {name: single for name, single in singles.items() if isinstance(single, ExportedNetwork)}
         others = {name: single for name, single in singles.items() if name not in files}
         # Together, so that tasks with one backbone still share it.
         rewritten = for_inference(nn.ModuleList(others.values())).to(self.device)
@@ -184,13 +186,13 @@ class Predictor:
         return Photo(_pixels(picture, self.reading))
 
 
-def _loaded(source: str | Path | Task | ExportedTask) -> Task | ExportedTask:
+def _loaded(source: str | Path | Task | ExportedNetwork) -> Task | ExportedNetwork:
     if is_exported(source):
-        return ExportedTask(source)
+        return ExportedNetwork(source)
     return tasks.load(source) if isinstance(source, str | Path) else source
 
 
-def _finder_of(singles: Mapping[str, Task | ExportedTask], source: str | Path | Task) -> Task | ExportedTask:
+def _finder_of(singles: Mapping[str, Task | ExportedNetwork], source: str | Path | Task) -> Task | ExportedNetwork:
     """The task of a run that finds boxes."""
     for single in singles.values():
         if view_of(single).finds_boxes:

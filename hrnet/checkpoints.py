@@ -4,6 +4,7 @@ Nothing in a file is ever executed. Use: `state = read_checkpoint("pose_hrnet_w3
 `layouts.translate` for the names.
 """
 
+import logging
 import mmap
 import re
 import socket
@@ -21,6 +22,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file
 from torch import Tensor
 
+logger = logging.getLogger("hrnet")
 State = dict[str, Tensor]
 
 FILE_SUFFIXES = {".pth", ".pt", ".tar", ".ckpt", ".safetensors", ".bin"}
@@ -182,6 +184,26 @@ def refuse_unusable(found: State, own: State, name: str) -> None:
             f"{name} holds NaN or infinity in {len(broken)} of {len(found)} tensors ({shown}): its training had "
             "diverged, or the file is damaged; give an earlier checkpoint, or download it again."
         )
+
+
+def with_plain_scales(found: State, name: str, family: str) -> State:
+    """With batch norm's scales as plain batch norm needs them, where InPlaceABN trained them (`load_weights`)."""
+    if family not in ("segmentation", "ocr"):
+        return found
+    scales = {n: x for n, x in found.items() if n.endswith(".weight") and f"{n[:-6]}running_var" in found}
+    file = Path(name).name.lower()
+    if "torch04" in file:
+        logger.info("%s was trained with InPlaceABN: batch norm's scales become |scale| + 1e-5.", name)
+        return found | {n: x.abs() + 1e-5 for n, x in scales.items()}
+    share = sum((x < 0).sum().item() for x in scales.values()) / max(1, sum(x.numel() for x in scales.values()))
+    if share > 0.01 and "torch11" not in file:
+        logger.warning(
+            "%.0f %% of the batch-norm scales in %s are negative: if it was trained with InPlaceABN (PyTorch 0.4.1 "
+            "branch), its scores are wrong until you add torch04 to its file name, which converts them.",
+            100 * share,
+            name,
+        )
+    return found
 
 
 def _kind(x: Tensor) -> str | None:

@@ -16,7 +16,7 @@ import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from hrnet.checkpoints import State, read_checkpoint, refuse_unusable
+from hrnet.checkpoints import State, read_checkpoint, refuse_unusable, with_plain_scales
 from hrnet.layouts import OURS, translate
 from hrnet.variants import VARIANTS
 
@@ -174,7 +174,7 @@ def fill(module: nn.Module, state: State, name: str, strict: bool) -> tuple[Weig
     own = _own_tensors(module, backbone)
     layout, found, unknown = translate(state, own, name)
     refuse_unusable({n: x for n, x in found.items() if n in own}, own, name)
-    found = _plain_scales(_adapted(found, own), name, layout.family)
+    found = with_plain_scales(_adapted(found, own), name, layout.family)
     report = _compare(own, found, unknown, all_buffers=layout is OURS, spare=module.state_dict().keys())
     shown = report.without_prefix("backbone.") if module is backbone else report
     if problem := _refusal(report, found, own, strict):
@@ -325,26 +325,6 @@ def _adapted(found: State, own: State) -> State:
     channels = own[key].shape[1]
     if key in found and found[key].ndim == 4 and found[key].shape[1] == 3 != channels:
         return found | {key: adapt_input_conv(channels, found[key])}
-    return found
-
-
-def _plain_scales(found: State, name: str, family: str) -> State:
-    """With batch norm's scales as plain batch norm needs them, where InPlaceABN trained them (see `load_weights`)."""
-    if family not in ("segmentation", "ocr"):
-        return found
-    scales = {n: x for n, x in found.items() if n.endswith(".weight") and f"{n[:-6]}running_var" in found}
-    file = Path(name).name.lower()
-    if "torch04" in file:
-        logger.info("%s was trained with InPlaceABN: batch norm's scales become |scale| + 1e-5.", name)
-        return found | {n: x.abs() + 1e-5 for n, x in scales.items()}
-    share = sum((x < 0).sum().item() for x in scales.values()) / max(1, sum(x.numel() for x in scales.values()))
-    if share > 0.01 and "torch11" not in file:
-        logger.warning(
-            "%.0f %% of the batch-norm scales in %s are negative: if it was trained with InPlaceABN (PyTorch 0.4.1 "
-            "branch), its scores are wrong until you add torch04 to its file name, which converts them.",
-            100 * share,
-            name,
-        )
     return found
 
 

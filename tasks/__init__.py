@@ -2,8 +2,8 @@
 
 from jsonargparse import set_parsing_settings
 
-from tasks.checkpoints import find_checkpoint, load, restore, save_task
 from tasks.checkpoints.classes import class_named, import_module, subclasses
+from tasks.checkpoints.files import find_checkpoint, load, restore, save_task
 from tasks.classification import ClassificationTask
 from tasks.detection import DetectionTask
 from tasks.draw.examples import Examples

@@ -16,7 +16,7 @@ from hrnet import ClassificationHead, HRNet
 from tasks.draw import draw_caption, draw_confusion, draw_labels
 from tasks.draw.pictures import Drawn, Layers, Panel
 from tasks.draw.tables import Row
-from tasks.exchange import Batch, Data, Losses
+from tasks.losses import Batch, Data, Losses
 from tasks.task import Task
 
 

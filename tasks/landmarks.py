@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from hrnet import HRNet, SegmentationHead
 from tasks.draw.charts import draw_cumulative
 from tasks.draw.tables import Row
-from tasks.exchange import Batch, Data, Losses
 from tasks.heatmaps import Codec, FaceCodec
+from tasks.losses import Batch, Data, Losses
 from tasks.metrics.landmarks import NME, THRESHOLDS
 from tasks.pose import PoseTask, in_image, in_the_file
 

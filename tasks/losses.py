@@ -4,13 +4,20 @@ HRNet is trained with the mean squared error between predicted and Gaussian heat
 with cross entropy (TPAMI 2020, Section 5; Cityscapes with class weights). Both have a variant for which only the
 hardest key points or pixels count. Label 255 of a mask is ignored; a batch without any other label gives a loss of zero
 with zero gradient.
+
+Batches, which go in, and losses, which come out, are dictionaries; what tasks ask of their data beside them is `Data`.
 """
 
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Batch = dict[str, Any]
+Losses = dict[str, Tensor]
+Predictions = Any
 
 IGNORED = 255
 
@@ -144,3 +151,35 @@ def _weight_of_label(num_classes: int, class_weights: ClassWeights) -> Tensor:
             'each class, or "cityscapes" with its 19 classes, or leave them out.'
         )
     return F.pad(torch.tensor(weights, dtype=torch.float32), (0, IGNORED + 1 - num_classes))
+
+
+def over_samples(losses: Callable[[Any, Batch], Losses], outputs: Any, batch: Batch) -> Losses:
+    """Means of what `losses` gives of each sample by itself."""
+    each = [losses(one(outputs, index), one(batch, index)) for index in range(len(batch["image"]))]
+    return {name: torch.stack([found[name] for found in each]).mean() for name in each[0]}
+
+
+def one(value: Any, index: int) -> Any:
+    """A batch, its outputs or predictions -> those of one sample, as a batch of one."""
+    if isinstance(value, Mapping):
+        return {key: one(item, index) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(one(item, index) for item in value)
+    return value[index : index + 1]
+
+
+class Data(Protocol):
+    """What tasks ask of their data beside batches: `datamodules` has all of it, other data what their task asks for."""
+
+    num_classes: int | None
+    class_names: Sequence[str]
+    palette: Sequence[tuple[int, int, int]]
+    label_flip_pairs: Sequence[tuple[int, int]]
+    num_keypoints: int | None
+    skeleton: Any
+
+    def ground_truth(self, split: Any) -> dict[str, list]:
+        """COCO's ground truth of a split: images, annotations, categories."""
+
+    def subsets(self, split: Any) -> Mapping[str, Any]:
+        """Parts of a split that are evaluated on their own too, as numbers of their instances, by name."""

@@ -14,9 +14,8 @@ from hrnet import HRNet, HRNetV1, KeypointHead
 from tasks.draw import draw_heatmaps, draw_keypoint_names, draw_pose, grid
 from tasks.draw.pictures import Box, Drawn, Layers, Panel
 from tasks.draw.tables import Row
-from tasks.exchange import Batch, Data, Losses
 from tasks.heatmaps import Codec, MSRACodec
-from tasks.losses import KeypointMSE
+from tasks.losses import Batch, Data, KeypointMSE, Losses
 from tasks.metrics.coco_keypoints import CocoKeypoints
 from tasks.metrics.pckh import GROUPS, PCKh
 from tasks.metrics.sources import BySource

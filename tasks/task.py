@@ -22,10 +22,11 @@ from torchmetrics import Metric, MetricCollection
 
 from hrnet import HRNet, load_weights
 from hrnet.freezing import Freezing
+from tasks.checkpoints.arguments import built, class_path, plain, require_channels
 from tasks.draw.examples import Examples
 from tasks.draw.pictures import Drawn, Pictures
 from tasks.draw.tables import Row, Samples, Tables
-from tasks.exchange import Batch, Data, Losses, Predictions, built, class_path, over_samples, plain, require_channels
+from tasks.losses import Batch, Data, Losses, Predictions, over_samples
 from tasks.metrics.means import Means
 from tasks.optim import GoingOn, OptimizerSpec, ScheduleSpec, create_optimizer, create_schedule
 

@@ -13,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("hrnet", "tasks", "datamodules", "experiments")
 ENTRIES = 14  # of a folder
+LINES = 350  # of a file
 CROWDED: dict[str, int] = {}
 SINGLE_IMPORTERS = 18
 # Commands that ask of which class a task or DataModule is, and how often.
@@ -189,3 +190,9 @@ row._replace(x=1)
         if file != ITS_OWN:
             found = {n: line for n, line in foreign_members(tree).items() if n not in PRIVATE.get(file, set())}
             assert not found, f"{file} uses {found} (name: line) of another file"
+
+
+def test_a_file_is_read_in_one_go() -> None:
+    for file in trees():
+        lines = len((ROOT / file).read_text().splitlines())
+        assert lines <= LINES, f"{file} has {lines} lines: what in it is an idea of its own?"

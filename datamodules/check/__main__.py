@@ -18,7 +18,7 @@ from rich.console import Console
 from datamodules.base import BaseDataModule
 from datamodules.check.doctor import check
 from datamodules.check.report import Report, show_findings, show_statistics
-from datamodules.text_files import ConfigError
+from datamodules.loading.text_files import ConfigError
 from experiments import cli
 from experiments.cli.files import write_text
 from experiments.config.files import files_and_flags

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from datamodules.findings import Count, Fact, Finding, Note
 from datamodules.images.looking import Seen
-from datamodules.text_files import visible
+from datamodules.loading.text_files import visible
 
 ADVICE = {
     "unreadable data": "Correct the file or folder, or the key that names it; the rest of this split was left out.",

@@ -19,8 +19,8 @@ from datamodules.findings import Count, DataError, Fact, Finding, Mode, Split
 from datamodules.images.files import Reading, images_below, is_image
 from datamodules.images.looking import Seen, files_left_out, look
 from datamodules.loading.dataset import in_threads
+from datamodules.loading.text_files import ConfigError, read_text
 from datamodules.sample.layouts import sample_image_folder, sample_imagenet
-from datamodules.text_files import ConfigError, read_text
 
 
 class ImageFolder(BaseDataModule):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from datamodules.convert.conversion import convert
-from datamodules.text_files import ConfigError
+from datamodules.loading.text_files import ConfigError
 from experiments import cli
 
 

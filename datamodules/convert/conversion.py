@@ -24,7 +24,7 @@ from datamodules.convert.split import divide
 from datamodules.findings import DataError
 from datamodules.images.files import IMAGE_ENDINGS, SIDEWAYS, Header
 from datamodules.images.names import plain_spelling
-from datamodules.text_files import ConfigError
+from datamodules.loading.text_files import ConfigError
 
 OVERLAY = "mine.yaml"
 OF_TABLES = ("deeplabcut", "lightning_pose")

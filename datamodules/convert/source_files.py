@@ -21,7 +21,7 @@ from datamodules.findings import DataError
 from datamodules.images.files import IMAGE_ENDINGS, files_below, is_image
 from datamodules.images.names import plain_spelling
 from datamodules.keypoints.columns import read_json
-from datamodules.text_files import ConfigError, read_text
+from datamodules.loading.text_files import ConfigError, read_text
 
 SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",

@@ -1,1 +1,1 @@
-"""How samples become batches: the data set of a split, and the samplers that say in which order it is read."""
+"""From files to batches: text files read with care, the data set of a split, and the samplers that order it."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from datamodules.findings import DataError
 from datamodules.images.files import IMAGE_ENDINGS, images_below
-from datamodules.text_files import ConfigError, read_text
+from datamodules.loading.text_files import ConfigError, read_text
 
 MASK_ENDINGS = (*IMAGE_ENDINGS, ".mat")
 Pairs = tuple[list[Path], list[Path], Callable[[Path], np.ndarray]]

@@ -105,7 +105,7 @@ def text_of_mistake(error: BaseException) -> str | None:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from datamodules.base import DataError
-    from datamodules.text_files import ConfigError
+    from datamodules.loading.text_files import ConfigError
 
     text = str(error)
     if isinstance(error, Mistake | DataError | ConfigError | MisconfigurationException):

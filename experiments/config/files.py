@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from datamodules.text_files import ConfigError, parse_yaml, read_yaml
+from datamodules.loading.text_files import ConfigError, parse_yaml, read_yaml
 from experiments.cli.mistakes import did_you_mean, nearest
 from experiments.config.sections import FLAGS_ALONE, SECTIONS, SWITCHES
 

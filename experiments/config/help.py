@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from datamodules.text_files import ConfigError
+from datamodules.loading.text_files import ConfigError
 from experiments.cli.mistakes import did_you_mean, nearest
 from experiments.config.constructors import (
     OPTIONAL,

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 import datamodules  # noqa: F401  the short class names of the YAML files
 import tasks
 from datamodules.base import BaseDataModule
-from datamodules.text_files import ConfigError
+from datamodules.loading.text_files import ConfigError
 from experiments.cli import program
 from experiments.config.constructors import REQUIRED, kept_arguments
 from experiments.config.files import Rules, combine, find_all, flagged, read, split_flags

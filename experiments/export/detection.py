@@ -16,7 +16,7 @@ from experiments.export.graph import Ending, ending_of
 from tasks import DetectionTask
 from tasks.detection.one_stage import SMALLEST
 from tasks.detection.task import in_original
-from tasks.exchange import Batch
+from tasks.losses import Batch
 
 CANDIDATES = 400  # of an image that take part in suppression
 ROUNDS = 16  # a box that is suppressed by one that is suppressed by one ...: so long a chain is settled

@@ -4,8 +4,10 @@ Each format is three functions: how a graph is written, what a file says of itse
 tensors by name.
 """
 
+import importlib
 import json
 import pickle
+import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -157,16 +159,21 @@ def run_onnx(path: Path, names: list[str], precision: str = "float32") -> Run:
     return run
 
 
+def _openvino() -> Any:
+    """OpenVINO, which reports each import to a server if the package for that can be imported, and else does not."""
+    sys.modules.setdefault("openvino_telemetry", None)
+    return importlib.import_module("openvino")
+
+
 def write_openvino(program: ExportedProgram, path: Path, names: list[str], metadata: Mapping[str, Any]) -> None:
     """A pair of files, .xml and .bin beside it, which OpenVINO makes of the ONNX graph."""
-    import openvino
-
+    openvino = _openvino()
     require("onnx")
     path.parent.mkdir(parents=True, exist_ok=True)
-    graph = path.with_suffix(".onnx.part")
+    graph = path.with_name(f"part-{path.stem}.onnx")
     try:
         write_onnx(program, graph, names, metadata)
-        model = openvino.convert_model(graph)
+        model = openvino.Core().read_model(graph)
     finally:
         graph.unlink(missing_ok=True)
     model.set_rt_info(json.dumps(metadata), METADATA)
@@ -182,8 +189,7 @@ def write_openvino(program: ExportedProgram, path: Path, names: list[str], metad
 
 def about_openvino(path: Path) -> dict[str, Any]:
     """What the file says of itself."""
-    import openvino
-
+    openvino = _openvino()
     with _reading(path):
         model = openvino.Core().read_model(path)
         return _described(model.get_rt_info(METADATA).value if model.has_rt_info(METADATA) else "", path)
@@ -191,8 +197,7 @@ def about_openvino(path: Path) -> dict[str, Any]:
 
 def run_openvino(path: Path, names: list[str], precision: str = "float32") -> Run:
     """By OpenVINO, ONNX files too; by itself it would take bfloat16 on processors that have it."""
-    import openvino
-
+    openvino = _openvino()
     hint = {"float32": "f32", "bf16": "bf16"}[precision]
     options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     with _reading(path):

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from experiments.config import ConfigError
 from tasks import ClassificationTask, PoseTask, SegmentationTask, Task
-from tasks.exchange import Batch
+from tasks.losses import Batch
 from tasks.pose import in_image
 
 BEST = 5

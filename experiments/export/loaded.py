@@ -1,6 +1,6 @@
 """An exported file in place of the task that it was made of: `Predictor("PoseTask.onnx")`.
 
-    network = ExportedTask("PoseTask.onnx").on("openvino")
+    network = ExportedNetwork("PoseTask.onnx").on("openvino")
     outputs = network.outputs(batch)               # {"keypoints": ..., "scores": ...}
     predictions = network.predict(outputs, batch)  # what the task's own `predict` gives
 
@@ -19,7 +19,7 @@ from experiments.export import detection  # noqa: F401, says how its outputs end
 from experiments.export.files import ABOUT, ENDINGS, READERS, RUN, Run, require
 from experiments.export.graph import ending_of
 from tasks import Task, class_named
-from tasks.exchange import Batch, Predictions
+from tasks.losses import Batch, Predictions
 
 KINDS = {ending: kind for kind, ending in ENDINGS.items()}
 BEFORE_DECODING = {"heatmaps", "logits", "cls_logits"}
@@ -30,7 +30,7 @@ def is_exported(source: Any) -> bool:
     return isinstance(source, str | Path) and Path(source).suffix in KINDS
 
 
-class ExportedTask:
+class ExportedNetwork:
     """What prediction asks of a task, answered by an exported file on the CPU.
 
     Args:

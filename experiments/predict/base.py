@@ -25,11 +25,11 @@ from torch import Tensor
 from datamodules.base import collate
 from datamodules.images.preparer import Preparer
 from experiments.config import ConfigError
-from experiments.export.loaded import ExportedTask
+from experiments.export.loaded import ExportedNetwork
 from experiments.predict.media import Photo
 from tasks import Task, class_named
 from tasks.draw import grid
-from tasks.exchange import Batch
+from tasks.losses import Batch
 
 Sample = dict[str, Any]
 
@@ -163,11 +163,11 @@ def view_of(task: Task) -> type[View]:
 
 
 @view_of.register
-def _(task: ExportedTask) -> type[View]:
+def _(task: ExportedNetwork) -> type[View]:
     return view_of.dispatch(task.kind)(task)
 
 
-def preparer_of(task: Task | ExportedTask, image_size: tuple[int, int] | None = None) -> Preparer:
+def preparer_of(task: Task | ExportedNetwork, image_size: tuple[int, int] | None = None) -> Preparer:
     """What images go through for a trained task: what its checkpoint says, with another size if one is given.
 
     Raises:

@@ -30,13 +30,13 @@ from rich.text import Text
 
 import tasks
 from datamodules.base import DataError
+from datamodules.loading.text_files import read_text
 from datamodules.skeleton import Skeleton
-from datamodules.text_files import read_text
 from experiments.cli import call, status
 from experiments.cli.tables import visible
 from experiments.config import ConfigError, split_flags
 from experiments.config.files import combine
-from experiments.export.loaded import ExportedTask, is_exported
+from experiments.export.loaded import ExportedNetwork, is_exported
 from experiments.predict.base import JointResult, Result, view_of
 from experiments.predict.boxes import BOX_THRESHOLD, CocoBoxes, TorchvisionDetector
 from experiments.predict.files import PredictionFiles, refuse_existing
@@ -198,16 +198,16 @@ def _changes(model: Sequence[str], skeleton: str | None, class_names: Sequence[s
     return changes | ({"class_names": list(class_names)} if class_names else {})
 
 
-def _task(run: str, changes: dict[str, Any]) -> Task | ExportedTask:
+def _task(run: str, changes: dict[str, Any]) -> Task | ExportedNetwork:
     if not is_exported(run):
         return tasks.load(run, changes)
     if changes:
         raise ConfigError(f"{run} is exported, so its {', '.join(changes)} cannot be replaced: predict with the run.")
-    return ExportedTask(run)
+    return ExportedNetwork(run)
 
 
-def _kind(task: Task | ExportedTask) -> str:
-    return (task.kind if isinstance(task, ExportedTask) else type(task)).__name__
+def _kind(task: Task | ExportedNetwork) -> str:
+    return (task.kind if isinstance(task, ExportedNetwork) else type(task)).__name__
 
 
 def _device(name: str) -> torch.device:
@@ -218,7 +218,7 @@ def _device(name: str) -> torch.device:
         raise ConfigError(f"--device {name} cannot be used here ({said}): name another, such as cpu.") from error
 
 
-def _saves(task: Task | ExportedTask, wanted: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
+def _saves(task: Task | ExportedNetwork, wanted: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
     """What to write for each task of a joint run, for a single task under the empty name."""
     results = {name: view_of(part).result for name, part in task.parts.items()}
     saves: dict[str, tuple[str, ...]] = {}
@@ -239,7 +239,7 @@ def _default_folder(run: str, first: str) -> Path:
     return folder / "predictions" / name
 
 
-def _box_source(task: Task | ExportedTask, device: torch.device, asked: dict[str, Any]) -> dict[str, Any]:
+def _box_source(task: Task | ExportedNetwork, device: torch.device, asked: dict[str, Any]) -> dict[str, Any]:
     """What the words about boxes say, as arguments of `Predictor`."""
     pose = next((part for part in task.parts.values() if view_of(part).looks_into_boxes), None)
     named = " ".join(f"--{key}" for key, value in asked.items() if value is not None)

@@ -27,11 +27,11 @@ from torch import Tensor
 from experiments.config import ConfigError
 from experiments.export.files import ENDINGS, RUN, WRITE, Run, difference_of, require, traced
 from experiments.export.graph import Deployed
-from experiments.export.loaded import ExportedTask
+from experiments.export.loaded import ExportedNetwork
 from hrnet import for_inference
 from hrnet.processor import has_bfloat16
 from tasks import Task
-from tasks.exchange import Batch, Predictions
+from tasks.losses import Batch, Predictions
 
 Runtime = Literal["auto", "torch", "compile", "onnx", "openvino"]
 Precision = Literal["float32", "bf16", "int8"]
@@ -55,14 +55,14 @@ class Network(Protocol):
 
 
 def checked(
-    task: Task | ExportedTask, runtime: Runtime | None, precision: Precision | None, device: Any
+    task: Task | ExportedNetwork, runtime: Runtime | None, precision: Precision | None, device: Any
 ) -> tuple[str, str, torch.device]:
     """Runtime, precision and device that are meant where they are left out.
 
     Raises:
         ConfigError: If a combination does not go, with what does.
     """
-    exported = task if isinstance(task, ExportedTask) else None
+    exported = task if isinstance(task, ExportedNetwork) else None
     runtime = runtime or ("torch" if exported is None else "auto")
     precision = precision or ("float32" if exported is None else exported.precision)
     on_cpu = exported is not None or runtime in LIBRARIES
@@ -89,7 +89,7 @@ def checked(
     return runtime, precision, place
 
 
-def _check_file(exported: ExportedTask, runtime: str, precision: str) -> None:
+def _check_file(exported: ExportedNetwork, runtime: str, precision: str) -> None:
     readers = exported.readers()
     if runtime not in ("auto", *readers):
         raise ConfigError(
@@ -109,7 +109,7 @@ def _check_file(exported: ExportedTask, runtime: str, precision: str) -> None:
 
 
 def network_for(
-    name: str, task: Task | ExportedTask, fast: Network | None, runtime: str, precision: str, device: torch.device
+    name: str, task: Task | ExportedNetwork, fast: Network | None, runtime: str, precision: str, device: torch.device
 ) -> Network:
     """What answers for a task.
 
@@ -128,10 +128,10 @@ def network_for(
 
 
 def _ways(
-    task: Task | ExportedTask, fast: Network | None, runtime: str, precision: str, device: torch.device
+    task: Task | ExportedNetwork, fast: Network | None, runtime: str, precision: str, device: torch.device
 ) -> dict[str, Callable[[], Network]]:
     """What may be taken, by name; none is prepared before it is needed."""
-    if isinstance(task, ExportedTask):
+    if isinstance(task, ExportedNetwork):
         lower: Any = "bf16" if precision == "bf16" else "float32"
         readers = [reader for reader in task.readers() if precision != "bf16" or reader == "openvino"]
         names = [reader for reader in readers if _installed(reader)] if runtime == "auto" else [runtime]

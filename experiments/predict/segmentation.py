@@ -21,7 +21,7 @@ from experiments.predict.boxes import BoxSource, whole_image
 from experiments.predict.media import Photo
 from tasks import SegmentationTask
 from tasks.draw import class_colours, draw_legend, draw_mask
-from tasks.exchange import Batch
+from tasks.losses import Batch
 
 STRIP = 512  # rows of an image that are coloured at once
 

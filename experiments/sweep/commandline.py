@@ -32,7 +32,7 @@ except ModuleNotFoundError:
     print("error: a search needs Optuna: pip install optuna, or this project with its extra [sweep]", file=sys.stderr)
     raise SystemExit(2) from None
 
-from datamodules.text_files import parse_yaml
+from datamodules.loading.text_files import parse_yaml
 from experiments import cli, run
 from experiments.cli.files import write_rows
 from experiments.cli.mistakes import Stopped, is_users_mistake

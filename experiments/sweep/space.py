@@ -15,7 +15,7 @@ from typing import Any, Literal, TypedDict
 import yaml
 from optuna import Trial
 
-from datamodules.text_files import read_yaml
+from datamodules.loading.text_files import read_yaml
 from experiments.cli.mistakes import did_you_mean, nearest
 from experiments.config import ConfigError, find
 

@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import tasks
 from datamodules.base import BaseDataModule
-from datamodules.text_files import ConfigError
+from datamodules.loading.text_files import ConfigError
 from experiments.config.files import split_flags
 from experiments.training.checkpoints import stored_position
 from hrnet.checkpoints import read_file

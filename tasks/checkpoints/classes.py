@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from tasks.exchange import is_ours
+from tasks.checkpoints.arguments import is_ours
 from tasks.heatmaps import Codec
 from tasks.task import Task
 

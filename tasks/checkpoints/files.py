@@ -24,9 +24,9 @@ from hrnet.checkpoints import (
     refuse_unusable,
     tensors_in,
 )
+from tasks.checkpoints.arguments import plain
 from tasks.checkpoints.classes import import_of_data, made, merged, names_weights, without_weights
 from tasks.checkpoints.published import Description, describe
-from tasks.exchange import plain
 from tasks.task import Task
 
 logger = logging.getLogger("hrnet")

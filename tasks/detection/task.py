@@ -16,7 +16,7 @@ from tasks.draw import draw_detection
 from tasks.draw.detection import SHOWN
 from tasks.draw.pictures import Drawn
 from tasks.draw.tables import Row
-from tasks.exchange import Batch, Data, Losses
+from tasks.losses import Batch, Data, Losses
 from tasks.metrics.coco_boxes import MASK, MEANINGS, CocoBoxes
 from tasks.pose import in_image
 from tasks.task import Task

@@ -22,7 +22,7 @@ from torchvision.io import write_png
 
 from tasks.draw.overlays import class_table, print_tables
 from tasks.draw.pictures import log_pictures, panel
-from tasks.exchange import one
+from tasks.losses import one
 
 Row = dict[str, Any]
 PRINTED = 9  # columns that a table in the terminal has at most

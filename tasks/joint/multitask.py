@@ -15,8 +15,8 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 
 from hrnet import HRNet, load_weights
+from tasks.checkpoints.arguments import built
 from tasks.draw.tables import Row
-from tasks.exchange import Batch, Losses, Predictions, built
 from tasks.joint.balancing import BalancingSpec, make_balancing
 from tasks.joint.gradients import (
     Gradients,
@@ -30,6 +30,7 @@ from tasks.joint.gradients import (
 )
 from tasks.joint.score import delta_rows, joint_score, read_baselines, relative_change, score_terms
 from tasks.joint.sharing import TaskNorms, make_tasks, naming, own_data, specs_of
+from tasks.losses import Batch, Losses, Predictions
 from tasks.metrics.means import Means
 from tasks.optim import say
 from tasks.task import Task
@@ -340,8 +341,7 @@ class MultiTask(Task):
 
     def _alone(self, name: str, task: Task) -> Task:
         task.backbone = task.backbone  # registered again, see `make_tasks`
-        task.preparation = self.preparation.get(name, {})
-        task.started = True
+        task.preparation, task.started = self.preparation.get(name, {}), True
         return task
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hrnet import HRNet
 from hrnet.freezing import norms_of
-from tasks.exchange import class_path, plain
+from tasks.checkpoints.arguments import class_path, plain
 from tasks.task import Task
 
 JOINT_OPTIONS = ("optimizer", "schedule", "freeze_backbone", "frozen_statistics", "compile")

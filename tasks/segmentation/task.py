@@ -14,8 +14,7 @@ from hrnet import HRNet, OCRHead, SegmentationHead
 from tasks.draw import class_colours, draw_confusion, draw_segmentation
 from tasks.draw.pictures import Drawn, Layers, Panel
 from tasks.draw.tables import Row
-from tasks.exchange import Batch, Data, Losses
-from tasks.losses import IGNORED, CrossEntropy, OhemCrossEntropy
+from tasks.losses import IGNORED, Batch, CrossEntropy, Data, Losses, OhemCrossEntropy
 from tasks.metrics.confusion import SegmentationScores, image_confusion, image_iou
 from tasks.segmentation.sliding import PUBLISHED_TESTS, PublishedTest, SlidingWindow
 from tasks.task import Task

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from datamodules.base import DataError
-from datamodules.text_files import ConfigError
+from datamodules.loading.text_files import ConfigError
 from experiments.cli.mistakes import Mistake
 
 SECONDS = 20

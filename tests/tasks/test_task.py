@@ -12,7 +12,7 @@ import torch
 import tasks
 from hrnet import HRNet
 from tasks import PoseTask
-from tasks.exchange import plain
+from tasks.checkpoints.arguments import plain
 from tasks.optim import SCHEDULES, GoingOn, create_optimizer, create_schedule
 
 SMALL = {"variant": "w18_small_v1", "multi_scale_output": False}

@@ -12,7 +12,7 @@ from datamodules.convert.formats.point_tables import chosen_scorers, is_point_cs
 from datamodules.convert.labels import Labels
 from datamodules.convert.source_files import SourceFiles
 from datamodules.findings import DataError
-from datamodules.text_files import ConfigError, read_yaml
+from datamodules.loading.text_files import ConfigError, read_yaml
 
 NOT_LABELS = {"training-datasets", "dlc-models", "dlc-models-pytorch", "evaluation-results", "videos"}
 """Folders of a project whose tables repeat labels, or are what a network found."""

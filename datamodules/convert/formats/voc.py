@@ -15,9 +15,9 @@ from datamodules.convert.source_files import SourceFiles, parse_xml
 from datamodules.findings import DataError
 from datamodules.images.files import opened
 from datamodules.keypoints.columns import number
+from datamodules.loading.text_files import read_text
 from datamodules.segmentation.masks import ColourMasks, IndexMasks, lookup, mask_size, voc_palette
 from datamodules.segmentation.pairs import read_stems
-from datamodules.text_files import read_text
 
 CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",

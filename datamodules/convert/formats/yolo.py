@@ -12,7 +12,7 @@ from datamodules.convert.labels import Labels, Picture, Point, Thing
 from datamodules.convert.pixels import ImageFile
 from datamodules.convert.source_files import SPLITS, SourceFiles
 from datamodules.findings import DataError
-from datamodules.text_files import ConfigError, read_text, read_yaml
+from datamodules.loading.text_files import ConfigError, read_text, read_yaml
 
 NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "names.txt")
 SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}

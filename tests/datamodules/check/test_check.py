@@ -18,8 +18,8 @@ from datamodules.check.__main__ import load_data
 from datamodules.check.report import ADVICE, show_findings
 from datamodules.findings import Count, Finding, Note
 from datamodules.images.looking import Seen
+from datamodules.loading.text_files import ConfigError
 from datamodules.sample import layouts, sample_coco
-from datamodules.text_files import ConfigError
 
 LAYOUTS = {
     "coco": lambda root: CocoPose(root, image_size=(64, 48), num_workers=0),

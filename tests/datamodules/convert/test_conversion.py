@@ -19,7 +19,7 @@ from datamodules.convert.formats import FORMATS
 from datamodules.convert.labels import Labels, Picture, Thing
 from datamodules.convert.pixels import ImageFile
 from datamodules.convert.split import divide
-from datamodules.text_files import ConfigError
+from datamodules.loading.text_files import ConfigError
 from experiments.run import main as run
 from tests.datamodules.convert.pictures import entries, labelled, picture, text
 

@@ -6,7 +6,7 @@ import pytest
 
 from datamodules import Skeleton
 from datamodules.base import DataError
-from datamodules.text_files import ConfigError
+from datamodules.loading.text_files import ConfigError
 from experiments.config.files import Rules, combine, find, find_all, merge, read, split_flags
 
 KEPT = {("Base", "Derived"): {"root", "batch_size"}}

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -150,8 +151,8 @@ def test_boxes_of_fcos_are_those_of_the_network(tmp_path):
 @pytest.mark.parametrize("format", ["pt2", "openvino"])
 @pytest.mark.slow
 def test_key_points_of_other_formats(pose, tmp_path, format):
-    if format == "openvino":
-        pytest.importorskip("openvino", reason="needs the extra `export`")
+    if format == "openvino" and find_spec("openvino") is None:
+        pytest.skip("needs the extra `export`")
     path = exported(pose, tmp_path, format=format, decode=False)
     assert json.loads(path.with_name(path.name + ".json").read_text())["outputs"] == ["heatmaps"]
     files = {file.name for file in path.parent.iterdir()}

@@ -14,7 +14,7 @@ from experiments.config import ConfigError
 from experiments.export import commandline, export
 from experiments.export.files import RUN, WRITE, traced
 from experiments.export.graph import Deployed
-from experiments.export.loaded import ExportedTask
+from experiments.export.loaded import ExportedNetwork
 from experiments.export.quantised import quantise
 from experiments.predictor import Predictor
 from hrnet import HRNet
@@ -89,7 +89,7 @@ def test_a_runs_metric_before_and_after_is_kept(tmp_path, monkeypatch, capsys):
     agreement = json.loads(path.with_name(path.name + ".json").read_text())["agreement"]
     assert {"top1 of the network", "top1 in int8"} <= agreement.keys()
     assert "top1 in int8: " in capsys.readouterr().out
-    task = ExportedTask(path)
+    task = ExportedNetwork(path)
     assert task.precision == "int8"
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     found = Predictor(path)(picture)

@@ -16,7 +16,7 @@ import tasks
 from experiments import predict
 from experiments.config import ConfigError
 from experiments.export import export, files
-from experiments.export.loaded import ExportedTask
+from experiments.export.loaded import ExportedNetwork
 from experiments.predict import runtime
 from experiments.predict.runtime import Fastest, by_library, in_bfloat16
 from experiments.predictor import Predictor
@@ -385,7 +385,7 @@ def test_a_file_of_torch_that_would_run_code_is_refused(kind, tmp_path):
         archive.writestr("a/extra/hrnet", json.dumps(about))
         archive.writestr("a/data/weights/model_weights_config.json", json.dumps(config))
         archive.writestr("a/data/sample_inputs/model.pt", pickle.dumps(Evil()))
-    task = ExportedTask(tmp_path / "a.pt2")
+    task = ExportedNetwork(tmp_path / "a.pt2")
     with pytest.raises(ConfigError, match="opening such a file runs code from it"):
         task.on("torch")
     assert not Evil.ran

@@ -9,7 +9,7 @@ import torch
 from tasks.draw import class_colours, draw_boxes, draw_detection
 from tasks.draw.detection import in_input
 from tasks.draw.pictures import log_pictures
-from tasks.exchange import one
+from tasks.losses import one
 from tests.tasks.detection.scenes import random_batch, small_task
 from tests.tasks.draw.test_pictures import Recorder
 

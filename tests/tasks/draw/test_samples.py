@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tasks.draw.tables import SampleScores
-from tasks.exchange import one
+from tasks.losses import one
 from tasks.metrics.coco_keypoints import CocoKeypoints
 from tasks.metrics.confusion import SegmentationScores, image_confusion, image_iou
 

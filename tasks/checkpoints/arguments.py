@@ -1,34 +1,10 @@
-"""What passes between a task and what is around it: batches and facts of the data, and plain data for checkpoints."""
+"""Arguments of a task: the network made of its own, compared with the data, and plain data in checkpoints."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
-from typing import Any, Protocol
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from hrnet import HRNet
-
-Batch = dict[str, Any]
-Losses = dict[str, Tensor]
-Predictions = Any
-
-
-class Data(Protocol):
-    """What tasks ask of their data beside batches: `datamodules` has all of it, other data what their task asks for."""
-
-    num_classes: int | None
-    class_names: Sequence[str]
-    palette: Sequence[tuple[int, int, int]]
-    label_flip_pairs: Sequence[tuple[int, int]]
-    num_keypoints: int | None
-    skeleton: Any
-
-    def ground_truth(self, split: Any) -> dict[str, list]:
-        """COCO's ground truth of a split: images, annotations, categories."""
-
-    def subsets(self, split: Any) -> Mapping[str, Any]:
-        """Parts of a split that are evaluated on their own too, as numbers of their instances, by name."""
 
 
 def require_channels(backbone: HRNet, data: Any) -> None:
@@ -81,18 +57,3 @@ def plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {"class_path": class_path(type(value)), "init_args": plain(asdict(value))}
     raise TypeError(f"A task's arguments are stored in its checkpoints as plain data; {value!r} is not.")
-
-
-def over_samples(losses: Callable[[Any, Batch], Losses], outputs: Any, batch: Batch) -> Losses:
-    """Means of what `losses` gives of each sample by itself."""
-    each = [losses(one(outputs, index), one(batch, index)) for index in range(len(batch["image"]))]
-    return {name: torch.stack([found[name] for found in each]).mean() for name in each[0]}
-
-
-def one(value: Any, index: int) -> Any:
-    """A batch, its outputs or predictions -> those of one sample, as a batch of one."""
-    if isinstance(value, Mapping):
-        return {key: one(item, index) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return tuple(one(item, index) for item in value)
-    return value[index : index + 1]
