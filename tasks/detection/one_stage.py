@@ -13,6 +13,9 @@ from torchvision.ops import remove_small_boxes
 from tasks.detection.pyramid import Anchors
 
 SMALLEST = 1e-2  # width and height of a box in pixels, as torchvision has it for its detectors of two stages
+# FCOS' distances to the sides before anything is learned, in strides: the middle of what a level finds, 0 to 8. A ReLU
+# gives them, so from a bias of 0 (torchvision's) they can get stuck at 0, where nothing teaches them any more.
+FIRST_DISTANCE = 4.0
 OCTAVES = tuple(2 ** (i / 3) for i in range(3))  # RetinaNet's anchors of a place, Section 4
 
 Outputs = dict[str, Tensor]
@@ -70,6 +73,7 @@ class OneStage(nn.Module):
             self.detector: FCOS | RetinaNet = FCOS(
                 Pyramid(channels), num_classes, anchor_generator=self.anchors, **options
             )
+            nn.init.constant_(self.detector.head.regression_head.bbox_reg.bias, FIRST_DISTANCE)
         else:
             smallest = [sizes * stride for stride in strides]
             self.anchors = Anchors(strides, [[int(side * octave) for octave in OCTAVES] for side in smallest], ratios)

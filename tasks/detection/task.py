@@ -54,7 +54,8 @@ class DetectionTask(Task):
       classified (in the oldest files' code as many of each level).
     * Smallest deltas of width and height are not cut off at 16/1000, largest are.
     * FCOS has a ReLU and its stride before distances, GIoU loss, and scores sqrt(class * centerness); the authors' has
-      an exponential with a factor a level, IoU loss and class * centerness.
+      an exponential with a factor a level, IoU loss and class * centerness. Distances begin at four strides, where
+      torchvision's begin at none, in reach of being stuck there.
     * New weights of the backbone are Kaiming's; published runs start from ImageNet weights.
 
     Args:

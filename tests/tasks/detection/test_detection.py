@@ -91,6 +91,14 @@ def test_each_loss_has_a_name_and_no_place_is_lost(detector: str) -> None:
     assert outputs["deltas" if "rcnn" in detector else "bbox_regression"].shape == (len(batch["image"]), anchors, 4)
 
 
+def test_no_distance_of_a_new_fcos_is_stuck_at_zero() -> None:
+    """A ReLU gives distances to the sides of a box: where it is shut at the start, some seeds never learn boxes."""
+    batch = random_batch()
+    distances = small_task("fcos").outputs(batch)["bbox_regression"]  # in strides
+    assert distances.min() > 1
+    assert distances.mean() == pytest.approx(4, abs=0.5)
+
+
 def test_anchors_keep_their_strides_where_the_last_cells_are_cut() -> None:
     levels = Anchors([4, 32, 64], [[32], [256], [512]], [1.0]).levels((96, 160), CPU)
     middles = [(level[:, :2] + level[:, 2:]) / 2 for level in levels]
