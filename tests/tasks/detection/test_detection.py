@@ -96,7 +96,7 @@ def test_no_distance_of_a_new_fcos_is_stuck_at_zero() -> None:
     batch = random_batch()
     distances = small_task("fcos").outputs(batch)["bbox_regression"]  # in strides
     assert distances.min() > 1
-    assert distances.mean() == pytest.approx(4, abs=0.5)
+    assert distances.mean().item() == pytest.approx(4, abs=0.5)
 
 
 def test_anchors_keep_their_strides_where_the_last_cells_are_cut() -> None:
