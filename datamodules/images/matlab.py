@@ -18,7 +18,8 @@ from datamodules.findings import DataError, refused
 LIMIT = 2**31
 """Bytes that are unpacked at most: no variable of version 5 has more."""
 _HDF5 = b"MATLAB 7.3"
-_COMPRESSED = 15  # kind of an element of version 5
+_MATRIX, _COMPRESSED = 14, 15  # kinds of an element of version 5
+_KINDS = {*range(1, 8), 9, *range(12, 19)}  # all that there are
 _LONGEST_NAME = 63
 _PIECE = 2**20
 _BYTES = {"int8": 1, "uint8": 1, "logical": 1, "char": 4, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "single": 4}
@@ -107,6 +108,8 @@ def _refuse_bombs(path: Path, names: Sequence[str]) -> None:
         for length in pieces if name in names else ():
             total += length
             _refuse_beyond(path, total)
+    for content, order in _contents(path, names):
+        _refuse_unknown(content, order)
 
 
 def _refuse_beyond(path: Path, count: int) -> None:
@@ -126,6 +129,34 @@ def _packed(path: Path) -> Iterator[tuple[str, Iterator[int]]]:
                 file.seek(after - size)
                 yield _name(head, order), _pieces(file, size)
             file.seek(after)
+
+
+def _contents(path: Path, names: Sequence[str]) -> Iterator[tuple[memoryview, str]]:
+    """The elements of each of the variables, unpacked, and the order of their bytes."""
+    with path.open("rb") as file:
+        order = {b"IM": "<", b"MI": ">"}.get(file.read(128)[126:])
+        while order and len(tag := file.read(8)) == 8:
+            kind, size = struct.unpack(f"{order}II", tag)
+            content = tag + file.read(size)
+            if kind == _COMPRESSED:
+                content = zlib.decompressobj().decompress(content[8:])
+            if _name(content, order) in names:
+                yield memoryview(content)[8:], order
+
+
+def _refuse_unknown(content: memoryview, order: str) -> None:
+    """Raise ValueError at an element of a kind that there is not: scipy takes its reader from beyond a table."""
+    place = 0
+    while place + 8 <= len(content):
+        kind, size = struct.unpack_from(f"{order}II", content, place)
+        start = place + 8
+        if kind >> 16:  # short ones stand within the tag
+            kind, size = kind & 0xFFFF, 0
+        if kind not in _KINDS:
+            raise ValueError(f"it has an element of kind {kind}")
+        place = start + -(-size // 8) * 8
+        if kind == _MATRIX:
+            _refuse_unknown(content[start:place], order)
 
 
 def _name(head: bytes, order: str) -> str:

@@ -107,3 +107,20 @@ def test_version_7_3_has_the_limit_too(tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(DataError, match="would unpack to more than 360,000 bytes"):
         read_matlab(path, "pictures")
     assert read_matlab(path, "points")[0].shape == (3, 4)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_element_of_a_kind_that_there_is_not_ends_no_process(packed: bool, tmp_path: Path) -> None:
+    """scipy takes the reader of such an element from beyond a table of its own, which is a segmentation fault."""
+    savemat(tmp_path / "good.mat", {"mask": np.zeros((23, 31)) + 1j})
+    data = (tmp_path / "good.mat").read_bytes()
+    imaginary = 128 + 8 + 3 * 16 + 8 + 23 * 31 * 8  # behind head, tag, flags, shape, name and the real part
+    assert struct.unpack_from("<II", data, imaginary) == (9, 23 * 31 * 8)
+    data = data[:imaginary] + bytes(8) + data[imaginary + 8 :]
+    if packed:
+        content = zlib.compress(data[128:])
+        data = data[:128] + struct.pack("<II", 15, len(content)) + content
+    (tmp_path / "bad.mat").write_bytes(data)
+    read_matlab(tmp_path / "good.mat", "mask")
+    with pytest.raises(DataError, match=r"bad.mat cannot be read \(it has an element of kind 0\)"):
+        read_matlab(tmp_path / "bad.mat", "mask")
