@@ -114,7 +114,7 @@ def test_an_element_of_a_kind_that_there_is_not_ends_no_process(packed: bool, tm
     """scipy takes the reader of such an element from beyond a table of its own, which is a segmentation fault."""
     savemat(tmp_path / "good.mat", {"mask": np.zeros((23, 31)) + 1j})
     data = (tmp_path / "good.mat").read_bytes()
-    imaginary = 128 + 8 + 3 * 16 + 8 + 23 * 31 * 8  # behind head, tag, flags, shape, name and the real part
+    imaginary = 128 + 8 + 2 * 16 + 8 + 8 + 23 * 31 * 8  # behind head, tag, flags, shape, name and the real part
     assert struct.unpack_from("<II", data, imaginary) == (9, 23 * 31 * 8)
     data = data[:imaginary] + bytes(8) + data[imaginary + 8 :]
     if packed:
