@@ -75,6 +75,10 @@ class FcosEnding(Ending):
             rows["labels"].append(found["labels"][i, kept])
         return rows
 
+    def described(self) -> dict[str, Any]:
+        """The classes, and the ids that the training data call them by."""
+        return super().described() | {"category_ids": self.task.category_ids}
+
 
 def _kept(boxes: Tensor, labels: Tensor, threshold: float) -> Tensor:
     """(B, M) 1 for the boxes (B, M, 4), best first, that no better one of their class suppresses, 0 for the others."""

@@ -51,6 +51,7 @@ class ExportedNetwork:
         self.preparation = self.about["preparation"]
         self.precision = self.about.get("precision", "float32")
         self.class_names = self.about.get("class_names") or None
+        self.category_ids = self.about.get("category_ids")
         self.num_classes = self.about.get("num_classes", len(self.class_names or ()))
         self.palette = self.about.get("palette")
         self.skeleton = self.about.get("skeleton")

@@ -44,7 +44,9 @@ def keys_of(cls: type) -> set[str]:
 
 
 def named_in(message: str) -> set[str]:
-    return {next(filter(None, groups)) for groups in KEY.findall(message)}
+    """Keys of the class's own: splits are names too, and advice may be to take another class by a key of its."""
+    message = re.sub(r"FolderSegmentation finds them by `[^`]*`", "", message)
+    return {next(filter(None, groups)) for groups in KEY.findall(message)} - {"train", "val"}
 
 
 def complaint(name: str, root: Path) -> str | None:
