@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch import LightningModule, Trainer
 
-from datamodules import BaseDataModule, DataError
+from datamodules import BaseDataModule, CocoPose, DataError
 from datamodules.base import BaseDataset, collate
 from datamodules.loading.dataset import in_threads
 from datamodules.loading.samplers import EvaluationSampler, TrainingSampler, even_batch_size
@@ -131,19 +131,16 @@ def test_only_an_incomplete_batch_after_a_full_one_is_dropped(tmp_path: Path, co
         assert torch.cat([batch["image_id"] for batch in loader]).tolist() == list(range(count))
 
 
-def test_missing_root_names_folder_tree_source_and_sample(tmp_path: Path) -> None:
+def test_missing_root_names_folder_tree_source_and_the_sample_where_there_is_one(tmp_path: Path) -> None:
     data = NumbersData(tmp_path / "nowhere")
     for step in (data.prepare_data, lambda: data.folder):
         with pytest.raises(DataError) as error:
             step()
-        for part in (
-            str(tmp_path / "nowhere"),
-            "numbers.txt",
-            "https://example.org/numbers",
-            "sample.yaml",
-            "root: sample",
-        ):
+        for part in (str(tmp_path / "nowhere"), "numbers.txt", "https://example.org/numbers"):
             assert part in str(error.value)
+        assert "sample" not in str(error.value)
+    with pytest.raises(DataError, match=r"(?s)nowhere.*sample\.yaml.*root: sample|nowhere.*root: sample.*sample\.yaml"):
+        _ = CocoPose(tmp_path / "nowhere", image_size=(64, 48)).folder
 
 
 def test_sample_root_is_the_data_sets_own_affair(tmp_path: Path) -> None:

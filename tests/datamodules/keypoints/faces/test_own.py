@@ -131,7 +131,7 @@ def test_mistakes_name_file_and_row(root, kind, old, new, message):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("val.csv", b"x/1.jpg," + b"9" * 140_000 + b"\n", r"val\.csv is no CSV \(field larger than"),
+        ("val.csv", b"x/1.jpg," + b"9" * 140_000 + b"\n", r"val\.csv is no CSV \(Error: field larger than"),
         ("val.csv", b"x/1.jpg,10\xff\n", r"val\.csv is no text in UTF-8"),
         ("val.xml", b"<?xml version='1.0' encoding='none'?><dataset/>", r"val\.xml is no XML"),
         ("val.xml", b"<?xml version='1.0' encoding='shift_jis'?><dataset/>", r"val\.xml is no XML"),
