@@ -1,4 +1,4 @@
-"""README and docs/ are true: every command in them is run, every link leads somewhere, and the reference is whole."""
+"""README and docs/ are true: commands work (see `python`), links lead somewhere, and the reference is whole."""
 
 import importlib
 import re
