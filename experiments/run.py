@@ -22,7 +22,6 @@ os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # W&B asks for the addr
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import torch
-import wandb
 from jsonargparse import ArgumentParser, Namespace
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import (
@@ -33,7 +32,7 @@ from lightning.pytorch.callbacks import (
     Timer,
     TQDMProgressBar,
 )
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from experiments import cli
@@ -42,13 +41,14 @@ from experiments.cli.mistakes import Stopped
 from experiments.config import ConfigError, find_all, make_parser, parse
 from experiments.config.files import files_and_flags
 from experiments.training.callbacks import LearningRate, PartsSummary, Preflight
-from experiments.training.checkpoints import LastCheckpoint, StopOnSignal, WholeFiles
+from experiments.training.checkpoints import LastCheckpoint, WholeFiles
 from experiments.training.cost import cost
 from experiments.training.loggers import MetricsFile, RememberRun, end_wandb, log_best, make_wandb_logger
 from experiments.training.nonfinite import FiniteLoss
 from experiments.training.processes import check_processes, together
 from experiments.training.run_folder import RunFolder, environment, peak_memory, remove_unfinished
 from experiments.training.sheet import TrainingSheet
+from experiments.training.signals import StopOnSignal
 from experiments.training.start import (
     begin,
     check_resume,
@@ -220,7 +220,8 @@ class Start(Callback):
         before = earlier.get("commands") or ([earlier["command"]] if "command" in earlier else [])
         started = [*before, now["command"]]
         more = {"action": self.action, "name": self.config.name, "commands": started}
-        more["wandb_run"] = wandb.run and wandb.run.id
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        more["wandb_run"] = loggers[-1].version if loggers else None
         write_json(self.folder / "environment.json", {**now, "command": started[0], **more})
         self._written = True
 

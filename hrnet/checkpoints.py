@@ -88,12 +88,13 @@ def read_file(path: Path) -> Any:
     """Content of a checkpoint file, plain data only, without circles.
 
     Raises:
+        FileNotFoundError: If it is not there.
         ValueError: If the file is damaged, does not fit into memory, or holds more than plain data.
     """
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
-        except PermissionError:
+        except (PermissionError, FileNotFoundError):
             raise
         except Exception as error:  # a damaged file is read as anything
             raise ValueError(
@@ -106,7 +107,7 @@ def read_file(path: Path) -> Any:
                 content = torch.load(path, map_location="cpu", weights_only=True)
             _refuse_circles(content, ())
             return content
-    except PermissionError:
+    except (PermissionError, FileNotFoundError):
         raise
     except MemoryError as error:
         raise ValueError(f"{path} does not fit into memory, or is damaged; download or save it again.") from error

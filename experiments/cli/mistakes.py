@@ -71,10 +71,10 @@ def sentence_of(error: BaseException) -> str | None:
             f"A loader process ({lost[1]}) has ended: {lost[2].rstrip('.')}. If it was killed, the memory or /dev/shm "
             "was full: lower data.num_workers or data.batch_size. What was saved is whole: go on with --resume."
         )
-    if isinstance(error, ConnectionError) and _raised_below("wandb", error):
+    if is_of_wandb(error):
         return (
-            f"W&B's service has ended ({text}): what was saved is whole, so go on with --resume, or without W&B by "
-            "--wandb.mode disabled as well."
+            f"W&B's service has ended ({text or type(error).__name__}): what was saved is whole, so go on with "
+            "--resume, or without W&B by --wandb.mode disabled as well."
         )
     if isinstance(error, ValueError) and text.startswith("Expected more than 1 value per channel when training"):
         shape = text.rpartition("torch.Size")[2].strip("()")
@@ -93,6 +93,12 @@ def is_of_another_process(error: BaseException) -> bool:
     return isinstance(error, kinds) or (
         isinstance(error, RuntimeError) and re.search(r"gloo/transport|gloo::|NCCL", str(error)) is not None
     )
+
+
+def is_of_wandb(error: BaseException) -> bool:
+    """Whether W&B's service process has ended: an answer that will never come, or a line that is cut."""
+    abandoned = type(error).__module__.startswith("wandb.sdk.mailbox")
+    return abandoned or (isinstance(error, ConnectionError) and _raised_below("wandb", error))
 
 
 def is_users_mistake(error: BaseException) -> bool:

@@ -42,6 +42,7 @@ TOLERANCE = 1e-4  # of a tensor's largest value
 PLACES = {"keypoints": 1e-3, "boxes": 1e-3}  # where a flat top of a heatmap turns a rounding into more
 METRIC_TOLERANCE = 1e-3
 SIZES = (1, 2, 3)  # of batches; the graph was traced with two images
+LARGER = (1, 3)  # steps more of height and width, for graphs of images of any size
 SAMPLES = 3
 IMAGES = 256  # of the training split, for the ranges of int8
 LOSS = 0.01  # of a metric by int8, at most; of an error, such a share of it
@@ -226,6 +227,8 @@ def _figures(task: Task, network: Deployed, data: BaseDataModule, run: Any, limi
 def _differences(network: Deployed, run: Run, image_size: tuple[int, int], samples: Tensor | None) -> dict[str, float]:
     """Largest difference of each tensor, over batches of several sizes, as a share of the tensor's largest value.
 
+    Where images may be of any size, larger ones are compared too: a graph may have kept the size it was traced with.
+
     Args:
         network: What was exported.
         run: The file.
@@ -234,10 +237,14 @@ def _differences(network: Deployed, run: Run, image_size: tuple[int, int], sampl
     """
     worst: dict[str, float] = {}
     generator = torch.Generator().manual_seed(0)
+    images = []
     for size in SIZES:
         image = torch.randint(0, 256, (size, 3, *image_size), generator=generator, dtype=torch.uint8)
-        if samples is not None:
-            image = samples[torch.arange(size) % len(samples)].contiguous()
+        images.append(image if samples is None else samples[torch.arange(size) % len(samples)].contiguous())
+    if network.ending.any_size:
+        height, width = (side + more * network.step for side, more in zip(image_size, LARGER, strict=True))
+        images.append(images[0].tile(1, 1, 2, 2)[..., :height, :width].contiguous())
+    for image in images:
         with torch.inference_mode():
             expected = network(image)
         found = run(image)

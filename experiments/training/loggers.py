@@ -7,7 +7,6 @@ after the training has 1 in the column best_checkpoint.
 Offline runs of W&B are complete: `wandb sync` uploads them later, and a resumed experiment goes on in the same W&B run.
 """
 
-import contextlib
 import csv
 import io
 import os
@@ -24,6 +23,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from experiments.cli.files import replacing
+from experiments.cli.mistakes import is_of_wandb
 from experiments.config import ConfigError
 from experiments.training.run_folder import environment
 
@@ -186,10 +186,16 @@ def end_wandb() -> None:
     """End W&B's run, so that a second one in the same process, in a notebook, is a run of its own."""
     try:
         wandb.finish()
-    except ConnectionError as error:
-        print(f"W&B's service has ended ({error}); what it has not written is in metrics.csv.", flush=True)
-        with contextlib.suppress(ConnectionError):
+    except Exception as error:
+        if not is_of_wandb(error):
+            raise
+        said = str(error) or type(error).__name__
+        print(f"W&B's service has ended ({said}); what it has not written is in metrics.csv.", flush=True)
+        try:
             wandb.teardown()  # it says so once more, and forgets the service, so that the next run starts another
+        except Exception as again:
+            if not is_of_wandb(again):
+                raise
 
 
 class RememberRun(Callback):

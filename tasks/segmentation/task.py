@@ -258,7 +258,8 @@ class SegmentationTask(Task):
     def _scaled(self, scale: float, images: Tensor, outputs: Tensor) -> Tensor:
         """Logits of the images at a scale, averaged with the mirrored ones'; `outputs` are those at scale 1."""
         if scale != 1:
-            size = [max(1, int(scale * side + 0.5)) for side in images.shape[-2:]]  # halves up, as published
+            # Halves up, as published; by functions that leave the size of an exported graph open.
+            size: Any = [torch.sym_max(1, torch.sym_int(scale * side + 0.5)) for side in images.shape[-2:]]
             images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
             outputs = self(images)
         return (outputs + self._mirrored(self, images)) / 2 if self.flip_test else outputs

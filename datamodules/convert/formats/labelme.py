@@ -10,13 +10,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from datamodules.convert.labels import Box, Labels, Patch, Picture, Point, Thing, assemble, circle, hull
 from datamodules.convert.pixels import Embedded, ImageFile, Pixels
 from datamodules.convert.source_files import SourceFiles
 from datamodules.findings import DataError
+from datamodules.images.files import opened
 from datamodules.images.names import plain_spelling
 from datamodules.keypoints.columns import number
 
@@ -134,10 +134,8 @@ def _part(kind: str, shape: dict[str, Any], corners: list[tuple[float, float]], 
 
 def _patch(data: str, box: Box, path: Path) -> Patch:
     """The pixels of a mask, which lie from the upper left corner on."""
-    pixels = cv2.imdecode(np.frombuffer(_decoded(data, path), np.uint8), cv2.IMREAD_GRAYSCALE)
-    if pixels is None:
-        raise DataError(f"{path} has a mask that is no image: save the labels again.")
-    return Patch(pixels > 0, round(box[0]), round(box[1]))
+    with opened(f"A mask of {path}", _decoded(data, path)) as image:
+        return Patch(np.asarray(image.convert("L")) > 0, round(box[0]), round(box[1]))
 
 
 def _corners(shape: dict[str, Any]) -> list[tuple[float, float]] | None:

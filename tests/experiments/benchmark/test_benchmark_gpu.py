@@ -102,4 +102,4 @@ def test_devices_that_are_not_there_are_named(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     said = said("data_train", "--device", "cuda")
     assert "data_train runs on the CPU alone" in said
-    assert "inference, train, segmentation, joint, decode" in said
+    assert "inference, train, segmentation, joint, cost, decode" in said

@@ -10,6 +10,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+from wandb.sdk.mailbox import HandleAbandonedError
 
 import hrnet
 from datamodules.base import DataError
@@ -110,6 +111,12 @@ def test_what_nobody_said_on_purpose_is_a_bug_of_ours():
 
 def test_connections_that_break_are_no_matter_of_files():
     assert sentence_of(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")) is None
+
+
+def test_an_answer_of_wandb_that_will_never_come_says_how_to_go_on():
+    sentence = sentence_of(HandleAbandonedError())
+    assert sentence.startswith("W&B's service has ended (HandleAbandonedError)")
+    assert "--resume" in sentence
 
 
 def test_one_value_a_channel_says_what_to_raise():

@@ -117,6 +117,8 @@ def fcos() -> DetectionTask:
     trained(task)
     with torch.no_grad():  # an untrained head scores every place alike, about 0.01
         task.head.detector.head.classification_head.cls_logits.weight.mul_(40)
+        # Small boxes: a file knows no borders but those of its canvas when it suppresses what overlaps.
+        task.head.detector.head.regression_head.bbox_reg.bias.fill_(0.5)
     task.class_names = task.hparams["class_names"] = list("abc")
     return task
 
@@ -143,6 +145,9 @@ def test_files_of_every_task_predict_like_it(task, tmp_path, photos):
     for ours, theirs in zip(Predictor(path)(photos), expected, strict=True):
         for name in set(vars(theirs)) - {"photo", "class_names", "names", "skeleton", "masks"}:
             ours_of, theirs_of = np.asarray(getattr(ours, name)), np.asarray(getattr(theirs, name))
+            if getattr(theirs, name) is None:
+                assert getattr(ours, name) is None
+                continue
             assert ours_of.shape == theirs_of.shape
             if name == "mask":
                 assert (ours_of == theirs_of).mean() > 0.999

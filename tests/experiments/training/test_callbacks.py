@@ -19,12 +19,12 @@ from experiments.training.callbacks import LearningRate, PartsSummary, Preflight
 from experiments.training.checkpoints import (
     LastCheckpoint,
     Position,
-    StopOnSignal,
     WholeFiles,
     store_position,
     stored_position,
 )
 from experiments.training.run_folder import RunFolderError
+from experiments.training.signals import StopOnSignal
 from hrnet import HRNet
 from tasks import ClassificationTask, MultiTask, SegmentationTask
 
@@ -344,6 +344,37 @@ def test_what_lightning_has_received_counts_and_handlers_of_others_stay():
     finally:
         for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
             signal.signal(number, handler)
+
+
+def test_signals_are_heard_from_the_barrier_before_a_stage_on():
+    # There Lightning's own handler broadcasts, which no other process answers.
+    passed: list[str] = []
+
+    class Strategy:
+        root_device = torch.device("cpu")
+
+        def barrier(self, name: str) -> None:
+            passed.append(name)
+
+        def reduce(self, here: torch.Tensor, reduce_op: str) -> torch.Tensor:
+            return here
+
+    stop, run = StopOnSignal(), Run(processes=2, received_sigterm=False, strategy=Strategy())
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        stop.setup(run, None, "fit")
+        run.strategy.barrier("of something else")
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+        run.strategy.barrier("run-stage")
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.number == signal.SIGTERM
+        run.strategy.barrier("of something else")
+        assert passed == ["of something else", "run-stage", "of something else"]
+        with pytest.raises(Stopped, match="SIGTERM"):
+            stop.on_train_epoch_start(run, None)
+    finally:
+        stop.teardown(run, None, "fit")
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_processes_stop_together():

@@ -80,6 +80,7 @@ def stored(trainer: Trainer) -> dict[str, Any]:
 
 def test_the_keys_that_are_tried_here_and_elsewhere_are_all_there_are():
     elsewhere = {"model", "data", "name", "save_minutes", "checkpoint", "random_weights", "resume", "debug"}
+    elsewhere |= {"nonfinite_loss"}
     assert set(SECTIONS) == elsewhere | {"seed_everything", "runs", "trainer", "wandb"}
 
 

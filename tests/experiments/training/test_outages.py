@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback
+from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
 from experiments import run
 from experiments.run import main
+from experiments.training.loggers import end_wandb
 from tests.conftest import ROOT
 from tests.experiments.training.test_resume import assert_same
 from tests.experiments.training.toys import toy
@@ -99,6 +101,22 @@ def kill_wandb() -> None:
     assert cores
     for core in cores:
         os.kill(core, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    "error", [HandleAbandonedError(), MailboxClosedError("closed")], ids=lambda e: type(e).__name__
+)
+def test_an_end_of_wandb_that_is_never_answered_is_said_and_no_error(error, monkeypatch, capsys):
+    def fail():
+        raise error
+
+    monkeypatch.setattr("wandb.finish", fail)
+    monkeypatch.setattr("wandb.teardown", fail)
+    end_wandb()
+    assert capsys.readouterr().out.startswith("W&B's service has ended (")
+    monkeypatch.setattr("wandb.finish", lambda: int("seven"))
+    with pytest.raises(ValueError, match="seven"):
+        end_wandb()
 
 
 @pytest.mark.slow

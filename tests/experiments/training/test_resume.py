@@ -10,8 +10,8 @@ import pytest
 import torch
 from lightning import Callback
 
+from experiments.cli.mistakes import Stopped
 from experiments.run import main
-from experiments.training.checkpoints import Stopped
 from tests.conftest import ROOT
 
 SMALL = ["sample.yaml", "debug.yaml", "--wandb.mode", "disabled", "--data.image_size", "[64, 64]"]
