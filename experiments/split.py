@@ -8,6 +8,7 @@ from functools import partial
 
 import tasks
 from experiments import cli
+from experiments.cli.shown import say
 from experiments.config import ConfigError
 from experiments.training.start import import_named
 from tasks import save_task
@@ -33,7 +34,7 @@ def split(run: str, task: str, checkpoint: str, *, import_: tuple[str, ...] = ()
         raise ConfigError(f"{run} holds a {type(joint).__name__}, which is a single task already.")
     single = joint.single(task)
     save_task(single, checkpoint)
-    print(f"wrote {checkpoint}: {type(single).__name__}, evaluate it with its experiment and --checkpoint")
+    say(f"wrote {checkpoint}: {type(single).__name__}, evaluate it with its experiment and --checkpoint")
     return single
 
 

@@ -9,7 +9,7 @@ import mmap
 import re
 import socket
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -161,23 +161,25 @@ def tensors_in(content: Any, source: str | Path) -> State:
     )
 
 
-def refuse_unusable(found: State, own: State, name: str) -> None:
+def refuse_unusable(found: State, own: State, name: str, computed_with: Collection[str] | None = None) -> None:
     """Raise ValueError for tensors that no network computes with: without values, packed, complex, NaN or infinite.
 
     Args:
-        found: Parameters and statistics; other buffers may hold infinity for a reason.
+        found: Of the checkpoint.
         own: Those of the module to fill. Values are looked at where the shape is the same: a few bytes may stand for a
             tensor of any size.
         name: What the message calls the checkpoint.
+        computed_with: Names of parameters and statistics, by default all; other buffers may hold infinity for a reason.
     """
     for n, x in found.items():
-        kind = _kind(x)
+        kind = _kind(x, own.get(n))
         if kind is not None:
             raise ValueError(
                 f"{name} holds {n} as a {kind}: give the checkpoint with plain floating-point weights that it was "
                 "made from."
             )
-    fitting = {n: x for n, x in found.items() if n in own and x.shape == own[n].shape}
+    finite = found.keys() if computed_with is None else computed_with
+    fitting = {n: x for n, x in found.items() if n in own and n in finite and x.shape == own[n].shape}
     broken = [n for n, x in fitting.items() if x.is_floating_point() and not torch.isfinite(x.float()).all()]
     if broken:
         shown = ", ".join(broken[:3]) + ", ..." * (len(broken) > 3)
@@ -207,11 +209,11 @@ def with_plain_scales(found: State, name: str, family: str) -> State:
     return found
 
 
-def _kind(x: Tensor) -> str | None:
-    """What a tensor is if no weights can be copied out of it."""
+def _kind(x: Tensor, own: Tensor | None) -> str | None:
+    """What a tensor is if none like `own`, weights by default, can be copied out of it."""
     if x.is_meta:
         return "tensor without values (on the meta device)"
-    if x.is_quantized or x.dtype in (torch.int8, torch.uint8):
+    if x.is_quantized or (x.dtype in (torch.int8, torch.uint8) and (own is None or own.dtype != x.dtype)):
         return f"quantised tensor ({str(x.dtype).removeprefix('torch.')})"
     if x.layout is not torch.strided:
         return f"sparse tensor ({str(x.layout).removeprefix('torch.')})"

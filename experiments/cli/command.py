@@ -47,6 +47,7 @@ from experiments.cli.mistakes import (
     nearest,
     sentence_of,
 )
+from experiments.cli.shown import say
 
 FILES_FIRST = "%(prog)s EXPERIMENT.yaml [OVERLAY.yaml ...] [options] [--key value ...]"
 """Usage of commands that hand words on to the runner."""
@@ -103,10 +104,7 @@ def status(entry: Callable[[], object]) -> int:
             raise
         if is_of_another_process(error):
             time.sleep(PATIENCE)
-        from experiments.cli.tables import visible  # rich, only where something is shown
-
-        shown = "\n".join(map(visible, sentence.split("\n")))
-        print(f"error: {shown}", file=sys.stderr)
+        say(f"error: {sentence}", error=True)
         return 2
     return found if type(found) is int else 0
 

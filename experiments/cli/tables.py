@@ -8,17 +8,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from experiments.cli.shown import visible
+
 MISSING = "n/a"
 """In place of a value that was not measured."""
 NUMBER = re.compile(rf"{MISSING}|[-+<]? ?\d[\d.,e+-]*( ?(s|min|h|GiB|M|GFLOPs))?")
 MOST = 40  # of a column's width, when it is decided which columns stand side by side
 
 Rows = Sequence[Sequence[str]]
-
-
-def visible(text: str) -> str:
-    """Names come from files of any origin: what a terminal would obey, or not show, is written as an escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def numeric(rows: Rows) -> list[bool]:

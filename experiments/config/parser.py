@@ -18,6 +18,7 @@ import tasks
 from datamodules.base import BaseDataModule
 from datamodules.loading.text_files import ConfigError
 from experiments.cli import program
+from experiments.cli.shown import say
 from experiments.config.constructors import REQUIRED, kept_arguments
 from experiments.config.files import Rules, combine, find_all, flagged, read, split_flags
 from experiments.config.help import help_page
@@ -116,7 +117,7 @@ def parse(parser: ArgumentParser, files: list[Path], flags: list[str]) -> Namesp
     if not 0 <= config.seed_everything < 2**32:
         raise ConfigError(f"seed_everything should be from 0 to {2**32 - 1}, got {config.seed_everything}.")
     for sentence in rules.dropped:
-        _say(sentence)
+        say(sentence)
     return config
 
 
@@ -139,9 +140,5 @@ def _ended(sentences: list[str]) -> list[str]:
 
 
 @rank_zero_only
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
 def _guess(name: str, merged: Mapping[str, Any]) -> str | None:
     return find_key(name, merged, SECTIONS)

@@ -19,6 +19,7 @@ from torchvision.io import encode_png
 import tasks
 from experiments import cli
 from experiments.cli.files import read_json, replacing, write_rows
+from experiments.cli.shown import say
 from experiments.config import ConfigError, read
 from experiments.config.parser import make_data
 from experiments.errors import (  # noqa: F401, each says whose analysis it has
@@ -100,7 +101,7 @@ def analyse(
     for path in set(earlier) - written:  # a kind of error may have no examples any more
         path.unlink()
     print_tables(*_shown(report))
-    print(f"tables and plots: {folder}")
+    say(f"tables and plots: {folder}")
     return report
 
 

@@ -27,6 +27,7 @@ import tasks
 from datamodules.base import BaseDataModule, DataError, collate
 from experiments import cli
 from experiments.cli.files import write_json
+from experiments.cli.shown import say
 from experiments.config import ConfigError, read
 from experiments.config.parser import make_data
 from experiments.export import detection  # noqa: F401, says how its outputs end
@@ -101,7 +102,7 @@ def export(
             _check_flip_test(single, decode)
         network = Deployed(single, decode, flip_test=flip_test)
         if network.ending.canvas(preparer) != preparer and part is not None:
-            print("the metric is not compared: the run evaluates upright and wide images on canvases of their own")
+            say("the metric is not compared: the run evaluates upright and wide images on canvases of their own")
             part = None
         if int8 and part is None:
             raise ConfigError(
@@ -284,7 +285,7 @@ def _data_of(run: str) -> BaseDataModule | None:
         data.prepare_data()
         data.setup("validate")
     except DataError as error:
-        print(f"the metric is not compared, since the run's data cannot be read: {str(error).splitlines()[0]}")
+        say(f"the metric is not compared, since the run's data cannot be read: {str(error).splitlines()[0]}")
         return None
     return data
 
@@ -304,10 +305,10 @@ def _digest(run: str) -> str | None:
 
 def _print(path: Path, report: dict[str, Any]) -> None:
     size = path.stat().st_size + sum(p.stat().st_size for p in path.parent.glob(f"{path.stem}.bin"))
-    print(f"{path}  {size / 2**20:.1f} MiB")
+    say(f"{path}  {size / 2**20:.1f} MiB")
     agreement = report["agreement"]
     for name, value in agreement["difference"].items():
-        print(f"  {name}: differs by {value:.1e} of its largest value")
+        say(f"  {name}: differs by {value:.1e} of its largest value")
     for name, value in agreement.items():
         if name != "difference":
-            print(f"  {name}: {value:.4f}")
+            say(f"  {name}: {value:.4f}")

@@ -33,7 +33,7 @@ from datamodules.base import DataError
 from datamodules.loading.text_files import read_text
 from datamodules.skeleton import Skeleton
 from experiments.cli import call, status
-from experiments.cli.tables import visible
+from experiments.cli.shown import say
 from experiments.config import ConfigError, split_flags
 from experiments.config.files import combine
 from experiments.export.loaded import ExportedNetwork, is_exported
@@ -117,7 +117,7 @@ def predict(
     sources = find_sources(inputs)
     if others := unread(inputs):
         kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
-        print(f"files left out, since they are no images by their ending: {kinds}", file=sys.stderr)
+        say(f"files left out, since they are no images by their ending: {kinds}", error=True)
     show_weight_reports()
     import_named(import_)
     task = _task(run, _changes(model, skeleton, class_names or []))
@@ -317,6 +317,6 @@ def _report(failures: Sequence[Failure], sources: int, folder: Path) -> None:
     if failures:
         print(f"{len(failures)} of {sources} files could not be predicted on:", file=sys.stderr)
         for failure in failures:
-            print(visible(f"  {failure.path}: {failure.error}"), file=sys.stderr)
+            say(f"  {failure.path}: {failure.error}", error=True)
     if folder.is_dir():
-        print(visible(f"predictions: {folder}"))
+        say(f"predictions: {folder}")

@@ -36,6 +36,7 @@ from datamodules.loading.text_files import parse_yaml
 from experiments import cli, run
 from experiments.cli.files import write_rows
 from experiments.cli.mistakes import Stopped, is_users_mistake
+from experiments.cli.shown import say
 from experiments.cli.tables import show
 from experiments.compare.modes import known_mode
 from experiments.config import ConfigError, find_all, make_parser, parse
@@ -126,7 +127,7 @@ def search(
     if space["method"] == "grid":
         count = min(count or len(_grid(space)), len(_grid(space)))
     remaining = max(0, count - len(_done(study)))
-    print(f"sweep folder: {place}; {count} trials, {count - remaining} of them done", flush=True)
+    say(f"sweep folder: {place}; {count} trials, {count - remaining} of them done")
 
     def objective(trial: optuna.Trial) -> float:
         print(f"trial {trial.number}", flush=True)
@@ -169,7 +170,7 @@ def _value(trial: optuna.Trial, arguments: list[str], metric: str, folder: Path)
             raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         trial.set_user_attr("error", reason)
-        print(f"trial {trial.number} failed: {reason}", file=sys.stderr, flush=True)
+        say(f"trial {trial.number} failed: {reason}", error=True)
         raise TrialFailed(reason) from error
     finally:
         gc.collect()
@@ -237,7 +238,7 @@ def _goal(metric: str, asked: str | None, task: type[Task]) -> str:
             "goal: minimize, or goal: maximize."
         )
     if asked and declared and asked != declared:
-        print(f"note: the sweep file asks to {asked} {metric}, of which {task.__name__} would {declared}", flush=True)
+        say(f"note: the sweep file asks to {asked} {metric}, of which {task.__name__} would {declared}")
     return asked or declared
 
 
@@ -303,10 +304,10 @@ def _show(study: optuna.Study, trials: Sequence[FrozenTrial], folder: Path, metr
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if len(complete) >= 8 and len({trial.value for trial in complete}) > 1:
         importance = optuna.importance.get_param_importances(study)
-        print("importance: " + ", ".join(f"{key} {share:.2f}" for key, share in importance.items()))
+        say("importance: " + ", ".join(f"{key} {share:.2f}" for key, share in importance.items()))
     if complete:
         best = folder / study.best_trial.user_attrs["run"]
-        print(f"best: trial {study.best_trial.number}, {metric} {study.best_value:.4f}; run folder: {best}")
+        say(f"best: trial {study.best_trial.number}, {metric} {study.best_value:.4f}; run folder: {best}")
 
 
 main = partial(cli.call, search)

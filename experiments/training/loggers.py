@@ -24,6 +24,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from experiments.cli.files import replacing
 from experiments.cli.mistakes import is_of_wandb
+from experiments.cli.shown import say
 from experiments.config import ConfigError
 from experiments.training.run_folder import environment
 
@@ -154,7 +155,7 @@ def make_wandb_logger(
             wandb.teardown()  # else the id is still in use
     if why is not None:
         run = _start("offline", options)
-        print(f"W&B is offline ({why}); upload later with: wandb sync {folder / 'wandb'}/offline-run-*", flush=True)
+        say(f"W&B is offline ({why}); upload later with: wandb sync {folder / 'wandb'}/offline-run-*")
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     if step > run.step:
@@ -190,7 +191,7 @@ def end_wandb() -> None:
         if not is_of_wandb(error):
             raise
         said = str(error) or type(error).__name__
-        print(f"W&B's service has ended ({said}); what it has not written is in metrics.csv.", flush=True)
+        say(f"W&B's service has ended ({said}); what it has not written is in metrics.csv.")
         try:
             wandb.teardown()  # it says so once more, and forgets the service, so that the next run starts another
         except Exception as again:

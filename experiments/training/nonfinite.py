@@ -15,6 +15,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 
 from experiments.cli.mistakes import Mistake
+from experiments.cli.shown import say
 
 Policy = Literal["stop", "skip"]
 MOST = 20
@@ -113,7 +114,7 @@ class FiniteLoss(Callback):
         for buffer, before in zip(pl_module.buffers(), self._buffers, strict=True):
             buffer.copy_(before)
         if trainer.is_global_zero:
-            print(f"{said} The step is left out.", flush=True)
+            say(f"{said} The step is left out.")
 
     def _where(self, trainer: Trainer, pl_module: LightningModule) -> str:
         """Step, parameter and files of this process."""

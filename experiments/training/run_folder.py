@@ -22,6 +22,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from experiments.cli.mistakes import Mistake
+from experiments.cli.shown import say
 
 LOCK = "run.lock"
 BLOCK = 4096  # bytes that are written for a try: a full disk takes an empty file
@@ -80,7 +81,7 @@ class RunFolder:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno in NO_LOCKS:
-                    print(f"{self.path} is on a file system without locks: see that no other process writes there.")
+                    say(f"{self.path} is on a file system without locks: see that no other process writes there.")
                     self._lock = file
                     return
                 if error.errno not in (errno.EACCES, errno.EAGAIN):

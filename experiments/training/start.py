@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 import tasks
 from datamodules.base import BaseDataModule
 from datamodules.loading.text_files import ConfigError
+from experiments.cli.shown import say
 from experiments.config.files import split_flags
 from experiments.training.checkpoints import stored_position
 from hrnet.checkpoints import read_file
@@ -259,7 +260,7 @@ class _Printed(logging.Handler):
 
     @rank_zero_only
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), flush=True)
+        say(self.format(record))
 
 
 def _is_weights(key: str) -> bool:

@@ -210,7 +210,7 @@ def fill(task: Task, found: Checkpoint) -> None:
     if not report.complete:
         raise weights.Unfit(f"{found.name} does not fit the {type(task).__name__}.", report, foreign=False)
     computed_with = {*dict(task.named_parameters()), *(k for k in own if k.endswith(("running_mean", "running_var")))}
-    refuse_unusable({k: found.state[k] for k in computed_with}, own, found.name)
+    refuse_unusable({k: x for k, x in found.state.items() if isinstance(x, Tensor)}, own, found.name, computed_with)
     task.load_state_dict(found.state)
 
 

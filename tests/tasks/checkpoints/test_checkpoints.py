@@ -212,6 +212,17 @@ def test_diverged_weights_are_refused_by_name(value: float, tmp_path: Path) -> N
         tasks.load(tmp_path / "a.ckpt")
 
 
+@pytest.mark.parametrize("key", ["backbone.bn2.num_batches_tracked", "backbone.bn2.running_mean"])
+def test_a_count_without_a_value_is_refused_by_name(key: str, tmp_path: Path) -> None:
+    task = PoseTask(HRNet(**SMALL))
+    save_task(task, tmp_path / "a.ckpt")
+    content = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    content["state_dict"][key] = content["state_dict"][key].to("meta")
+    torch.save(content, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=rf"a\.ckpt holds {key} as a tensor without values"):
+        tasks.load(tmp_path / "a.ckpt")
+
+
 def test_infinity_in_a_buffer_of_ones_own_is_nobodys_business(tmp_path: Path) -> None:
     task = MultiTask(HRNet(**SMALL), {"pose": PoseTask}, balancing="dwa")
     assert task.state_dict()["balancing.means"].isnan().all()
