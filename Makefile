@@ -1,14 +1,21 @@
-# make demo | test | lint | docs | bench: each sets up .venv by itself on a fresh machine (Python 3.11 or newer).
+# make demo | test | lowest | lint | docs | bench: each sets up .venv by itself on a fresh machine (Python 3.11 or newer).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs bench
+.PHONY: demo test lowest lint docs bench
 demo: $(VENV)/installed
 	$(BIN)/python -m experiments.run pose_coco.yaml sample.yaml
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2
+
+# The fast tests with the lowest versions that pyproject.toml allows, in an environment of their own.
+lowest:
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(PYTHON) -m tests.lowest_versions > $(VENV)-lowest/constraints.txt
+	$(VENV)-lowest/bin/python -m pip install --quiet --prefer-binary --editable '.[dev]' --constraint $(VENV)-lowest/constraints.txt
+	$(VENV)-lowest/bin/python -m pytest -n 2 -m 'not slow'
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -16,7 +16,8 @@ os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
-torch.set_num_threads(1)  # the test processes share the cores
+torch.set_num_threads(1)  # the test processes share the cores, with those that they start, too
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parents[1]
 

@@ -69,10 +69,12 @@ def test_citation_is_of_this_version() -> None:
 
 def test_the_workflow_runs_what_a_developer_runs() -> None:
     jobs = read(".github/workflows/tests.yaml")["jobs"]
-    for job in jobs.values():
-        assert job["timeout-minutes"] <= 60
-        assert PROJECT["requires-python"].removeprefix(">=") in job["strategy"]["matrix"]["python"]
-        assert ".ci/run" in [step.get("run") for step in job["steps"]]
+    assert all(job["timeout-minutes"] <= 60 for job in jobs.values())
+    tests, lowest = jobs["tests"], PROJECT["requires-python"].removeprefix(">=")
+    assert lowest in tests["strategy"]["matrix"]["python"]
+    assert ".ci/run" in [step.get("run") for step in tests["steps"]]
+    (setup,) = [step["with"] for step in jobs["lower-bounds"]["steps"] if "setup-python" in step.get("uses", "")]
+    assert setup["python-version"] == lowest
     assert (ROOT / ".ci/run").stat().st_mode & 0o100
 
 

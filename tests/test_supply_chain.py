@@ -6,6 +6,9 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution,
 from pathlib import Path
 
 import pytest
+import yaml
+
+from tests.lowest_versions import lowest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -52,6 +55,15 @@ def test_constraints_are_within_the_bounds_and_of_all_that_is_declared() -> None
 def test_ci_installs_from_the_constraints() -> None:
     assert "--constraint constraints.txt" in (ROOT / "Makefile").read_text()
     assert "constraints.txt" in (ROOT / ".github/workflows/tests.yaml").read_text()
+
+
+def test_lower_bounds_are_tried_in_ci() -> None:
+    pinned = [re.split("==", line) for line in lowest()]
+    assert {normal(name) for name, _ in pinned} >= {normal(line) for line in DECLARED}
+    assert ["albumentations", "2.0.8.*"] in pinned
+    jobs = yaml.safe_load((ROOT / ".github/workflows/tests.yaml").read_text())["jobs"]
+    assert {"run": "make lowest"} in jobs["lower-bounds"]["steps"]
+    assert "tests.lowest_versions" in (ROOT / "Makefile").read_text()
 
 
 def licence(found: Distribution) -> str:
