@@ -52,14 +52,16 @@ def make_tables(runs: Sequence[Run], metrics: Sequence[str | None], left_out: Se
         left_out: Names of runs without results.
     """
     reference, pairs = paired_tests(runs)
+    shown = overview(runs, metrics)
     best, last = metric_rows([run.best for run in runs]), metric_rows([run.last for run in runs])
     tables = {
         "runs": Table(
             "Runs",
-            overview(runs, metrics),
+            shown,
             (f"Left out, without results: {', '.join(left_out)}. " if left_out else "")
             + "Best is of the checkpoint that the monitored metric chose; epochs count from 0. Without summary.json: "
             "of the best epoch so far.",
+            best_of_overview(runs, shown),
         ),
         "config": Table(
             "What differs", config_differences(runs), "Keys as flags are written; – where a run has no such key."
@@ -283,6 +285,19 @@ def best_of_rows(runs: Sequence[Run], rows: Sequence[Row]) -> frozenset[tuple[in
         if len(modes) == 1 and len(set(values.values())) > 1:
             goal = {"max": max, "min": min}[modes.pop()](values.values())
             found |= {(number, key) for key, value in values.items() if value == goal}
+    return frozenset(found)
+
+
+def best_of_overview(runs: Sequence[Run], rows: Sequence[Row]) -> frozenset[tuple[int, str]]:
+    """Row and column of what is best of a metric among the runs on the same data, where they differ in it."""
+    groups: dict[Any, list[int]] = {}
+    for place, (run, row) in enumerate(zip(runs, rows, strict=True)):
+        if row["best"] is not None:
+            groups.setdefault((row["metric"], run.data, tuple(run.roots)), []).append(place)
+    found = set()
+    for (metric, *_), places in groups.items():
+        table = [{"metric": metric} | {str(place): rows[place]["best"] for place in places}]
+        found |= {(int(key), "best") for _, key in best_of_rows([runs[place] for place in places], table)}
     return frozenset(found)
 
 

@@ -6,7 +6,7 @@ from plotly.offline import get_plotlyjs
 
 from experiments.cli.tables import visible
 from experiments.compare.html import table_texts, template
-from experiments.compare.page.figures import COLOURS, draw_curves, draw_importance, draw_parallel, figure_html
+from experiments.compare.page.figures import COLOURS, draw_curves, draw_importance, draw_parallel, embedded
 from experiments.compare.page.side_by_side import draw_examples, shown_examples
 from experiments.compare.runs import Run
 from experiments.compare.sweeps import swept
@@ -31,12 +31,14 @@ def to_html(
         sweep.append(draw_importance(tables["importance"].rows, found.metric))
     shown, notes = shown_examples(runs)
     examples = [draw_examples(group, runs) for group in shown]
+    groups = {"examples": examples, "curves": drawn, "sweep": sweep}
+    named = {f"{group}{i}": figure for group, figures in groups.items() for i, figure in enumerate(figures)}
+    parts, pictures = embedded(named)
     return template("page.html").render(
         script=get_plotlyjs(),
-        examples=[figure_html(figure, f"examples{i}") for i, figure in enumerate(examples)],
+        pictures=pictures,
         notes=list(map(visible, notes)),
         tables=table_texts(tables),
-        curves=[figure_html(figure, f"curves{i}") for i, figure in enumerate(drawn)],
-        sweep=[figure_html(figure, f"sweep{i}") for i, figure in enumerate(sweep)],
         colours=COLOURS,
+        **{group: [part for part in parts if part.name.startswith(group)] for group in groups},
     )

@@ -4,12 +4,17 @@ Plotly ships its script, which stands once in the page: hover, zoom and sliders 
 figure comes from files of any origin, and plotly reads a few tags of HTML in it: `plain` keeps it text.
 """
 
+import base64
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
+from plotly.utils import PlotlyJSONEncoder
 
 from experiments.cli.tables import visible
 from experiments.compare.runs import Run
@@ -18,7 +23,6 @@ from experiments.compare.sweeps import Setting, Swept
 COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
 DASHES = ("solid", "dash", "dot", "dashdot")
 SMOOTHING = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95)
-DIGITS = 5  # of what is drawn
 LONGEST = 36  # characters of a name in a legend
 FONT = {"family": "system-ui, sans-serif", "size": 15}
 GRID = "rgba(128, 128, 128, 0.3)"
@@ -37,14 +41,42 @@ def run_name(number: int, run: Run) -> str:
     return plain(f"{number}  {name if len(name) <= LONGEST else '…' + name[1 - LONGEST :]}")
 
 
-def figure_html(figure: go.Figure, name: str) -> str:
-    """A figure as a part of a page that has plotly's script.
+@dataclass(frozen=True)
+class Embedded:
+    """A figure as a part of a page.
 
     Args:
-        figure: Drawn.
         name: Unique in the page, a word.
+        height: Pixels.
+        text: JSON that may stand in a script element; a picture is a number, its place among those of the page.
     """
-    return figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=CONFIG, auto_play=False)
+
+    name: str
+    height: int
+    text: str
+
+
+def embedded(figures: Mapping[str, go.Figure]) -> tuple[list[Embedded], str]:
+    """Figures for a page that draws each when it is looked at, and JSON of the pictures that they share.
+
+    Args:
+        figures: Name -> figure.
+    """
+    pictures: dict[str, int] = {}
+    parts = []
+    for name, figure in figures.items():
+        content = figure.to_dict()
+        for part in (content, *content.get("frames", ())):
+            for trace in part["data"]:
+                if "source" in trace:
+                    trace["source"] = pictures.setdefault(trace["source"], len(pictures))
+        parts.append(Embedded(name, figure.layout.height, _script_text(content | {"config": CONFIG})))
+    return parts, _script_text(list(pictures))
+
+
+def _script_text(content: Any) -> str:
+    """JSON in which no tag can begin or end."""
+    return json.dumps(content, cls=PlotlyJSONEncoder, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def layout(title: str, height: int, **more: Any) -> dict[str, Any]:
@@ -87,7 +119,7 @@ def draw_curves(runs: Sequence[Run], metric: str) -> go.Figure:
         {
             "method": "restyle",
             "label": f"{weight:g}",
-            "args": [{"y": [_rounded(smoothed(row, weight)) for row in values]}, lines],
+            "args": [{"y": [as_bytes(smoothed(row, weight)) for row in values]}, lines],
         }
         for weight in SMOOTHING
     ]
@@ -208,8 +240,9 @@ def _axis(setting: Setting) -> dict[str, Any]:
 
 
 def _line(points: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    return {"x": [epoch for epoch, _ in points], "y": _rounded([value for _, value in points])}
+    return {"x": as_bytes([epoch for epoch, _ in points]), "y": as_bytes([value for _, value in points])}
 
 
-def _rounded(values: Sequence[float]) -> list[float]:
-    return [float(f"{value:.{DIGITS}g}") for value in values]
+def as_bytes(values: Sequence[float]) -> dict[str, str]:
+    """Numbers of seven digits as plotly reads them from bytes, which is smaller and faster than text."""
+    return {"dtype": "f4", "bdata": base64.b64encode(np.array(values, "<f4").tobytes()).decode()}

@@ -1,8 +1,8 @@
 """The same samples from every run as one figure of plotly: truth first, a slider through samples, layers to toggle.
 
 `predictions/*_examples.json` of run folders are matched by data and id. A file that is of no use is left out with a
-sentence; what stands in it is taken for data and never for HTML. Every panel has the same six traces; a step of the
-slider exchanges what they show and leaves what is hidden hidden.
+sentence; what stands in it is taken for data and never for HTML. Every panel has the same traces, up to six; a step of
+the slider exchanges what they show and leaves what is hidden hidden.
 """
 
 import base64
@@ -35,7 +35,6 @@ NOTHING = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAAC0lEQVR4nGNgAAIAAAUAA
 TRUTH, FOUND = "#2ca02c", "#ff7f0e"
 SIDES = {"left": "#ff8c1a", "right": "#2e86ff"}
 MIDDLE = "#35c759"
-PER_PANEL = 6
 Example = Mapping[str, Any]
 COLOUR = re.compile(r"#[0-9a-f]{6}")
 HEADS = {"picture": b"\xff\xd8\xff", "mask": b"\x89PNG\r\n\x1a\n"}
@@ -54,6 +53,13 @@ class Shown:
     name: str
     runs: Sequence[int]
     rows: Sequence[Sequence[Example]]
+
+    @property
+    def layers(self) -> list[str]:
+        """What some of the samples have over their pictures: masks, and marks, which are points and boxes."""
+        found = [layer for row in self.rows for example in row for layer in example["layers"].values()]
+        keys = {"masks": ("mask",), "marks": ("points", "boxes")}
+        return [name for name, those in keys.items() if any(layer.get(key) for layer in found for key in those)]
 
 
 def shown_examples(runs: Sequence[Run]) -> tuple[list[Shown], list[str]]:
@@ -176,9 +182,9 @@ def draw_examples(shown: Shown, runs: Sequence[Run]) -> go.Figure:
         for i in (0, *range(2, count + 1))
     ]
     for panel in range(count):
-        for trace in _traces(panel):
+        for trace in _traces(panel, shown.layers):
             figure.add_trace(trace, row=panel // columns + 1, col=panel % columns + 1)
-    frames = [_frame(row, names, domains) for row in rows]
+    frames = [_frame(row, names, domains, shown.layers) for row in rows]
     figure.frames = [{**frame, "name": str(i)} for i, frame in enumerate(frames)]
     for trace, content in zip(figure.data, frames[0]["data"], strict=True):
         trace.update(content)
@@ -192,7 +198,7 @@ def draw_examples(shown: Shown, runs: Sequence[Run]) -> go.Figure:
         | {"margin": {"l": 10, "r": 10, "t": 150, "b": 90}},
         annotations=frames[0]["layout"]["annotations"],
         sliders=[slider(steps, "sample ")],
-        updatemenus=_switches(count),
+        updatemenus=_switches(count, shown.layers),
         legend={
             "orientation": "h", "x": 0, "y": 1 - 44 / height, "yref": "container", "yanchor": "top",
             "font": {"size": 14}, "itemsizing": "constant",
@@ -201,12 +207,14 @@ def draw_examples(shown: Shown, runs: Sequence[Run]) -> go.Figure:
     return figure
 
 
-def _traces(panel: int) -> list[Any]:
+def _traces(panel: int, shown: Sequence[str]) -> list[Any]:
     """Picture, mask, lines and points of what the panel is of, and lines and points of the truth over a prediction."""
-    traces: list[Any] = [go.Image(hoverinfo="skip"), go.Image(hoverinfo="skip", opacity=0.6)]
+    traces: list[Any] = [go.Image(hoverinfo="skip")]
+    if "masks" in shown:
+        traces.append(go.Image(hoverinfo="skip", opacity=0.6))
     own, colour = ("truth", TRUTH) if not panel else ("predictions", FOUND)
     layers = [(own, colour, True), ("truth over predictions", TRUTH, "legendonly" if panel else False)]
-    for name, ink, visible in layers:
+    for name, ink, visible in layers if "marks" in shown else ():
         more = {"legendgroup": name, "name": name, "visible": visible}
         first = panel == 0 if name == "truth" else panel == 1
         traces.append(
@@ -218,18 +226,20 @@ def _traces(panel: int) -> list[Any]:
     return traces
 
 
-def _frame(row: Sequence[Example], names: Sequence[str], domains: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
+def _frame(
+    row: Sequence[Example], names: Sequence[str], domains: Sequence[tuple[Any, Any]], shown: Sequence[str]
+) -> dict[str, Any]:
     """What all traces show of a sample, and what stands above the panels."""
     data, notes = [], []
     for panel, (x, y) in enumerate(domains):
         example = row[max(0, panel - 1)]
         truth, found = (example["layers"].get(layer, {}) for layer in ("truth", "prediction"))
         own = found if panel else truth
-        data += [
-            _image(example["picture"], "jpeg", example["aspect"]),
-            _image(own.get("mask"), "png", example["aspect"]),
-        ]
-        data += [*_drawn(own, example["limbs"]), *_drawn(truth if panel else {}, example["limbs"])]
+        data.append(_image(example["picture"], "jpeg", example["aspect"]))
+        if "masks" in shown:
+            data.append(_image(own.get("mask"), "png", example["aspect"]))
+        if "marks" in shown:
+            data += [*_drawn(own, example["limbs"]), *_drawn(truth if panel else {}, example["limbs"])]
         score = cell("score", float(example["score"]))
         head = f"{names[panel - 1]}: {score}" if panel else f"truth: {plain(example['caption'])}"
         lines = [head, *([plain(own["label"])] if "label" in own else []), *_legend(own.get("classes", {}))]
@@ -294,11 +304,13 @@ def _step(number: int) -> dict[str, Any]:
     return {"method": "animate", "label": str(number + 1), "args": [[str(number)], instantly]}
 
 
-def _switches(count: int) -> list[dict[str, Any]]:
+def _switches(count: int, shown: Sequence[str]) -> list[dict[str, Any]]:
     """Buttons for the layers that a legend does not have: pictures and masks."""
+    kinds = ["pictures", *(["masks"] if "masks" in shown else [])]
+    step = len(_traces(0, shown))
     buttons = []
-    for place, name in enumerate(("pictures", "masks")):
-        traces = list(range(place, count * PER_PANEL, PER_PANEL))
+    for place, name in enumerate(kinds):
+        traces = list(range(place, count * step, step))
         hide, show = [{"visible": False}, traces], [{"visible": True}, traces]
         button = {"method": "restyle", "label": f"{name} on/off", "args": hide, "args2": show}
         buttons.append(

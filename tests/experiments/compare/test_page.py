@@ -1,5 +1,6 @@
 """The page of a comparison: its figures, what is marked in it, and that it works in a browser without a network."""
 
+import base64
 import json
 import math
 import re
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from plotly.offline import get_plotlyjs
 
 from experiments.compare import compare, main
 from experiments.compare.page.figures import draw_curves, draw_parallel, run_name, smoothed
@@ -105,9 +107,19 @@ def test_the_best_value_of_each_metric_is_marked(tmp_path: Path) -> None:
     assert marked == {("val/AP", "3"), ("val/loss", "1")}  # nobody said which way val/odd goes; val/AR is equal
     turned = table.turned()
     assert {(turned.rows[i]["run"], key) for i, key in turned.best} == {("3", "val/AP"), ("1", "val/loss")}
+    assert comparison.titled["runs"].best == {(2, "best")}
     for text in (comparison.to_html(), comparison._repr_html_()):
-        assert text.count('<td class="number best">0.7000</td>') == 1
+        assert text.count('<td class="number best">0.7000</td>') == 2  # of the run and of the metric
         assert text.count('<td class="number best">0.1000</td>') == 1
+
+
+def test_the_best_run_is_marked_among_those_on_the_same_data(tmp_path: Path) -> None:
+    paths = [make_run(tmp_path / f"{i}", ap=0.5 + i / 10) for i in range(4)]
+    other = paths[3] / "config.yaml"
+    other.write_text(other.read_text().replace("root: sample", "root: data/coco"))
+    segmented = [make_run(tmp_path / f"s{i}", ap=0.3, metric="val/mIoU", task="SegmentationTask") for i in range(2)]
+    table = compare([*paths, *segmented]).titled["runs"]
+    assert table.best == {(2, "best")}  # the fourth is alone on its data, and the last two are equal
 
 
 def test_remarks_are_shown_beside_names_and_tags(tmp_path: Path) -> None:
@@ -126,11 +138,17 @@ def test_curves_are_those_of_the_runs_and_smoothed_by_the_slider(tmp_path: Path)
     lines = [trace for trace in figure.data if trace.name]
     assert [line.name for line in lines] == [run_name(1, runs[0]), run_name(3, runs[2])]
     assert lines[1].name.endswith("b&lt;b&gt;")
-    assert list(lines[1].y) == pytest.approx([0.6, 0.8, 0.7])
+    assert numbers(lines[1].y) == pytest.approx([0.6, 0.8, 0.7])
     last = figure.layout.sliders[0].steps[-1]
     values, places = last.args
     assert [figure.data[place] for place in places] == lines
-    assert values["y"][1] == pytest.approx(smoothed([0.6, 0.8, 0.7], float(last.label)), rel=1e-4)
+    assert numbers(values["y"][1]) == pytest.approx(smoothed([0.6, 0.8, 0.7], float(last.label)), rel=1e-6)
+
+
+def numbers(spec: dict[str, str]) -> list[float]:
+    """The numbers that a figure holds as bytes."""
+    assert spec["dtype"] == "f4"
+    return np.frombuffer(base64.b64decode(spec["bdata"]), "<f4").tolist()
 
 
 # The same samples from every run
@@ -167,7 +185,7 @@ def test_samples_come_in_the_order_in_which_runs_differ(tmp_path: Path) -> None:
     heads = [[note.text for note in frame.layout.annotations] for frame in figure.frames]
     assert heads[0][0] == "truth: image 3"
     assert [text.rsplit(": ", 1)[1] for text in heads[0][1:]] == ["0.2000", "0.2000", "0.9000"]
-    points = figure.frames[0].data[3 * 6 + 3]  # of run 3
+    points = figure.frames[0].data[3 * 5 + 2]  # of run 3, after its picture and lines
     assert list(points.x) == pytest.approx([14.5 / 40, 34.5 / 40], abs=1e-4)
     assert list(points.hovertext) == SKELETON[:2]
 
@@ -179,6 +197,40 @@ def test_samples_of_other_data_are_not_mixed(tmp_path: Path) -> None:
         add_examples(run, {1: 0.5})
     shown, _ = shown_examples([read_run(a), read_run(b)])
     assert [group.runs for group in shown] == [[1], [2]]
+
+
+def test_layers_that_no_sample_has_are_neither_drawn_nor_offered(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run")
+    image = torch.zeros(3, 60, 40, dtype=torch.uint8)
+    mask = torch.zeros(60, 40, dtype=torch.uint8)
+    over = {
+        "points": {"points": {"prediction": torch.zeros(3, 2)}},
+        "masks": {"masks": {"prediction": mask}},
+        "labels": {"labels": {"prediction": "cat"}},
+    }
+    for name, layers in over.items():
+        one = {"sample": 1, "score": 0.5, **example(Layers(image, "", SKELETON, **layers))}
+        text = json.dumps({"version": 1, "examples": [one]})
+        (path / "predictions" / f"{name}_examples.json").write_text(text)
+    run = read_run(path)
+    figures = {shown.name: draw_examples(shown, [run]) for shown in shown_examples([run])[0]}
+    kinds = {name: [trace.type for trace in figure.data[: len(figure.data) // 2]] for name, figure in figures.items()}
+    assert kinds == {"points": ["image", *["scatter"] * 4], "masks": ["image", "image"], "labels": ["image"]}
+    buttons = {name: [menu.buttons[0].label for menu in figure.layout.updatemenus] for name, figure in figures.items()}
+    assert buttons["masks"] == ["pictures on/off", "masks on/off"]
+    assert buttons["points"] == buttons["labels"] == ["pictures on/off"]
+
+
+def test_a_picture_that_many_panels_show_is_in_the_page_once(tmp_path: Path) -> None:
+    for name in "abc":
+        add_examples(make_run(tmp_path / name), {1: 0.5, 2: 0.6})
+    text = compare([tmp_path]).to_html()
+    stored = json.loads(text[text.index('<script id="pictures"') :].split(">", 1)[1].split("</script>", 1)[0])
+    assert len(stored) == len(set(stored)) == 2
+    assert all(text.count(picture) == 1 for picture in stored)
+    figure = json.loads(text[text.index('id="examples0"') :].split('json">', 1)[1].split("</script>", 1)[0])
+    shown = [[stored[trace["source"]] for trace in frame["data"] if "source" in trace] for frame in figure["frames"]]
+    assert shown == [[picture] * 4 for picture in (stored[0], stored[1])]
 
 
 @pytest.mark.parametrize(
@@ -200,6 +252,8 @@ def test_examples_that_are_none_are_a_sentence(content: bytes, tmp_path: Path) -
 
 # In a browser
 
+DRAWN = "document.querySelectorAll('.figure:not(.js-plotly-plot)').length == 0"
+
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium or google-chrome on the PATH")
@@ -214,7 +268,7 @@ def test_page_is_operated_without_a_network(tmp_path: Path) -> None:
     main([str(tmp_path / "runs"), "--html", str(tmp_path / "page.html")])
     with browser(tmp_path / "profile") as page:
         page.open(tmp_path / "page.html")
-        page.wait("document.querySelectorAll('.js-plotly-plot .main-svg').length > 3")
+        page.wait(DRAWN)
         assert page.requests() == [(tmp_path / "page.html").as_uri()]
         assert page.mistakes() == []
         assert page.value("document.title") == "Comparison of runs"
@@ -223,7 +277,7 @@ def test_page_is_operated_without_a_network(tmp_path: Path) -> None:
             "[...document.querySelectorAll('#curves0 .legendtext')].map(e => e.textContent).join()"
         )
         # The slider smooths: a drag of its grip to the end changes the lines that have a name, and no others.
-        shown = "JSON.stringify(document.getElementById('curves0').data.map(t => Array.from(t.y).slice(0, 9)))"
+        shown = "JSON.stringify(document.getElementById('curves0')._fullData.map(t => Array.from(t.y).slice(0, 9)))"
         before = json.loads(page.value(shown))
         page.value("document.querySelector('#curves0 .slider-rail-touch-rect').scrollIntoView({block: 'center'})")
         rail = "document.querySelector('#curves0 .slider-rail-touch-rect').getBoundingClientRect()"
@@ -266,10 +320,10 @@ def test_samples_are_gone_through_and_layers_hidden(tmp_path: Path) -> None:
         heads = "[...document.querySelectorAll('#examples0 .annotation-text')].map(e => e.textContent)"
         page.wait(f"{heads}.length == 4")
         assert page.value(heads)[0] == "truth: image 2"
-        places = "document.getElementById('examples0').data[9].x"
+        places = "document.getElementById('examples0').data[7].x"
         before = page.value(f"Array.from({places})")
         page.click("#examples0 .legendtoggle", 1)  # predictions
-        page.wait("document.getElementById('examples0').data[8].visible == 'legendonly'")
+        page.wait("document.getElementById('examples0').data[6].visible == 'legendonly'")
         page.value("document.querySelector('#examples0 .slider-rail-touch-rect').scrollIntoView({block: 'center'})")
         rail = "document.querySelector('#examples0 .slider-rail-touch-rect').getBoundingClientRect()"
         x, y, width = (page.value(f"{rail}.{name}") for name in ("x", "y", "width"))
@@ -277,14 +331,44 @@ def test_samples_are_gone_through_and_layers_hidden(tmp_path: Path) -> None:
         page.mouse("mouseReleased", x + width - 3, y + 5, button="left", clickCount=1)
         page.wait(f"{heads}[0] == 'truth: image 1'")
         assert page.value(f"Array.from({places})") == before  # of the same truth
-        assert page.value("document.getElementById('examples0').data[8].visible") == "legendonly"
+        assert page.value("document.getElementById('examples0').data[6].visible") == "legendonly"
         page.click("#examples0 .updatemenu-button", 0)
-        page.wait("document.getElementById('examples0').data[6].visible === false")
+        page.wait("document.getElementById('examples0').data[5].visible === false")  # the picture
         assert page.value("document.getElementById('examples0').data[7].visible") is not False
         page.click("#examples0 .updatemenu-button", 0)
-        page.wait("document.getElementById('examples0').data[6].visible === true")
+        page.wait("document.getElementById('examples0').data[5].visible === true")
         assert page.mistakes() == []
         assert len(page.requests()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium or google-chrome on the PATH")
+def test_twenty_long_runs_open_little_later_than_the_script_of_plotly(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    masks = torch.from_numpy(random.integers(0, 3, (16, 12, 16), np.uint8)).repeat_interleave(20, 1)
+    masks = masks.repeat_interleave(20, 2)
+    photos = torch.from_numpy(random.integers(0, 256, (12, 3, 240, 320), np.uint8))
+    for i, path in enumerate(searched(tmp_path / "runs", 20)):
+        rows = [{"epoch": e, "step": e, "train/loss": x, "val/AP": x} for e, x in enumerate(random.uniform(size=1000))]
+        write_csv(path / "metrics.csv", rows)
+        over = [{"truth": masks[sample], "prediction": masks[(sample + i) % 16]} for sample in range(12)]
+        found = [
+            {"sample": s, "score": 0.5, **example(Layers(photos[s], f"{s}", SKELETON, masks=over[s]))}
+            for s in range(12)
+        ]
+        (path / "predictions/val_examples.json").write_text(json.dumps({"version": 1, "examples": found}))
+    (tmp_path / "page.html").write_text(compare([tmp_path / "runs"]).to_html())
+    (tmp_path / "plotly.html").write_text(f"<!doctype html><p>x<script>{get_plotlyjs()}</script>")
+    seconds = {}
+    for turn, name in enumerate(("plotly", "page") * 2):
+        with browser(tmp_path / f"profile{turn}") as page:
+            opened = page.open(tmp_path / f"{name}.html")
+            seconds[name] = min(opened, seconds.get(name, math.inf))
+            if name == "page":
+                page.wait("document.querySelector('#examples0.js-plotly-plot') !== null")
+                page.wait(DRAWN)
+                assert page.mistakes() == []
+    assert seconds["page"] < 2 * seconds["plotly"] + 0.5, seconds
 
 
 def rgb(text: str) -> list[float]:
