@@ -37,6 +37,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, DistributedSampler
 
+from datamodules.distributions import Distribution
 from datamodules.findings import Count, DataError, Fact, Finding, Mode, Split
 from datamodules.images.files import PLAIN, Reading
 from datamodules.images.orientation import Orientations, Tagged
@@ -174,6 +175,12 @@ class BaseDataModule(LightningDataModule, ABC):
         if images == "full":
             for index, error in errors_of(dataset, f"samples of {split}"):
                 yield Finding("refused by the loader", split, f"sample {index}", error)
+
+    def distributions(self, split: Split) -> Iterator[Distribution]:
+        """How classes, sizes, positions and visibility are spread in a split, for plots, where a data set says it."""
+        for name, part in self.parts.items():
+            for found in part.distributions(split) if part is not self else ():
+                yield replace(found, title=f"{name}: {found.title}")
 
     def refusal(self, split: Split) -> Finding | None:
         """What training would stop with as soon as a split is made, if anything."""
@@ -335,15 +342,8 @@ class BaseDataModule(LightningDataModule, ABC):
         """The batches of a data set in the order of a sampler, read by `num_workers` processes."""
         strategy = None if self.trainer is None else self.trainer.strategy
         to_gpu = torch.cuda.is_available() if strategy is None else strategy.root_device.type == "cuda"
+        workers: dict[str, Any] = {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0}
         # Lightning builds a loader anew for `predict` and needs the batch size as a keyword for that.
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            collate_fn=collate,
-            pin_memory=to_gpu,
-            drop_last=drop_last,
-            worker_init_fn=start_worker,
-            persistent_workers=self.num_workers > 0,
-        )
+        batches: dict[str, Any] = {"batch_size": batch_size, "sampler": sampler, "drop_last": drop_last}
+        options = {"collate_fn": collate, "pin_memory": to_gpu, "worker_init_fn": start_worker}
+        return DataLoader(dataset, **batches, **workers, **options)

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from datamodules.check.doctor import check
+from datamodules.check.plots import draw_distributions
 from datamodules.check.report import Report
 
-__all__ = ["Report", "check", "command", "main"]
+__all__ = ["Report", "check", "command", "draw_distributions", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
+from torch import cat
+from torch.nn.functional import pad
 
-from datamodules.base import BaseDataModule
+from datamodules.base import BaseDataModule, DataError
 from datamodules.check.doctor import check
+from datamodules.check.plots import WIDTH, draw_distributions
 from datamodules.check.report import Report, show_findings, show_statistics
 from datamodules.loading.text_files import ConfigError
 from experiments import cli
@@ -41,18 +44,21 @@ def check_files(
         all_: List every finding, not the first five of a kind.
         statistics: Print class balance and sizes too.
         json: Write findings and statistics for machines to this file.
-        picture: Draw augmented training samples with their labels, as the network gets them, into this PNG file.
+        picture: Draw augmented training samples with their labels, as the network gets them, and plots of classes,
+            sizes, positions and visibility, into this PNG file.
 
     Raises:
         ConfigError: For a mistake in the words.
         DataError: If the DataModule does not take its arguments.
     """
+    if picture is not None and (picture.suffix.lower() != ".png" or not picture.parent.is_dir()):
+        raise ConfigError(f"--picture {picture} cannot be written: name a .png file in a folder that is there.")
     data = load_data(*files_and_flags(words))
     report = check(data, images)
-    if json is not None:  # before anything is shown: what reads that may stop, as `| head` does
+    if picture is not None:  # before anything is shown: what reads that may stop, as `| head` does
+        _write_picture(picture, data, report)
+    if json is not None:
         _write_json(json, report)
-    if picture is not None:
-        _write_picture(picture, data)
     console = Console(highlight=False)
     if statistics:
         show_statistics(report, console)
@@ -60,14 +66,22 @@ def check_files(
     return 0 if report.clean else 1
 
 
-def _write_picture(path: Path, data: BaseDataModule) -> None:
+def _write_picture(path: Path, data: BaseDataModule, report: Report) -> None:
+    """Draw what there is to see; of data that were found to be defective the report says it if they cannot be drawn."""
     from torchvision.io import write_png
 
     from experiments.training.sheet import training_sheet  # what draws is a second of import
 
-    if path.suffix.lower() != ".png" or not path.parent.is_dir():
-        raise ConfigError(f"--picture {path} cannot be written: name a .png file in a folder that is there.")
-    write_png(training_sheet(data), str(path))
+    try:
+        sheet = training_sheet(data)
+        plots = draw_distributions(data, max(sheet.shape[-1], WIDTH))
+    except DataError as error:
+        if report.clean:
+            raise
+        report.notes.append(f"no picture, since these data cannot be loaded: {error}")
+        return
+    sheet = pad(sheet, (0, plots.shape[-1] - sheet.shape[-1]), value=255)
+    write_png(cat([sheet, plots], dim=1), str(path))
 
 
 def _write_json(path: Path, report: Report) -> None:

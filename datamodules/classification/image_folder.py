@@ -15,12 +15,16 @@ import numpy as np
 
 from datamodules.base import BaseDataModule
 from datamodules.classification.samples import CentreCrop, LabelledImages, TrainingView
+from datamodules.distributions import Bars, Distribution, Histogram, evenly, some
 from datamodules.findings import Count, DataError, Fact, Finding, Mode, Split
-from datamodules.images.files import Reading, images_below, is_image
+from datamodules.images.files import Reading, images_below, is_image, read_header
 from datamodules.images.looking import Seen, files_left_out, look
 from datamodules.loading.dataset import in_threads
 from datamodules.loading.text_files import ConfigError, read_text
 from datamodules.sample.layouts import sample_image_folder, sample_imagenet
+
+SIZED = 2000
+"""Images of a split whose heads are read for a plot, at most."""
 
 
 class ImageFolder(BaseDataModule):
@@ -155,6 +159,21 @@ class ImageFolder(BaseDataModule):
         yield from seen
         yield from files_left_out(split, [folder])
         yield from _of_two_classes(folder, seen)
+
+    def distributions(self, split: Split) -> Iterator[Distribution]:
+        """Images of each class, and sizes and shapes of some of them, evenly spaced over the classes."""
+        classes, folder = self._files(split), self.split_folder(split)
+        files = [(name, file) for name in self.folders for file in classes.get(name, [])][: self.overfit]
+        counts = Counter(name for name, _ in files)
+        found = [counts[name] for name in self.folders]
+        names = self.class_names[: len(found)]
+        yield Bars("images of each class", some(len(files), len(files), "images"), names, found, "images")
+        paths = [folder / name / file for name, file in (files[row] for row in evenly(len(files), SIZED))]
+        headers = in_threads(partial(read_header, limit=self.reading.pixel_limit), paths, f"sizes of {split}")
+        sizes = np.array([header.shown if self.reading.upright else header.size for header in headers])
+        of = some(len(paths), len(files), "images")
+        yield Histogram("sizes of images", of, sizes.max(axis=1), "longer side, pixels", "images")
+        yield Histogram("shapes of images", of, sizes[:, 1] / sizes[:, 0], "width / height", "images")
 
     def _files(self, split: Split) -> dict[str, list[str]]:
         """The files of each class folder of a split, relative to it."""

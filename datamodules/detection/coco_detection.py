@@ -5,7 +5,7 @@ Serves any data in COCO's form too: other classes, other folders (`annotations`,
     data = CocoDetection("data/coco", image_size=(832, 1344), sides=(800, 1333), grouped=True, batch_size=2)
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +16,8 @@ from datamodules.detection.augmentation import DetectionAugmentation
 from datamodules.detection.letterbox import Letterbox
 from datamodules.detection.samples import ObjectImages
 from datamodules.detection.table import ObjectTable, read_objects
-from datamodules.images.annotated import AnnotatedImages, spelled_as_stored
+from datamodules.distributions import Distribution
+from datamodules.images.annotated import AnnotatedImages
 from datamodules.images.files import Reading
 from datamodules.images.photometric import Photometric
 from datamodules.keypoints.coco_json import CocoFiles, coco_tree
@@ -120,9 +121,7 @@ class CocoDetection(CocoFiles, AnnotatedImages):
     def dataset(self, split: Split) -> ObjectImages:
         """Read and check the objects of `split`; raises DataError where they or the images are not as expected."""
         training, folder = split == "train", self.image_folder(split)
-        table = spelled_as_stored(self.annotated(split), folder)
-        turned = self.orientations.turned(split, self.tagged(split, table))
-        table = self.accepted(split, table, turned)
+        table, turned = self.loaded(split)
         rows = np.arange(len(table.file_names))
         if training:
             table.require_objects()
@@ -169,6 +168,14 @@ class CocoDetection(CocoFiles, AnnotatedImages):
         split = self.test_split if split == "test" else split
         table = self._evaluated.get(split) or self.accepted(split, self.annotated(split))
         return table.to_coco()
+
+    def distributions(self, split: Split) -> Iterator[Distribution]:
+        """Classes, sizes and positions of the objects that are learned, and how many an image has."""
+        table, _ = self.loaded(split)
+        rows = table.learned()
+        images = np.arange(len(table.file_names)) if self.empty_images else np.unique(table.images[rows])
+        images = images[: self.overfit]
+        yield from table.distributions(rows[np.isin(table.images[rows], images)], images)
 
     # ---- what may be wrong
 

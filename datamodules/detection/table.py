@@ -6,7 +6,7 @@ wrong with it is noted and read over: the loader refuses the table for the first
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import DataError
+from datamodules.distributions import Bars, Distribution, Histogram, some
 from datamodules.keypoints.annotations import Annotated
 from datamodules.keypoints.coco_json import (
     annotation_columns,
@@ -102,6 +103,16 @@ class ObjectTable(Annotated):
             rank_zero_warn(f"{self.path}: skipped {listed(without)} whose box is less than a pixel wide or high inside "
                            "the image.")  # fmt: skip
         return rows[np.argsort(self.images[rows], kind="stable")]
+
+    def distributions(self, rows: np.ndarray, images: np.ndarray) -> Iterator[Distribution]:
+        """Classes, sizes and positions of the objects of these rows (n,), and how many of them each image (m,) has."""
+        of, noun = some(len(rows), len(rows), "objects"), "objects"
+        found = np.bincount(self.labels[rows], minlength=len(self.categories)).tolist()
+        yield Bars("objects of each class", of, list(self.categories.values()), found, noun)
+        yield from self.spread(rows, noun)
+        many = np.bincount(self.images[rows], minlength=len(self.file_names))[images]
+        if len(images):
+            yield Histogram("objects on an image", some(len(images), len(images), "images"), many, noun, "images")
 
     def require_objects(self) -> None:
         """Raise DataError where nothing can be learned."""

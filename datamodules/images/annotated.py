@@ -124,6 +124,12 @@ class AnnotatedImages(BaseDataModule):
         self.require_fit(table)
         return self.with_sizes(table, self.image_folder(split), turned).accepted()
 
+    def loaded(self, split: Split) -> tuple[Any, list[int]]:
+        """The table of a split as the loader takes it, and the rows of the images that are turned; raises DataError."""
+        table = spelled_as_stored(self.annotated(split), self.image_folder(split))
+        turned = self.orientations.turned(split, self.tagged(split, table))
+        return self.accepted(split, table, turned), turned
+
     def require_fit(self, table: Annotated) -> None:
         """Raise DataError where a table is of other things than the data set was told."""
 

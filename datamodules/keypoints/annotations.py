@@ -3,7 +3,7 @@
 `PersonTable` (`table.py`) and `ObjectTable` (`detection/table.py`) are such tables: I images, N annotations with a box.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from datamodules.base import DataError
+from datamodules.distributions import Distribution, Histogram, Positions, some
 from datamodules.keypoints.columns import batch_numbers, identifiers
 from datamodules.keypoints.defects import Defect, Notes, accept, short
 
@@ -149,6 +150,18 @@ class Annotated:
             lambda row: f"{one(row)}, by {over[row]:.4g} pixels outside of {self.size_of(row)}",
         )
         return outside
+
+    def spread(self, rows: np.ndarray, noun: str) -> Iterator[Distribution]:
+        """Sizes of the boxes of these rows (n,), and where they are in images whose size is known."""
+        start, extent = self.boxes[rows, :2], self.boxes[rows, 2:]
+        if len(rows):
+            sides, label = np.sqrt(extent.prod(axis=1)), "square root of the box's area, pixels"
+            yield Histogram(f"sizes of {noun}", some(len(rows), len(rows), noun), sides, label, noun)
+        limits = self.limits()[rows]
+        known = np.isfinite(limits).all(axis=1)
+        if known.any():
+            points = ((start + extent / 2) / limits)[known]
+            yield Positions("centres of the boxes", some(len(points), len(rows), noun), points, noun)
 
     def coco_images(self) -> list[dict[str, Any]]:
         """The images of a COCO dict; one that batches call otherwise than by its id has that `number` too."""

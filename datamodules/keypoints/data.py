@@ -8,13 +8,14 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from datamodules.base import DataError, Split
+from datamodules.distributions import Distribution
 from datamodules.findings import Count, Fact, Finding
-from datamodules.images.annotated import AnnotatedImages, found_in, spelled_as_stored
+from datamodules.images.annotated import AnnotatedImages, found_in
 from datamodules.images.files import Reading
 from datamodules.images.photometric import Photometric
 from datamodules.keypoints.crop import Crop, PersonAugmentation, PersonCrop
@@ -43,6 +44,9 @@ class KeypointData(AnnotatedImages):
         overfit: Train and evaluate on the first so many training crops, without augmentation.
         reading: How image files become pixels: orientation, depth, largest size.
     """
+
+    things: ClassVar[str] = ""
+    """What has key points, in the plural; persons or instances, as the categories say, where it is empty."""
 
     def __init__(
         self,
@@ -104,11 +108,8 @@ class KeypointData(AnnotatedImages):
 
         Detected boxes have no key points: their `visible` is 0.
         """
-        training = split == "train"
-        table, folder = self.persons(split), self.image_folder(split)
-        table = spelled_as_stored(table, folder)
-        turned = self.orientations.turned(split, self.tagged(split, table))
-        table = self.accepted(split, table, turned)
+        training, folder = split == "train", self.image_folder(split)
+        table, turned = self.loaded(split)
         if not training:
             self._evaluated[split] = table
         areas = None
@@ -170,6 +171,12 @@ class KeypointData(AnnotatedImages):
         data = self.unread()
         data._boxes, data._evaluated = boxes, {}
         return data
+
+    def distributions(self, split: Split) -> Iterator[Distribution]:
+        """Visibility of the key points, sizes and positions of the boxes, of those that are learned."""
+        table, _ = self.loaded(split)
+        noun = self.things or f"{table.noun}s"
+        yield from table.distributions(table.usable()[: self.overfit], self.skeleton.names, noun)
 
     # ---- what may be wrong
 

@@ -5,7 +5,7 @@ plain Python objects of 150,000 persons would be copied into every loader proces
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import DataError
+from datamodules.distributions import Bars, Distribution, StackedBars, some
 from datamodules.keypoints.annotations import Annotated
 from datamodules.keypoints.columns import capped
 from datamodules.keypoints.defects import Defect, Notes, listed
@@ -131,6 +132,27 @@ class PersonTable(Annotated):
                 f"point and {len(without)} no box with area. Expected at least one with `keypoints` and `bbox`."
             )
         return rows[np.argsort(self.images[rows], kind="stable")]
+
+    def distributions(self, rows: np.ndarray, names: Sequence[str], noun: str) -> Iterator[Distribution]:
+        """Visibility of the key points of these rows (n,), which have K `names`; sizes and places of their boxes.
+
+        Where nothing is hidden, as in files that tell no hidden point from a visible one, it is whether they are
+        labelled; where it is the same of all key points, it is said once.
+        """
+        visible = self.visible[rows]
+        counts = [np.count_nonzero(visible == value, axis=0).tolist() for value in (2, 1, 0)]
+        labels = ("visible", "hidden", "not labelled") if any(counts[1]) else ("labelled", "hidden", "not labelled")
+        series = {label: found for label, found in zip(labels, counts, strict=True) if any(found)}
+        if len({*zip(*counts, strict=True)}) == 1 and len(names) > 1:
+            names, series = [f"each of {len(names)}"], {label: found[:1] for label, found in series.items()}
+        if len(rows):
+            of = some(len(rows), len(rows), noun)
+            yield StackedBars("visibility of key points", of, names, series, f"share of the {noun}")
+        kinds = {name: count for name, count in self.counts.items() if count}
+        if len(kinds) > 1:
+            of = f"{sum(kinds.values()):,} annotations, learned or not"
+            yield Bars("categories", of, list(kinds), list(kinds.values()), "annotations")
+        yield from self.spread(rows, noun)
 
     def to_coco(self, skeleton: Skeleton) -> dict[str, list]:
         """A COCO ground-truth dict for the metric, crowds and unlabelled persons included.

@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 
 from datamodules.base import BaseDataModule
+from datamodules.distributions import Bars, Distribution, Histogram, evenly, some
 from datamodules.findings import Count, DataError, Fact, Finding, Mode, Note, Split
 from datamodules.images.files import Reading
 from datamodules.images.looking import Seen, files_left_out, look
@@ -25,6 +26,9 @@ from datamodules.loading.dataset import BaseDataset, in_threads
 from datamodules.segmentation.masks import IGNORED, IndexMasks, UnknownLabels, mask_size
 from datamodules.segmentation.pairs import MASK_ENDINGS, Pairs, Unpaired
 from datamodules.segmentation.samples import Evaluation, EvaluationSize, ImageMasks
+
+COUNTED = 200
+"""Masks of a split whose pixels are counted for a plot, at most."""
 
 
 class ClassLabels(NamedTuple):
@@ -173,6 +177,25 @@ class SegmentationData(BaseDataModule):
             if total[IGNORED]:
                 pixels["(ignored)"] = int(total[IGNORED])
             yield Count(split, "pixels", pixels, self.class_names, "pixel", self.named_by_user)
+
+    def distributions(self, split: Split) -> Iterator[Distribution]:
+        """Pixels of each class, images that have it, and sizes of the images, of masks evenly spaced over the split."""
+        _, masks, read_labels = self.pairs(split)
+        masks = masks[: self.overfit]
+        chosen = [masks[row] for row in evenly(len(masks), COUNTED)]
+
+        def look_at(mask: Path) -> tuple[np.ndarray, tuple[int, ...]]:
+            labels = read_labels(mask)
+            return np.bincount(labels.ravel(), minlength=IGNORED + 1), labels.shape
+
+        counts, shapes = map(np.array, zip(*in_threads(look_at, chosen, f"masks of {split}"), strict=True))
+        labels = [*range(self.num_classes), *([IGNORED] if counts[:, IGNORED].any() else [])]
+        names = [*self.class_names, "(ignored)"][: len(labels)]
+        of, counts = some(len(chosen), len(masks), "masks"), counts[:, labels]
+        shares = counts.sum(axis=0) / max(1, counts.sum())
+        yield Bars("pixels of each class", of, names, shares.tolist(), "share of the pixels")
+        yield Bars("images with the class", of, names, np.count_nonzero(counts, axis=0).tolist(), "images")
+        yield Histogram("sizes of images", of, shapes.max(axis=1), "longer side, pixels", "images")
 
     def _complete(self, split: Split) -> tuple[Pairs, list[tuple[str, Path]], str]:
         """The pairs of a split that are complete, what is wrong with the other files, and what might help them all."""

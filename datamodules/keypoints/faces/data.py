@@ -4,7 +4,7 @@ A data set is a `FaceData` that says who is on which image and which faces make 
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from datamodules.base import DataError, Split
+from datamodules.distributions import Bars, Distribution, some
 from datamodules.images.files import Reading
 from datamodules.keypoints.crop import Crop, PersonAugmentation
 from datamodules.keypoints.data import KeypointData
@@ -87,6 +88,7 @@ class FaceData(KeypointData):
     image_folders: ClassVar[tuple[str, ...]] = ("images",)
     """Where they have the images."""
     image_key: ClassVar[str] = "images"
+    things: ClassVar[str] = "faces"
 
     def __init__(
         self,
@@ -153,6 +155,16 @@ class FaceData(KeypointData):
         numbers = dict(zip(faces.table.ids or (), faces.table.numbers.tolist(), strict=True))
         found = {name: [numbers[key] for key in ids if key in numbers] for name, ids in faces.subsets.items()}
         return {name: np.array(chosen, np.int64) for name, chosen in found.items() if chosen}
+
+    def distributions(self, split: Split) -> Iterator[Distribution]:
+        """As of all key points, and how many faces are in each subset of the list."""
+        yield from super().distributions(split)
+        faces = self.read(self.list_of(split), split)
+        table = faces.table.accepted()
+        learned = {table.ids[row] for row in table.usable()[: self.overfit].tolist()}
+        sizes = {name: len(learned.intersection(ids)) for name, ids in faces.subsets.items()}
+        if any(sizes.values()):
+            yield Bars("subsets", some(len(learned), len(learned), "faces"), list(sizes), list(sizes.values()), "faces")
 
     def batch_areas(self, table: PersonTable, rows: np.ndarray) -> np.ndarray:
         """(n,) areas of the face boxes, by whose square roots errors may be divided."""
