@@ -29,7 +29,7 @@ class Bars(Distribution):
 
     Args:
         names: (K,) of the things.
-        values: (K,) how often, or which share.
+        values: (K,) how often as whole numbers, or which share, from 0 to 1, as floats.
         label: What the values are.
     """
 
@@ -86,6 +86,6 @@ def evenly(count: int, most: int) -> np.ndarray:
     return np.linspace(0, max(count - 1, 0), min(count, most)).round().astype(np.int64)
 
 
-def some(chosen: int, count: int, noun: str) -> str:
-    """How many were looked at: `3 masks`, or `200 of 2,975 masks`; the noun in the plural."""
-    return f"{count:,} {noun}" if chosen == count else f"{chosen:,} of {count:,} {noun}"
+def some(count: int, noun: str, of: int | None = None) -> str:
+    """How many were counted, the noun in the plural: `3 masks`, or, where these are not all, `200 of 2,975 masks`."""
+    return f"{count:,} {noun}" if of in (None, count) else f"{count:,} of {of:,} {noun}"

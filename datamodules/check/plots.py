@@ -12,7 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 from torch import Tensor
 
@@ -31,12 +31,12 @@ FIRST, LAST = 20, 10
 """Of more bars than both together, so many of the highest and of the lowest are shown."""
 LONGEST_NAME = 28
 BINS = 30
+"""Of a histogram, at most; fewer of few values, so that a bin has some."""
 WIDE = 8
 """How many times the lowest value the highest has to be for an axis of logarithms."""
 CELLS = 20
-"""Of a map of positions, in either direction."""
+"""Of a map of positions, in either direction, at most."""
 STEPS = (1, 2, 5, 10)
-THOUSANDS = FuncFormatter(lambda value, _: f"{value:,.0f}")
 
 
 def draw_distributions(data: BaseDataModule, width: int = WIDTH, split: Split = "train") -> Tensor:
@@ -107,16 +107,16 @@ def _drawn(axes: Axes, one: Distribution) -> list[str]:
 
 
 def _draw_bars(axes: Axes, one: Bars) -> list[str]:
-    values = np.array(one.values, dtype=float)
+    values = np.asarray(one.values)
     rows, notes = _chosen(values, "most frequent", "rarest")
-    shares = not all(isinstance(value, int) for value in one.values)
+    shares = values.dtype.kind == "f"
     axes.barh(range(len(rows)), values[rows], color=BLUE, height=0.7)
     for place, row in enumerate(rows):
-        text = f"{100 * values[row]:.3g} %" if shares else f"{one.values[row]:,}"
+        text = _percent(values[row]) if shares else _thousands(values[row])
         axes.annotate(text, (values[row], place), (3, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_xlim(0, 1.2 * max(values.max(initial=0), 1e-9))
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=not shares, steps=STEPS))
-    axes.xaxis.set_major_formatter(PercentFormatter(1) if shares else THOUSANDS)
+    axes.xaxis.set_major_formatter(_percent if shares else _thousands)
     axes.set_xlabel(visible(one.label), fontsize=9, parse_math=False)
     _name_bars(axes, [one.names[row] for row in rows])
     absent = int(np.count_nonzero(values == 0))
@@ -137,7 +137,7 @@ def _draw_stacked(axes: Axes, one: StackedBars) -> list[str]:
                 axes.text(left + length / 2, place, f"{100 * length:.0f}", ha="center", va="center", fontsize=8)
         start = start + lengths
     axes.set_xlim(0, 1)
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.xaxis.set_major_formatter(_percent)
     axes.set_xlabel(visible(one.label), fontsize=9, parse_math=False)
     below = axes.transAxes + ScaledTranslation(0, -36 / 72, axes.figure.dpi_scale_trans)  # the axis and its name
     axes.legend(
@@ -150,42 +150,47 @@ def _draw_stacked(axes: Axes, one: StackedBars) -> list[str]:
 def _draw_histogram(axes: Axes, one: Histogram) -> list[str]:
     values = np.asarray(one.values, dtype=float)
     low, high, middle = float(values.min()), float(values.max()), float(np.median(values))
-    whole = bool((values == np.rint(values)).all())
+    bins, whole = min(BINS, max(5, math.isqrt(len(values)))), bool((values == np.rint(values)).all())
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole, steps=STEPS))
     if whole and high - low < BINS:
         edges = np.arange(low, high + 2) - 0.5
     elif low > 0 and high > WIDE * low:
-        edges = np.geomspace(low, high, BINS + 1)
+        edges = np.geomspace(low, high, bins + 1)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(_round_numbers(low, high)))
         axes.xaxis.set_minor_locator(NullLocator())
+    elif whole:  # as many whole numbers in each
+        step = math.ceil((high - low + 1) / bins)
+        edges = np.arange(low, high + step + 1, step) - 0.5
     else:
-        edges = np.histogram_bin_edges(values, BINS)
+        edges = np.histogram_bin_edges(values, bins)
     edges[[0, -1]] = min(edges[0], low), max(edges[-1], high)  # which logarithms may miss by a last digit
     axes.hist(values, edges, color=BLUE, edgecolor="white", linewidth=0.5)
-    axes.axvline(middle, color=RED, linewidth=1.2)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+    axes.xaxis.set_major_formatter(_number)
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, steps=STEPS))
-    axes.yaxis.set_major_formatter(THOUSANDS)
+    axes.yaxis.set_major_formatter(_thousands)
     axes.set_xlabel(visible(one.label), fontsize=9, parse_math=False)
     axes.set_ylabel(visible(one.noun), fontsize=9, parse_math=False)
     axes.set_box_aspect(0.75)
     if low == high:
+        axes.set_xticks([low])
         return [f"all {_number(low)}"]
+    axes.axvline(middle, color=RED, linewidth=1.2)
     return [f"{_number(low)} to {_number(high)}, median {_number(middle)} (red)"]
 
 
 def _draw_positions(axes: Axes, one: Positions) -> list[str]:
     inside = ((one.points >= 0) & (one.points <= 1)).all(axis=1)
     x, y = one.points[inside].T
-    counts, *_ = axes.hist2d(x, y, bins=CELLS, range=[[0, 1], [0, 1]], cmap="Blues", vmin=0)
+    cells = min(CELLS, max(5, math.isqrt(len(x))))
+    counts, *_ = axes.hist2d(x, y, bins=cells, range=[[0, 1], [0, 1]], cmap="Blues", vmin=0)
     axes.set_ylim(1, 0)
     axes.set_box_aspect(1)
     for side in ("top", "right"):
         axes.spines[side].set_visible(True)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5))
-        axis.set_major_formatter(PercentFormatter(1))
+        axis.set_major_formatter(_percent)
     axes.set_xlabel("of the image's width", fontsize=9)
     axes.set_ylabel("of the image's height", fontsize=9)
     outside = int(np.count_nonzero(~inside))
@@ -219,7 +224,18 @@ def _round_numbers(low: float, high: float) -> list[float]:
     return found if len(found) <= 6 else [power for power in powers if low <= power <= high]
 
 
-def _number(value: float) -> str:
+# What axes write at a tick, of which matplotlib says the place too.
+
+
+def _percent(value: float, _: int = 0) -> str:
+    return f"{100 * value:.3g} %"
+
+
+def _thousands(value: float, _: int = 0) -> str:
+    return f"{value:,.0f}"
+
+
+def _number(value: float, _: int = 0) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 

@@ -167,11 +167,11 @@ class ImageFolder(BaseDataModule):
         counts = Counter(name for name, _ in files)
         found = [counts[name] for name in self.folders]
         names = self.class_names[: len(found)]
-        yield Bars("images of each class", some(len(files), len(files), "images"), names, found, "images")
+        yield Bars("images of each class", some(len(files), "images"), names, found, "images")
         paths = [folder / name / file for name, file in (files[row] for row in evenly(len(files), SIZED))]
         headers = in_threads(partial(read_header, limit=self.reading.pixel_limit), paths, f"sizes of {split}")
         sizes = np.array([header.shown if self.reading.upright else header.size for header in headers])
-        of = some(len(paths), len(files), "images")
+        of = some(len(paths), "images", len(files))
         yield Histogram("sizes of images", of, sizes.max(axis=1), "longer side, pixels", "images")
         yield Histogram("shapes of images", of, sizes[:, 1] / sizes[:, 0], "width / height", "images")
 

@@ -106,13 +106,13 @@ class ObjectTable(Annotated):
 
     def distributions(self, rows: np.ndarray, images: np.ndarray) -> Iterator[Distribution]:
         """Classes, sizes and positions of the objects of these rows (n,), and how many of them each image (m,) has."""
-        of, noun = some(len(rows), len(rows), "objects"), "objects"
-        found = np.bincount(self.labels[rows], minlength=len(self.categories)).tolist()
-        yield Bars("objects of each class", of, list(self.categories.values()), found, noun)
+        noun, names = "objects", list(self.categories.values())
+        found = np.bincount(self.labels[rows], minlength=len(names)).tolist()
+        yield Bars("objects of each class", some(len(rows), noun), names, found, noun)
         yield from self.spread(rows, noun)
         many = np.bincount(self.images[rows], minlength=len(self.file_names))[images]
         if len(images):
-            yield Histogram("objects on an image", some(len(images), len(images), "images"), many, noun, "images")
+            yield Histogram("objects on an image", some(len(images), "images"), many, noun, "images")
 
     def require_objects(self) -> None:
         """Raise DataError where nothing can be learned."""

@@ -156,12 +156,12 @@ class Annotated:
         start, extent = self.boxes[rows, :2], self.boxes[rows, 2:]
         if len(rows):
             sides, label = np.sqrt(extent.prod(axis=1)), "square root of the box's area, pixels"
-            yield Histogram(f"sizes of {noun}", some(len(rows), len(rows), noun), sides, label, noun)
+            yield Histogram(f"sizes of {noun}", some(len(rows), noun), sides, label, noun)
         limits = self.limits()[rows]
         known = np.isfinite(limits).all(axis=1)
         if known.any():
             points = ((start + extent / 2) / limits)[known]
-            yield Positions("centres of the boxes", some(len(points), len(rows), noun), points, noun)
+            yield Positions("centres of the boxes", some(len(points), noun, len(rows)), points, noun)
 
     def coco_images(self) -> list[dict[str, Any]]:
         """The images of a COCO dict; one that batches call otherwise than by its id has that `number` too."""

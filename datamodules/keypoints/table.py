@@ -146,7 +146,7 @@ class PersonTable(Annotated):
         if len({*zip(*counts, strict=True)}) == 1 and len(names) > 1:
             names, series = [f"each of {len(names)}"], {label: found[:1] for label, found in series.items()}
         if len(rows):
-            of = some(len(rows), len(rows), noun)
+            of = some(len(rows), noun)
             yield StackedBars("visibility of key points", of, names, series, f"share of the {noun}")
         kinds = {name: count for name, count in self.counts.items() if count}
         if len(kinds) > 1:

@@ -191,7 +191,7 @@ class SegmentationData(BaseDataModule):
         counts, shapes = map(np.array, zip(*in_threads(look_at, chosen, f"masks of {split}"), strict=True))
         labels = [*range(self.num_classes), *([IGNORED] if counts[:, IGNORED].any() else [])]
         names = [*self.class_names, "(ignored)"][: len(labels)]
-        of, counts = some(len(chosen), len(masks), "masks"), counts[:, labels]
+        of, counts = some(len(chosen), "masks", len(masks)), counts[:, labels]
         shares = counts.sum(axis=0) / max(1, counts.sum())
         yield Bars("pixels of each class", of, names, shares.tolist(), "share of the pixels")
         yield Bars("images with the class", of, names, np.count_nonzero(counts, axis=0).tolist(), "images")

@@ -164,7 +164,7 @@ class FaceData(KeypointData):
         learned = {table.ids[row] for row in table.usable()[: self.overfit].tolist()}
         sizes = {name: len(learned.intersection(ids)) for name, ids in faces.subsets.items()}
         if any(sizes.values()):
-            yield Bars("subsets", some(len(learned), len(learned), "faces"), list(sizes), list(sizes.values()), "faces")
+            yield Bars("subsets", some(len(learned), "faces"), list(sizes), list(sizes.values()), "faces")
 
     def batch_areas(self, table: PersonTable, rows: np.ndarray) -> np.ndarray:
         """(n,) areas of the face boxes, by whose square roots errors may be divided."""

@@ -301,8 +301,8 @@ def test_rows_are_evenly_spaced() -> None:
     assert evenly(101, 5).tolist() == [0, 25, 50, 75, 100]
     assert evenly(0, 5).tolist() == []
     assert evenly(9, 1).tolist() == [0]
-    assert some(3, 3, "masks") == "3 masks"
-    assert some(200, 2975, "masks") == "200 of 2,975 masks"
+    assert some(3, "masks", 3) == "3 masks"
+    assert some(200, "masks", 2975) == "200 of 2,975 masks"
 
 
 WORDS = ["pose_coco.yaml", "sample.yaml", "--data.image_size", "[64,48]", "--data.num_workers", "0"]
@@ -351,3 +351,12 @@ def test_what_the_doctor_did_not_find_is_raised(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("datamodules.keypoints.data.KeypointData.distributions", refuse)
     with pytest.raises(DataError, match=r"masks/7.png"):
         main([*WORDS, "--images", "none", "--picture", str(tmp_path / "sheet.png")])
+
+
+def test_bars_of_whole_numbers_stand_for_as_many_of_them() -> None:
+    (figure,) = drawn(Histogram("objects on an image", "94 images", np.arange(-5, 90), "objects", "images"))
+    heights = [bar.get_height() for bar in figure.axes[0].patches]
+    assert sum(heights) == 95
+    assert len({*heights[:-1]}) == 1
+    (figure,) = drawn(Histogram("objects on an image", "6 images", np.array([1, 1, 1, 2, 2, 4]), "objects", "images"))
+    assert [bar.get_height() for bar in figure.axes[0].patches] == [3, 2, 0, 1]
