@@ -126,6 +126,17 @@ def put_frames(frames: Iterable[tuple[VideoFrame, Path]]) -> list[VideoFrame]:
     return missing
 
 
+def frame_at(path: Path, seconds: float) -> int:
+    """The frame of a video, from 0, that is shown at a time, which may be rounded to milliseconds.
+
+    Of a video whose frames are not equally long it is about the right one.
+
+    Raises:
+        DataError: If the video cannot be read or says no rate.
+    """
+    return max(0, int((seconds + 0.0005) * _frames_per_second(path)))
+
+
 def _decoded(path: Path, last: int, wanted: set[int]) -> Iterator[tuple[int, "cv2.typing.MatLike"]]:
     """The wanted frames of a video in order. Seeking lands beside the frame in many containers, so none are skipped."""
     wanted = set(wanted)
@@ -137,6 +148,15 @@ def _decoded(path: Path, last: int, wanted: set[int]) -> Iterator[tuple[int, "cv
                 ok, picture = video.retrieve()
                 if ok:
                     yield index, picture
+
+
+@lru_cache
+def _frames_per_second(path: Path) -> float:
+    with _video(path) as video:
+        rate = float(video.get(cv2.CAP_PROP_FPS))
+    if not 0 < rate < 1e5:
+        raise DataError(f"{path} does not say how many frames a second has: convert it to MP4 of a constant rate.")
+    return rate
 
 
 @lru_cache

@@ -34,26 +34,21 @@ def _is_coco(files: SourceFiles, path: Path) -> bool:
 
 
 def read(files: SourceFiles) -> Labels:
-    """The labels of all files; a file or folder named after a split is of it."""
+    """The labels of all files; a file or folder named after a split is of it.
+
+    COCO has people in two files, `instances_*.json` and `person_keypoints_*.json`: what both have is one thing.
+    """
     labels = Labels("coco")
+    known: dict[tuple, Picture] = {}
+    both = 0
     for path in recognise(files):
         content = files.json(path)
         names = {identifier(c.get("id")): str(c.get("name")) for c in content["categories"]}
         skeletons = {identifier(c.get("id")): _points_of(c, labels) for c in content["categories"]}
         labels.classes += [name for name in names.values() if name not in labels.classes]
-        words = path.stem.lower().replace("-", "_").replace("2017", "").split("_")
-        split = next((SPLITS[word] for word in words if word in SPLITS), files.split_of(path))
-        pictures: dict[Any, Picture] = {}
-        for image in content["images"]:
-            name = str(image.get("file_name", ""))
-            found = files.image(name, path.parent)
-            if found is None:
-                labels.left_out.add("images that were not found", name)
-                continue
-            picture = Picture(ImageFile(found), name, split=split)
-            sides = numbers([image.get("height"), image.get("width")], 2)
-            picture.size = None if sides is None or min(sides) < 1 else (int(sides[0]), int(sides[1]))
-            pictures[identifier(image.get("id"))] = picture
+        pictures = _pictures(content["images"], path, files, labels)
+        pictures = {key: known.setdefault(picture.pixels.key, picture) for key, picture in pictures.items()}
+        of_other_files = {id(picture): list(picture.things) for picture in pictures.values()}
         for entry in content["annotations"]:
             picture, category = pictures.get(identifier(entry.get("image_id"))), identifier(entry.get("category_id"))
             item = f"annotation {entry.get('id')} in {path.name}"
@@ -61,9 +56,48 @@ def read(files: SourceFiles) -> Labels:
                 labels.left_out.add("annotations of an unknown category", item)
             elif picture is not None:
                 thing = _thing(entry, names[category], skeletons[category], picture.size, item, labels)
-                picture.things.append(thing)
-        labels.pictures += pictures.values()
+                twin = _twin(thing, of_other_files[id(picture)])
+                both += twin is not None
+                _join(twin, thing) if twin is not None else picture.things.append(thing)
+    labels.pictures = list(known.values())
+    if both:
+        labels.notes.append(
+            f"{both} things are in two files with one class and box; each is taken once, with all of both."
+        )
     return labels
+
+
+def _pictures(images: list[dict], path: Path, files: SourceFiles, labels: Labels) -> dict[Any, Picture]:
+    """A file's images that are found, by id."""
+    words = path.stem.lower().replace("-", "_").replace("2017", "").split("_")
+    split = next((SPLITS[word] for word in words if word in SPLITS), files.split_of(path))
+    pictures: dict[Any, Picture] = {}
+    for image in images:
+        name = str(image.get("file_name", ""))
+        found = files.image(name, path.parent)
+        if found is None:
+            labels.left_out.add("images that were not found", name)
+            continue
+        picture = Picture(ImageFile(found), name, split=split)
+        sides = numbers([image.get("height"), image.get("width")], 2)
+        picture.size = None if sides is None or min(sides) < 1 else (int(sides[0]), int(sides[1]))
+        pictures[identifier(image.get("id"))] = picture
+    return pictures
+
+
+def _twin(thing: Thing, others: list[Thing]) -> Thing | None:
+    """The same thing as another file has it; it is taken from `others`, as it is met once."""
+    for place, other in enumerate(others):
+        if thing.box is not None and (thing.name, thing.box, thing.crowd) == (other.name, other.box, other.crowd):
+            return others.pop(place)
+    return None
+
+
+def _join(thing: Thing, twin: Thing) -> None:
+    """Give a thing what another file says of it besides."""
+    thing.points |= twin.points
+    if not thing.outlined:
+        thing.polygons, thing.mask = twin.polygons, twin.mask
 
 
 def _points_of(category: dict[str, Any], labels: Labels) -> list[str]:

@@ -1,4 +1,4 @@
-"""VGG Image Annotator 1 and 2: a project or export as JSON, or the export as CSV.
+"""VGG Image Annotator 1, 2 and 3: a project or export as JSON, or the export of 1 and 2 as CSV.
 
 The class of a region is its attribute `label`, `class`, `name`, `type`, `category` or `species`, else the only one it
 has. Points are key points of those names; an attribute `group`, `instance` or `id` ties them to a region.
@@ -10,8 +10,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from datamodules.convert.labels import UNNAMED, Labels, Picture, Point, Thing, assemble, circle
-from datamodules.convert.pixels import ImageFile
+from datamodules.convert.formats import via3
+from datamodules.convert.labels import UNNAMED, Labels, LeftOut, Picture, Point, Thing, assemble, circle
+from datamodules.convert.pixels import Embedded, ImageFile, VideoFrame, frame_at
 from datamodules.convert.source_files import SourceFiles, read_csv
 from datamodules.findings import DataError
 from datamodules.keypoints.columns import number
@@ -23,7 +24,7 @@ COLUMNS = {"filename", "region_shape_attributes", "region_attributes"}
 
 def recognise(files: SourceFiles) -> list[Path]:
     """JSON files whose entries have regions, and CSV files with VIA's columns."""
-    found = [path for path in files.ending_in(".json")[:20] if _entries(files, path)]
+    found = [path for path in files.ending_in(".json")[:20] if _entries(files, path, LeftOut())]
     return found + [path for path in files.ending_in(".csv")[:20] if set(_header(path)) >= COLUMNS]
 
 
@@ -32,12 +33,14 @@ def _header(path: Path) -> list[str]:
         return [cell.strip().strip('"').lstrip("#") for cell in file.readline(4096).split(",")]
 
 
-def _entries(files: SourceFiles, path: Path) -> list[dict[str, Any]]:
+def _entries(files: SourceFiles, path: Path, left_out: LeftOut) -> list[dict[str, Any]]:
     """The images of a JSON file; empty if it is not VIA's."""
     try:
         content = files.json(path)
     except DataError:
         return []
+    if via3.is_project(content):
+        return via3.entries(content, left_out)
     content = content.get("_via_img_metadata", content) if isinstance(content, dict) else {}
     entries = list(content.values()) if isinstance(content, dict) else []
     right = bool(entries) and all(isinstance(e, dict) and "filename" in e and "regions" in e for e in entries)
@@ -50,7 +53,7 @@ def read(files: SourceFiles) -> Labels:
     for path in recognise(files):
         folder = ""
         if path.suffix.lower() == ".json":
-            entries = _entries(files, path)
+            entries = _entries(files, path, labels.left_out)
             settings = files.json(path).get("_via_settings")
             core = settings.get("core") if isinstance(settings, dict) else None
             folder = str(core.get("default_filepath") or "") if isinstance(core, dict) else ""
@@ -87,16 +90,15 @@ def _of_csv(path: Path) -> Iterator[dict[str, Any]]:
 
 def _read_entry(entry: dict[str, Any], folder: str, path: Path, files: SourceFiles, labels: Labels) -> None:
     name = str(entry["filename"])
-    image = files.image(folder + name, path.parent) or files.image(name, path.parent)
-    if image is None:
+    picture = _picture(entry, folder, path, files)
+    if picture is None:
         labels.left_out.add("images that were not found", name)
         return
     regions = entry["regions"]
     regions = list(regions.values()) if isinstance(regions, dict) else regions or []
     said = entry.get("file_attributes")
     classes = [_text(said[key]) for key in NAMES if said.get(key)] if isinstance(said, dict) else []
-    picture = Picture(ImageFile(image), files.name_of(image) if image.is_relative_to(files.root) else image.name)
-    picture.split, picture.classes = files.split_of(image), classes[:1]
+    picture.classes = classes[:1]
     things: list[Thing] = []
     points: list[tuple[str, Point, Any]] = []
     for region in regions:
@@ -113,6 +115,24 @@ def _read_entry(entry: dict[str, Any], folder: str, path: Path, files: SourceFil
             things.append(found)
     picture.things = assemble(things, points, labels.left_out, name)
     labels.pictures.append(picture)
+
+
+def _picture(entry: dict[str, Any], folder: str, path: Path, files: SourceFiles) -> Picture | None:
+    """An entry's image, frame of a video or bytes; None where they are not found."""
+    name, seconds = str(entry["filename"]), entry.get("seconds")
+    if entry.get("data") is not None:
+        return Picture(Embedded(entry["data"], path), name)
+    names = [*entry.get("names", ()), folder + name, name]
+    find = files.image if seconds is None else files.video
+    found = next(filter(None, (find(stated, path.parent) for stated in names)), None)
+    if found is None:
+        return None
+    if seconds is not None:
+        number = frame_at(found, seconds)
+        pixels = VideoFrame(found, number)
+        return Picture(pixels, f"{found.name}/{number:06d}.png", group=found.name, split=files.split_of(found))
+    shown = files.name_of(found) if found.is_relative_to(files.root) else found.name
+    return Picture(ImageFile(found), shown, split=files.split_of(found))
 
 
 def _label(attributes: dict[str, Any]) -> str:

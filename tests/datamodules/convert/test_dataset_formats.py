@@ -180,3 +180,57 @@ def test_coco_categories_become_a_skeleton(tmp_path: Path) -> None:
     assert skeleton.flip_pairs == ((1, 2),)
     with pytest.raises(DataError, match="have no classes"):
         convert(tmp_path / "all.json", tmp_path / "classes", task="classification")
+
+
+def two_files(root: Path) -> Path:
+    """COCO's two files of one split: people in both, with the same ids, boxes and outlines; a dog in one alone."""
+    names = ["nose", "left_ear", "right_ear"]
+    images = []
+    for i in range(4):
+        picture(root / f"images/{i}.jpg")
+        images.append({"id": i, "file_name": f"{i}.jpg", "height": 48, "width": 64})
+
+    def person(number: int, image: int, x: float) -> dict:
+        outline = [x, 5.0, x + 10.5, 5.0, x + 10.5, 25.0, x, 25.0]
+        box = [x, 5.0, 10.5, 20.0]
+        return {
+            "id": number, "image_id": image, "category_id": 1, "bbox": box, "area": 210.0, "segmentation": [outline],
+            "iscrowd": 0,
+        }  # fmt: skip
+
+    people = [person(10 + i, i, 2.25) for i in range(4)] + [person(20, 0, 30.0), person(21, 0, 30.0)]
+    dog = {"id": 30, "image_id": 0, "category_id": 18, "bbox": [2.25, 5.0, 10.5, 20.0], "area": 9.0, "iscrowd": 0}
+    said = {"keypoints": [3, 6, 2, 0, 0, 0, 5, 8, 1], "num_keypoints": 2}
+    poses = [entry | said for entry in people[:-1]]  # of two people with one box, one has no entry here
+    categories = [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}]
+    with_points = [{"id": 1, "name": "person", "keypoints": names, "skeleton": [[1, 2], [1, 3]]}]
+    content = {"images": images, "annotations": [*people, dog], "categories": categories}
+    text(root / "annotations/instances_train2017.json", content)
+    content = {"images": images, "annotations": poses, "categories": with_points}
+    text(root / "annotations/person_keypoints_train2017.json", content)
+    return root
+
+
+def test_coco_people_in_two_files_are_counted_once(tmp_path: Path) -> None:
+    root = two_files(tmp_path / "coco")
+    converted = convert(root, tmp_path / "boxes", task="detection", val=0.25)
+    found = entries(converted, "instances")
+    assert {name: len(things) for name, things in found.items()} == {"0.jpg": 4, "1.jpg": 1, "2.jpg": 1, "3.jpg": 1}
+    assert {"5 things are in two files with one class and box; each is taken once, with all of both."} <= {
+        *converted.lines
+    }
+    converted = convert(root, tmp_path / "poses", task="pose", val=0.25)
+    found = entries(converted)
+    assert {name: len(things) for name, things in found.items()} == {"0.jpg": 2, "1.jpg": 1, "2.jpg": 1, "3.jpg": 1}
+    for entry in found["0.jpg"]:
+        assert points(entry) == [(3, 6, 2), (0, 0, 0), (5, 8, 1)]
+        assert entry["area"] == pytest.approx(210, abs=15)
+        assert len(entry["segmentation"]) == 1
+    assert converted.left_out == {"things without a labelled key point": 2}  # the dog, and who has no entry
+
+
+def test_coco_things_with_one_box_in_one_file_stay_two(tmp_path: Path) -> None:
+    root = two_files(tmp_path / "coco")
+    (root / "annotations/person_keypoints_train2017.json").unlink()
+    found = entries(convert(root, tmp_path / "out", val=0.25), "instances")
+    assert len(found["0.jpg"]) == 4

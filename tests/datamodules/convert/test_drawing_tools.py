@@ -5,6 +5,7 @@ import io
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -337,3 +338,118 @@ def test_via_points_are_tied_by_their_group(tmp_path: Path) -> None:
     images = {n: {"filename": n, "size": 1, "regions": regions, "file_attributes": {}} for n in ("a.png", "b.png")}
     found = entries(convert(text(tmp_path / "via.json", images), tmp_path / "out", val=0.5))
     assert [points(entry) for entry in found["b.png"]] == [[(1, 7, 2), (9, 7, 2)], [(30, 7, 2), (0, 0, 0)]]
+
+
+def via3(path: Path, files: list[dict], metadata: list[dict], views: list[list] | None = None) -> Path:
+    """A project of version 3, whose ids are texts in the tables' keys and numbers or texts elsewhere."""
+    attributes = {
+        "1": ("Class", 4, {"0": "cup", "1": "dish"}), "2": ("group", 1, {}),
+        "3": ("state", 2, {"0": "old", "1": "new"}), "4": ("label", 3, {"0": "indoors", "1": "outdoors"}),
+    }  # fmt: skip
+    views = [[place] for place in range(1, len(files) + 1)] if views is None else views
+    project = {
+        "pid": "__VIA_PROJECT_ID__", "rev": "__VIA_PROJECT_REV_ID__", "pname": "cups", "data_format_version": "3.1.1",
+        "creator": "VGG Image Annotator (http://www.robots.ox.ac.uk/~vgg/software/via)", "created": 1,
+        "vid_list": [str(place) for place in range(1, len(views) + 1)],
+    }  # fmt: skip
+    content = {
+        "project": project,
+        "config": {"file": {"loc_prefix": {"1": "", "2": "", "3": "photos/", "4": ""}}, "ui": {}},
+        "attribute": {
+            key: {"aname": name, "anchor_id": "FILE1_Z0_XY1", "type": kind, "desc": "", "options": options}
+            for key, (name, kind, options) in attributes.items()
+        },
+        "file": {str(place): {"fid": place, **file} for place, file in enumerate(files, 1)},
+        "metadata": {f"{said['vid']}_x{place}": {"flg": 0, "z": [], **said} for place, said in enumerate(metadata)},
+        "view": {str(place): {"fid_list": ids} for place, ids in enumerate(views, 1)},
+    }
+    return text(path, content)
+
+
+def image_of(name: str, place: int = 1, address: str = "") -> dict:
+    return {"fname": name, "type": 2, "loc": place, "src": address}
+
+
+def test_via_3_shapes_and_options(tmp_path: Path) -> None:
+    root = tmp_path / "via"
+    for name in ("a 1.png", "photos/b.png", "c.png", "d.png"):
+        picture(root / name)
+    data = "data:image/png;base64," + base64.b64encode((root / "d.png").read_bytes()).decode()
+    (root / "d.png").unlink()
+    files = [
+        image_of("a 1.png"), image_of("any", 3, "b.png"), image_of("https://w.org/c.png", 2, "https://w.org/c.png"),
+        image_of("d.png", 4, data), image_of("gone.png"),
+    ]  # fmt: skip
+    metadata = [
+        {"vid": "1", "xy": [2, 5, 6, 10, 20], "av": {"1": "0"}},
+        {"vid": "1", "xy": [7, 0, 0, 8, 0, 8, 4, 0, 4], "av": {"1": "1"}},
+        {"vid": "1", "xy": [3, 30.5, 20.25, 5], "av": {"1": "0", "3": "0,1"}},
+        {"vid": "1", "xy": [4, 30, 20, 10, 5], "av": {"1": "1"}},
+        {"vid": "2", "xy": [8, 12, 3, 30, 9, 20, 1, 14, 33], "av": {"1": "0"}},
+        {"vid": "2", "xy": [9, 20, 10, 30, 20, 20, 30], "av": {"1": "1"}},
+        {"vid": "3", "xy": [6, 1, 1, 2, 2], "av": {"1": "1"}},
+        {"vid": "3", "xy": [9, 1, 1, 2, 2, 3, 3], "av": {"1": "1"}},
+        {"vid": "3", "xy": [2, 1, 1, 9, 9], "av": {"1": "1"}, "flg": 1},
+        {"vid": "3", "xy": [2, 1, 2, 3, 4], "av": {}},
+        {"vid": "4", "xy": [2, 2, 2, 9, 9], "av": {"1": "0"}},
+        {"vid": "6", "xy": [], "av": {"1": "0"}},
+    ]
+    path = via3(root / "via_project_28Nov2026.json", files, metadata, [[1], [2], ["3"], [4], [5], [1, 2]])
+    converted = convert(path, tmp_path / "out", val=0.25)
+    assert (converted.format, converted.task) == ("via", "detection")
+    found = entries(converted, "instances")
+    names = {name for name in found if name != "a 1.png"}
+    assert names == {"photos/b.png", "c.png", "d.png"}
+    cup, dish, circle, ellipse = found["a 1.png"]
+    assert cup["bbox"] == [5, 6, 10, 20]
+    assert (dish["bbox"], dish["area"]) == ([0, 0, 8, 4], 32)
+    assert circle["bbox"] == pytest.approx([25.5, 15.25, 10, 10], abs=0.1)
+    assert ellipse["bbox"] == pytest.approx([20, 15, 20, 10], abs=0.1)
+    assert cup["category_id"] == circle["category_id"] != dish["category_id"] == ellipse["category_id"]
+    box, round_one = found["photos/b.png"]
+    assert box["bbox"] == [12, 1, 18, 32]  # about the four points
+    assert round_one["bbox"] == pytest.approx([10, 10, 20, 20], abs=0.1)  # about 20, 20
+    assert [entry["bbox"] for entry in found["c.png"] + found["d.png"]] == [[1, 2, 3, 4], [2, 2, 9, 9]]
+    assert converted.left_out == {
+        "images that were not found": 1, "regions of the kind polyline": 1, "regions of the kind circle": 1,
+        "regions that are deleted": 1, "regions of views of no or several files": 1,
+    }  # fmt: skip
+
+
+def test_via_3_points_are_tied_by_their_group_and_files_have_classes(tmp_path: Path) -> None:
+    names = ("a.png", "b.png", "c.png", "d.png")
+    for name in names:
+        picture(tmp_path / name)
+    metadata = [
+        {"vid": vid, "xy": [1, x, 7], "av": {"1": option, "2": group}}
+        for vid in ("1", "2")
+        for x, option, group in ((1, "0", "1"), (9, "1", "1"), (30, "0", "2"))
+    ]
+    metadata += [{"vid": str(i), "xy": [], "av": {"4": str(i % 2)}} for i in range(1, 5)]
+    path = via3(tmp_path / "p.json", [image_of(name) for name in names], metadata)
+    found = entries(convert(path, tmp_path / "out", val=0.5))
+    assert [points(entry) for entry in found["b.png"]] == [[(1, 7, 2), (9, 7, 2)], [(30, 7, 2), (0, 0, 0)]]
+    assert set(found) == {"a.png", "b.png"}
+    classes = convert(path, tmp_path / "classes", task="classification", val=0.5)
+    found = {file.relative_to(classes.folder).parts[1:] for file in classes.folder.rglob("*.png")}
+    assert found == {(("indoors", "outdoors")[i % 2], name) for i, name in enumerate(names, 1)}
+
+
+def test_via_3_regions_of_videos_are_on_the_frame_of_their_time(tmp_path: Path) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "run.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 30, (64, 48))
+    for i in range(20):
+        writer.write(np.full((48, 64, 3), 10 * i, np.uint8))
+    writer.release()
+    times = [0, 0.033, 0.233, 0.25, 0.599]  # of 30 a second, cut off after three digits: 0, 1, 7, 7 and 17
+    metadata = [{"vid": "1", "z": [t], "xy": [2, 1 + i, 2, 3, 4], "av": {"1": "0"}} for i, t in enumerate(times)]
+    metadata += [{"vid": "1", "z": [0.1, 0.4], "xy": [], "av": {"1": "1"}}, {"vid": "1", "xy": [], "av": {"4": "0"}}]
+    path = via3(tmp_path / "p.json", [{"fname": "run.avi", "type": 4, "loc": 1, "src": ""}], metadata)
+    converted = convert(path, tmp_path / "out", val=0.25)
+    found = entries(converted, "instances")
+    lefts = {name: [entry["bbox"][0] for entry in things] for name, things in found.items()}
+    assert lefts == {
+        "run.avi/000000.png": [1], "run.avi/000001.png": [2], "run.avi/000007.png": [3, 4], "run.avi/000017.png": [5]
+    }  # fmt: skip
+    frames = {file.name: cv2.imread(str(file)).mean() for file in converted.folder.rglob("*.png")}
+    assert frames == {f"{n:06d}.png": pytest.approx(10 * n, abs=3) for n in (0, 1, 7, 17)}
+    assert converted.left_out == {"segments of time, and attributes of videos and sounds": 2}
