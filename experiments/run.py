@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Callback] = ()) 
     wandb_run = before.pop("wandb_run", {})
     before.clear()  # as large as the model thrice
     done = False
-    say(f"run folder: {run.path}")
+    _say(f"run folder: {run.path}")
     try:
         trainer = make_trainer(objects, run.path, experiment, action, config, start, wandb_run)
         check_processes(trainer, config)
@@ -131,14 +131,14 @@ def main(argv: Sequence[str] | None = None, callbacks: Sequence[Callback] = ()) 
         done = True
     except Stopped:
         if action == "fit" and (run.path / "checkpoints" / "last.ckpt").is_file():
-            say(f"go on with: python -m experiments.run --resume {run.path}")
+            _say(f"go on with: python -m experiments.run --resume {run.path}")
         raise
     finally:
         end_wandb()
         if not (done or start.stepped):
             run.leave_nothing()
         run.release()
-    say(f"run folder: {run.path}")
+    _say(f"run folder: {run.path}")
     return trainer
 
 
@@ -151,7 +151,7 @@ def _fit(trainer: Trainer, objects: Namespace, folder: Path, start: Path | str |
     timer = next(callback for callback in trainer.callbacks if isinstance(callback, Timer))
     left = timer.time_remaining()
     if left is not None and left <= 0:
-        say(f"stopped after {trainer.global_step} steps, when trainer.max_time was over")
+        _say(f"stopped after {trainer.global_step} steps, when trainer.max_time was over")
     folder = Path(trainer.strategy.broadcast(str(folder)))
     earlier = read_json(folder / "summary.json")
     size = cost(task, data.image_size)
@@ -312,6 +312,10 @@ def _flag_value(flags: list[str], name: str) -> str | None:
 
 
 @rank_zero_only
+def _say(line: str) -> None:
+    say(line)
+
+
 def command(entry: Callable[[], object] = main) -> int:
     """Exit status of a command that trains or evaluates, without Lightning's words about its own affairs."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

@@ -117,7 +117,7 @@ def parse(parser: ArgumentParser, files: list[Path], flags: list[str]) -> Namesp
     if not 0 <= config.seed_everything < 2**32:
         raise ConfigError(f"seed_everything should be from 0 to {2**32 - 1}, got {config.seed_everything}.")
     for sentence in rules.dropped:
-        say(sentence)
+        _say(sentence)
     return config
 
 
@@ -140,5 +140,9 @@ def _ended(sentences: list[str]) -> list[str]:
 
 
 @rank_zero_only
+def _say(line: str) -> None:
+    say(line)
+
+
 def _guess(name: str, merged: Mapping[str, Any]) -> str | None:
     return find_key(name, merged, SECTIONS)
