@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from experiments.cli.tables import numeric, visible
 from experiments.compare.runs import Run
 from experiments.compare.tables import Table
-from experiments.compare.text import cells, readable
+from experiments.compare.text import cells, readable, rounded
 
 INK = "#123457"  # a colour that nothing else has, replaced by the page's own text colour
 PALETTE = [matplotlib.colors.to_hex(colour) for colour in matplotlib.colormaps["tab10"].colors]
@@ -92,7 +92,7 @@ def table_texts(tables: Mapping[str, Table]) -> list[dict[str, Any]]:
         tables: The overview first, which is never turned.
     """
     overview, *others = tables.values()
-    return [_texts(overview), *(_texts(readable(table)) for table in others)]
+    return [_texts(overview), *(_texts(readable(rounded(table))) for table in others)]
 
 
 def _texts(table: Table) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _texts(table: Table) -> dict[str, Any]:
         return f"{shape} best".strip() if (row, keys[column]) in table.best else shape
 
     lines = [
-        [(text, kind(number, column, text)) for column, text in enumerate(row)]
+        [(text, kind(number, column, text)) for column, text in enumerate(row) if any(line[column] for line in rows)]
         for number, row in enumerate((heads, *rows), start=-1)
     ]
     return {

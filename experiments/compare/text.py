@@ -2,8 +2,10 @@
 
 import csv
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +15,7 @@ from experiments.compare.runs import Run
 from experiments.compare.tables import Table
 
 P_VALUES = ("p", "p (Holm)")
+LONG_NUMBER = re.compile(r"-?\d+\.\d{5,}(e[+-]?\d+)?")
 SIGNED = ("difference", "low", "high")
 
 
@@ -56,10 +59,35 @@ def readable(table: Table) -> Table:
     return table.turned() if keyed and len(table.rows[0]) > 8 and len(table.rows[0]) > len(table.rows) + 1 else table
 
 
+def rounded(table: Table) -> Table:
+    """The table with the values of a setting or metric in digits that suit all runs."""
+    alike = {"key": _told_apart, "metric": _aligned}.get(next(iter(table.rows[0])))
+    return table if alike is None else replace(table, rows=list(map(alike, table.rows)))
+
+
+def _aligned(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a metric, which are small, in the digits after the point that give the largest four that count."""
+    largest = max((abs(value) for value in row.values() if isinstance(value, float)), default=0.0)
+    if not 1e-6 < largest < 10:
+        return dict(row)
+    digits = max(4, 3 - math.floor(math.log10(largest)))
+    return {key: f"{value:.{digits}f}" if isinstance(value, float) else value for key, value in row.items()}
+
+
+def _told_apart(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A setting's values in four digits, or as many more as tell them apart."""
+    long = {text for text in row.values() if isinstance(text, str) and LONG_NUMBER.fullmatch(text)}
+    for digits in range(4, 17):
+        shown = {text: f"{float(text):.{digits}g}" for text in long}
+        if len({shown.get(text, text) for text in row.values()}) == len(set(row.values())):
+            return {key: shown.get(text, text) for key, text in row.items()}
+    return dict(row)
+
+
 def to_markdown(tables: Mapping[str, Table]) -> str:
     """Tables under their titles."""
     parts = ["# Comparison of runs"]
-    for table in map(readable, tables.values()):
+    for table in map(readable, map(rounded, tables.values())):
         heads, rows = cells(table)
         parts.append(f"## {_escaped(visible(table.title))}")
         parts += [_escaped(visible(table.note))] if table.note else []
@@ -89,5 +117,5 @@ def to_csv(runs: Sequence[Run], tables: Mapping[str, Table]) -> str:
 
 def print_tables(tables: Mapping[str, Table], console: Console) -> None:
     """Print them one below the other."""
-    for table in map(readable, tables.values()):
+    for table in map(readable, map(rounded, tables.values())):
         show(console, *cells(table), visible(table.title), visible(table.note))

@@ -125,10 +125,10 @@ def draw_curves(runs: Sequence[Run], metric: str) -> go.Figure:
     ]
     axis = {"gridcolor": GRID, "zerolinecolor": GRID, "linecolor": GRID, "automargin": True}
     figure.update_layout(
-        **layout(metric, 480 + 14 * max(0, len(drawn) - 8), hovermode="x unified"),
+        **layout(metric, 480 + 20 * max(0, len(drawn) - 14), hovermode="x unified"),
         xaxis={"title": "epoch", **axis},
         yaxis=axis,
-        legend={"orientation": "v", "font": {"size": 14}},
+        legend={"orientation": "v", "font": {"size": 14}, "tracegroupgap": 0},
         sliders=[slider(steps, "smoothing ")] if any(len(row) > 2 for row in values) else [],
     )
     return figure
@@ -208,8 +208,8 @@ def draw_importance(rows: Sequence[dict[str, Any]], metric: str) -> go.Figure:
     )
     figure.update_layout(
         **layout(f"What explains {metric}", 160 + 32 * len(rows)),
-        xaxis={"range": [0, 1.08], "gridcolor": GRID, "title": "share of the variance of ranks"},
-        yaxis={"automargin": True},
+        xaxis={"range": [0, 1.08], "gridcolor": GRID, "zerolinecolor": GRID, "title": "share of the variance of ranks"},
+        yaxis={"automargin": True, "ticksuffix": "  ", "linecolor": GRID},
     )
     return figure
 

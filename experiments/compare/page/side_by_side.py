@@ -23,7 +23,6 @@ from plotly.subplots import make_subplots
 from experiments.compare.aligned import Source, source_of
 from experiments.compare.page.figures import CLEAR, layout, plain, run_name, slider
 from experiments.compare.runs import Run
-from experiments.compare.text import cell
 
 SAMPLES = 24
 """Samples that are shown of up to six runs; of more runs half as many."""
@@ -240,8 +239,7 @@ def _frame(
             data.append(_image(own.get("mask"), "png", example["aspect"]))
         if "marks" in shown:
             data += [*_drawn(own, example["limbs"]), *_drawn(truth if panel else {}, example["limbs"])]
-        score = cell("score", float(example["score"]))
-        head = f"{names[panel - 1]}: {score}" if panel else f"truth: {plain(example['caption'])}"
+        head = f"{names[panel - 1]}: {example['score']:.3f}" if panel else f"truth: {plain(example['caption'])}"
         lines = [head, *([plain(own["label"])] if "label" in own else []), *_legend(own.get("classes", {}))]
         notes.append(
             {

@@ -14,7 +14,7 @@ from experiments.compare.html import draw_curves
 from experiments.compare.modes import checkpoint_monitor
 from experiments.compare.runs import Run, RunsError, find_runs, read_run
 from experiments.compare.tables import Table, make_tables
-from experiments.compare.text import cell, cells, readable
+from experiments.compare.text import cell, cells, readable, rounded
 from tests.experiments.compare.test_compare import keep_best, make_run, rows_of, unfinished, write_csv
 
 SCORES = {1: 0.1, 2: 0.2, 3: 0.3}
@@ -223,3 +223,32 @@ def test_a_folder_is_no_file_to_write(tmp_path: Path) -> None:
     main([run, "--csv", str(tmp_path / "new" / "x.csv")])
     assert (tmp_path / "new" / "x.csv").is_file()
     assert {path.name for path in before.iterdir()} == {path.name for path in (tmp_path / "a").iterdir()}
+
+
+def test_settings_have_as_many_digits_as_tell_them_apart() -> None:
+    rows = [
+        {"key": "lr", "1": "0.0001438449888287663", "2": "0.01", "3": "–"},
+        {"key": "decay", "1": "0.12345678901", "2": "0.12345698901", "3": "1.43844988828e-05"},
+        {"key": "version", "1": "2.14.1", "2": "1234567e12", "3": "[0.123456789]"},
+    ]
+    _, texts = cells(rounded(Table("What differs", rows)))
+    assert texts == [
+        ["lr", "0.0001438", "0.01", "–"],
+        ["decay", "0.1234568", "0.123457", "1.43845e-05"],
+        ["version", "2.14.1", "1234567e12", "[0.123456789]"],
+    ]
+    assert rows[0]["1"] == "0.0001438449888287663"  # as it stays in CSV
+
+
+def test_values_of_one_metric_have_as_many_digits_after_the_point() -> None:
+    rows = [
+        {"metric": "val/mIoU", "1": 0.0154218, "2": 0.0020851, "3": None},
+        {"metric": "val/AP", "1": 0.7, "2": 0.003, "3": 1.0},
+        {"metric": "val/loss", "1": 12.613, "2": 0.5, "3": 3},
+    ]
+    _, texts = cells(rounded(Table("Metrics", rows)))
+    assert [row[1:] for row in texts] == [
+        ["0.01542", "0.00209", "n/a"],
+        ["0.7000", "0.0030", "1.0000"],
+        ["12.61", "0.5000", "3"],
+    ]

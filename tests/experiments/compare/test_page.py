@@ -184,7 +184,7 @@ def test_samples_come_in_the_order_in_which_runs_differ(tmp_path: Path) -> None:
     assert [step.label for step in figure.layout.sliders[0].steps] == ["1", "2", "3"]
     heads = [[note.text for note in frame.layout.annotations] for frame in figure.frames]
     assert heads[0][0] == "truth: image 3"
-    assert [text.rsplit(": ", 1)[1] for text in heads[0][1:]] == ["0.2000", "0.2000", "0.9000"]
+    assert [text.rsplit(": ", 1)[1] for text in heads[0][1:]] == ["0.200", "0.200", "0.900"]
     points = figure.frames[0].data[3 * 5 + 2]  # of run 3, after its picture and lines
     assert list(points.x) == pytest.approx([14.5 / 40, 34.5 / 40], abs=1e-4)
     assert list(points.hovertext) == SKELETON[:2]
@@ -302,7 +302,12 @@ def test_page_is_operated_without_a_network(tmp_path: Path) -> None:
             background = page.value("getComputedStyle(document.body).backgroundColor")
             text = page.value("getComputedStyle(document.querySelector('#curves0 .xtick text')).fill")
             assert (sum(rgb(background)) < 200, sum(rgb(text)) > 600) == (dark, dark)
+        # In print all figures are as wide as the text, which the browser shrinks to the paper.
+        widths = "[...document.querySelectorAll('.main-svg')].map(e => e.clientWidth)"
+        page.value(f"addEventListener('beforeprint', () => window.printed = {widths})")
         assert len(page.send("Page.printToPDF", preferCSSPageSize=True)["data"]) > 10_000
+        assert set(page.value("window.printed")) == {1400}
+        page.wait("document.querySelector('#curves0 .main-svg').clientWidth < 1400")
         assert page.mistakes() == []
         assert len(page.requests()) == 1
 
