@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from datamodules.convert.conversion import Converted, convert
+from datamodules.convert.labeller import PointLabeller
 
-__all__ = ["Converted", "command", "convert", "main"]
+__all__ = ["Converted", "PointLabeller", "command", "convert", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
