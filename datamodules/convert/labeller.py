@@ -12,7 +12,8 @@ import base64
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ class PointLabeller:
         self.point.observe(self._chosen, "value")
         for field in (self.x, self.y, self.hidden):
             field.observe(self._typed, "value")
-        self.clear.on_click(lambda _: self.remove(self.point.value))
+        self.clear.on_click(self._cleared)
         self._opened()
         self._raise()
 
@@ -137,16 +138,13 @@ class PointLabeller:
         height, width = self.size
         if not (0 <= x <= width and 0 <= y <= height):
             raise ValueError(f"{name} at ({x:g}, {y:g}) is outside of the photograph, which has {width} x {height}.")
-        self.points[name] = Point(float(x), float(y), 1 if hidden else 2)
-        self._save()
-        self._show()
+        self._write(self.points | {name: Point(float(x), float(y), 1 if hidden else 2)})
 
     def remove(self, name: str) -> None:
         """Take a key point away from the open photograph, if it has it."""
         self._raise()
-        if self.points.pop(name, None) is not None:
-            self._save()
-            self._show()
+        if name in self.points:
+            self._write({other: point for other, point in self.points.items() if other != name})
 
     def unlabelled(self) -> list[Path]:
         """The photographs without any of the key points."""
@@ -169,7 +167,7 @@ class PointLabeller:
             image = read_image(path, reading=Reading(upright=True))
             self._content = self._read(path, image.shape[:2])
             self.points = self._points(self._content)
-        except DataError as error:  # shown in the picture's place, for nobody sees what a button raises
+        except DataError as error:  # shown in the picture's place
             self._problem = error
         else:
             self.size = image.shape[:2]
@@ -178,12 +176,14 @@ class PointLabeller:
         self._show()
 
     def _clicked(self, change: Any) -> None:
-        across, down, _ = (float(word) for word in change["new"].split())
-        if self._problem is not None:
-            return
+        across, down = (min(max(float(word), 0.0), 1.0) for word in change["new"].split()[:2])
         (height, width), name = self.size, self.point.value
-        across, down = min(max(across, 0.0), 1.0), min(max(down, 0.0), 1.0)
-        self.place(name, round(across * width, 2), round(down * height, 2), hidden=self.hidden.value)
+        with self._saying():
+            self.place(name, round(across * width, 2), round(down * height, 2), hidden=self.hidden.value)
+            self._choose_after(name)
+
+    def _choose_after(self, name: str) -> None:
+        """The next key point that has no place yet, if there is one."""
         place = self.names.index(name)
         others = (*self.names[place + 1 :], *self.names[:place])
         self.point.value = next((other for other in others if other not in self.points), name)
@@ -193,8 +193,21 @@ class PointLabeller:
 
     def _typed(self, change: Any) -> None:
         only_hidden = change["owner"] is self.hidden and self.point.value not in self.points
-        if not (self._filling or self._problem or only_hidden):  # which is then said of the click that follows
-            self.place(self.point.value, self.x.value, self.y.value, hidden=self.hidden.value)
+        if not (self._filling or only_hidden):  # which is then said of the click that follows
+            with self._saying():
+                self.place(self.point.value, self.x.value, self.y.value, hidden=self.hidden.value)
+
+    def _cleared(self, button: Any) -> None:
+        with self._saying():
+            self.remove(self.point.value)
+
+    @contextmanager
+    def _saying(self) -> Iterator[None]:
+        """What a person's action raises is said above the picture, since notebooks show it nowhere."""
+        try:
+            yield
+        except (DataError, OSError) as error:
+            self.state.value = f"Not written: {error}"
 
     def _show(self) -> None:
         """Set all fields to what is known of the open photograph and the chosen point."""
@@ -276,35 +289,42 @@ class PointLabeller:
     def _points(self, content: dict[str, Any]) -> dict[str, Point]:
         found: dict[str, Point] = {}
         for shape in content["shapes"]:
-            name, flags = self._name_of(shape), shape.get("flags") or {}
-            corner = next(iter(shape.get("points") or []), None)
+            name, corners = self._name_of(shape), shape.get("points")
+            corner = corners[0] if isinstance(corners, list) and corners else None
             values = [number(value) for value in corner] if name and isinstance(corner, list) else []
             if len(values) == 2 and None not in values:
-                found[name] = Point(*values, 1 if any(flags.get(flag) is True for flag in HIDDEN) else 2)
+                found[name] = Point(*values, 1 if any(_flags(shape).get(flag) is True for flag in HIDDEN) else 2)
         return found
 
-    def _save(self) -> None:
-        """Write the file, whole or not at all: what others have drawn, the box, the points."""
+    def _write(self, points: dict[str, Point]) -> None:
+        """Write the file, whole or not at all: what others have drawn, the box, the points; then show them."""
         path, (height, width) = self.file_of(self.photographs[self.photo.value]), self.size
         known = {self._name_of(shape): shape for shape in self._content["shapes"]}
         shapes = [shape for shape in self._content["shapes"] if self._name_of(shape) is None]
         if self.whole and not any(shape.get("label") == self.thing for shape in shapes):
             shapes.insert(0, _shape("rectangle", self.thing) | {"points": [[0, 0], [width, height]]})
-        for name in filter(self.points.__contains__, self.names):
-            x, y, visible = self.points[name]
+        for name in filter(points.__contains__, self.names):
+            x, y, visible = points[name]
             shape = known.get(name) or _shape("point", name)
-            flags = {flag: on for flag, on in (shape.get("flags") or {}).items() if flag not in HIDDEN}
+            flags = {flag: on for flag, on in _flags(shape).items() if flag not in HIDDEN}
             flags |= {HIDDEN[0]: True} if visible == 1 else {}
             shapes.append(shape | {"points": [[x, y]], "flags": flags})
-        self._content |= {"shapes": shapes, "imageHeight": height, "imageWidth": width}
+        content = self._content | {"shapes": shapes, "imageHeight": height, "imageWidth": width}
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
-        part.write_text(json.dumps(self._content, indent=2, ensure_ascii=False), encoding="utf-8")
+        part.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
         part.replace(path)
+        self._content, self.points = content, points
+        self._show()
 
 
 def _shape(kind: str, label: str) -> dict[str, Any]:
     return {"label": label, "points": [], "group_id": None, "shape_type": kind, "flags": {}}
+
+
+def _flags(shape: dict[str, Any]) -> dict[str, Any]:
+    flags = shape.get("flags")
+    return flags if isinstance(flags, dict) else {}
 
 
 def _as_jpeg(image: Any, width: int) -> str:

@@ -157,6 +157,8 @@ def test_a_damaged_photograph_is_said_and_does_not_stop_the_others(tmp_path: Pat
     assert "<svg" not in widget.picture.value
     click(widget, 0.5, 0.5)
     widget.x.value = 0
+    assert widget.state.value.startswith("Not written: ")
+    widget.clear.click()
     widget.next.click()
     click(widget, 0.5, 0.5)
     assert [path.name for path in (tmp_path / "labels").iterdir()] == ["2.json"]
@@ -164,6 +166,27 @@ def test_a_damaged_photograph_is_said_and_does_not_stop_the_others(tmp_path: Pat
         widget.open(widget.photographs[1])
     with pytest.raises(DataError, match=r"1\.png"):
         widget.place("nose", 1, 1)
+
+
+def test_a_label_that_cannot_be_written_is_said_and_not_shown(tmp_path: Path) -> None:
+    text(tmp_path / "labels", "a file where the folder would be")
+    widget = labeller(tmp_path)
+    click(widget, 0.5, 0.5)
+    assert widget.state.value.startswith("Not written: ")
+    assert "labels" in widget.state.value
+    assert (widget.points, drawn(widget), widget.point.value) == ({}, [], "nose")
+    with pytest.raises(OSError, match="labels"):
+        widget.place("nose", 1, 1)
+
+
+def test_shapes_that_are_not_whole_are_no_points(tmp_path: Path) -> None:
+    shapes = [{"label": "nose", "shape_type": "point", "points": corners} for corners in ([], [[1]], 5)]
+    kinds = [{**shape, "label": name} for shape, name in zip(shapes, NAMES, strict=True)]
+    text(tmp_path / "labels/0.json", {"shapes": [*kinds, {"label": "fur", "flags": [1]}]})
+    widget = labeller(tmp_path)
+    assert widget.points == {}
+    widget.place("nose", 2, 3)
+    assert labeller(tmp_path).points == {"nose": (2, 3, 2)}
 
 
 def test_a_notebook_shows_the_widget_and_names_are_only_text(tmp_path: Path) -> None:
