@@ -108,8 +108,9 @@ class KeypointData(AnnotatedImages):
 
         Detected boxes have no key points: their `visible` is 0.
         """
-        training, folder = split == "train", self.image_folder(split)
-        table, turned = self.loaded(split)
+        training = split == "train"
+        table, turned = self.loaded(split)  # a list that is wrong is said before a folder that is missing
+        folder = self.image_folder(split)
         if not training:
             self._evaluated[split] = table
         areas = None
