@@ -77,7 +77,7 @@ class PointLabeller:
         self._check()
         self.points: dict[str, Point] = {}
         self.size = (0, 0)
-        self._content: dict[str, Any] = {}
+        self._content: dict[str, Any] = {}  # of the file, when it was opened
         self._pixels = ""
         self._problem: DataError | None = None
         self._filling = False  # the fields are set to what is known, rather than by a person
@@ -314,7 +314,7 @@ class PointLabeller:
         part = path.with_name(f".{path.name}.part")
         part.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
         part.replace(path)
-        self._content, self.points = content, points
+        self.points = points
         self._show()
 
 

@@ -1,5 +1,7 @@
 """Labelling in a notebook: what is clicked, typed or removed is in LabelMe's files, and `convert` reads it back."""
 
+import base64
+import io
 import json
 import re
 import sys
@@ -94,11 +96,32 @@ def test_fields_follow_photographs_without_moving_their_points(tmp_path: Path) -
     widget.open(narrow)  # whose highest x is below the one in the field
     assert widget.points == {}
     assert not widget.file_of(narrow).exists()
+    assert (widget.x.max, widget.y.max) == (20, 10)
     widget.place("nose", 3, 4)
     widget.open(wide)
     assert widget.points == {"nose": (150, 90, 2)}
     assert written(widget)["shapes"][-1]["points"] == [[150, 90]]
     assert written(widget, 1)["shapes"][-1]["points"] == [[3, 4]]
+
+
+def test_the_next_point_without_a_place_is_chosen_and_marks_say_which_and_whether_hidden(tmp_path: Path) -> None:
+    widget = labeller(tmp_path)
+    widget.point.value = "left_ear"
+    click(widget, 0.5, 0.5)
+    assert widget.point.value == "right_ear"
+    click(widget, 0.25, 0.5)
+    assert widget.point.value == "nose"  # from the last one on to the first
+    widget.place("nose", 1, 1, hidden=True)
+    marks = re.findall(r'fill="(\w+)" stroke="(\w+)" stroke-width="[^"]+"/><text', widget.picture.value)
+    assert marks == [("orange", "orange"), ("orange", "orange"), ("none", "deepskyblue")]
+
+
+def test_a_large_photograph_is_sent_at_two_pixels_for_one_of_the_screen(tmp_path: Path) -> None:
+    for width, sent in ((300, (200, 100)), (150, (150, 75))):
+        widget = PointLabeller([picture(tmp_path / f"{width}.png", width, width // 2)], NAMES, width=100)
+        (data,) = re.findall(r"data:image/jpeg;base64,([^\"]+)", widget.picture.value)
+        assert Image.open(io.BytesIO(base64.b64decode(data))).size == sent
+        assert f'viewBox="0 0 {width} {width // 2}"' in widget.picture.value
 
 
 def test_work_goes_on_where_it_was_left_and_other_shapes_are_kept(tmp_path: Path) -> None:
