@@ -8,14 +8,14 @@ demo: $(VENV)/installed
 	$(BIN)/python -m experiments.run pose_coco.yaml sample.yaml
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The fast tests with the lowest versions that pyproject.toml allows, in an environment of their own.
 lowest:
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(PYTHON) -m tests.lowest_versions > $(VENV)-lowest/constraints.txt
 	$(VENV)-lowest/bin/python -m pip install --quiet --prefer-binary --editable '.[dev]' --constraint $(VENV)-lowest/constraints.txt
-	$(VENV)-lowest/bin/python -m pytest -n 2 -m 'not slow'
+	$(VENV)-lowest/bin/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
