@@ -4,6 +4,7 @@ import base64
 import json
 import math
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -367,10 +368,12 @@ def test_twenty_long_runs_open_little_later_than_the_script_of_plotly(tmp_path: 
     seconds = {}
     for turn, name in enumerate(("plotly", "page") * 2):
         with browser(tmp_path / f"profile{turn}") as page:
-            opened = page.open(tmp_path / f"{name}.html")
-            seconds[name] = min(opened, seconds.get(name, math.inf))
+            start = time.perf_counter()
+            page.open(tmp_path / f"{name}.html")
             if name == "page":
-                page.wait("document.querySelector('#examples0.js-plotly-plot') !== null")
+                page.wait("document.querySelector('.figure.js-plotly-plot .main-svg') !== null")
+            seconds[name] = min(time.perf_counter() - start, seconds.get(name, math.inf))
+            if name == "page":
                 page.wait(DRAWN)
                 assert page.mistakes() == []
     assert seconds["page"] < 2 * seconds["plotly"] + 0.5, seconds
