@@ -28,7 +28,8 @@ SAMPLES = 24
 """Samples that are shown of up to six runs; of more runs half as many."""
 COLUMNS = 5
 CLASSES = 6  # of a mask, whose colours are named
-PANEL = 300  # pixels that a panel is wide, about
+WIDTH = 1500  # pixels of all panels beside each other, about
+TALLEST = 480  # pixels of a panel, about
 NOTHING = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAAC0lEQVR4nGNgAAIAAAUAAXpeqz8AAAAASUVORK5CYII="
 """One transparent pixel."""
 TRUTH, FOUND = "#2ca02c", "#ff7f0e"
@@ -64,7 +65,7 @@ class Shown:
 def shown_examples(runs: Sequence[Run]) -> tuple[list[Shown], list[str]]:
     """Samples of which all runs on the same data have examples, those first in which their scores differ most.
 
-    Of a run that has none in common with the first that has any, or none at all, it is said why it is not shown.
+    Runs that have none in common with the others are a group of their own; of a run without any it is said why.
 
     Args:
         runs: In the order of their numbers.
@@ -88,18 +89,34 @@ def shown_examples(runs: Sequence[Run]) -> tuple[list[Shown], list[str]]:
             groups.setdefault((name, source_of(run, name)), {})[number] = found
     if without and len(without) < len(runs):
         notes.append(
-            f"Without examples, since they were evaluated by an earlier version: {', '.join(without)}. "
+            f"Without examples: {', '.join(without)}. They were not evaluated to the end, or by an earlier version; "
             "`python -m experiments.run validate --checkpoint RUN` makes them."
         )
     shown = []
     for (name, _), found in groups.items():
-        common = set.intersection(*(set(examples) for examples in found.values()))
-        if not common:
-            notes.append(f"Runs {', '.join(map(str, found))} have no examples of {name} in common.")
-            continue
-        rows = [[examples[sample] for examples in found.values()] for sample in common]
-        shown.append(Shown(name, list(found), sorted(rows, key=_order)))
+        parts = _in_common(found)
+        for numbers, common in parts:
+            rows = [[found[number][sample] for number in numbers] for sample in common]
+            shown.append(Shown(name, numbers, sorted(rows, key=_order)))
+        if len(parts) > 1:
+            apart = "; ".join(", ".join(map(str, numbers)) for numbers, _ in parts)
+            notes.append(f"Runs evaluated other samples of {name}, and are shown apart: {apart}.")
     return shown, notes
+
+
+def _in_common(found: Mapping[int, Mapping[int, Example]]) -> list[tuple[list[int], set[int]]]:
+    """Runs that have samples in common, and these: about the run that shares with most, then of the others likewise."""
+    parts, left = [], dict(found)
+    while left:
+        first = max(left, key=lambda run: sum(not left[run].keys().isdisjoint(other) for other in left.values()))
+        common, members = set(left[first]), {first}
+        for run, samples in left.items():
+            if common & samples.keys():
+                common &= samples.keys()
+                members.add(run)
+        parts.append(([run for run in left if run in members], common))
+        left = {run: samples for run, samples in left.items() if run not in members}
+    return parts
 
 
 def read_examples(file: Path) -> dict[int, Example]:
@@ -111,9 +128,12 @@ def read_examples(file: Path) -> dict[int, Example]:
     """
     try:
         found = json.loads(file.read_text(encoding="utf-8"))["examples"]
-        return {int(example["sample"]): _checked(example) for example in found}
+        examples = {int(example["sample"]): _checked(example) for example in found}
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError("it has another form than examples have") from error
+    if not examples:
+        raise ValueError("it has no examples")
+    return examples
 
 
 def _name(run: Run, stem: str) -> str:
@@ -174,8 +194,8 @@ def draw_examples(shown: Shown, runs: Sequence[Run]) -> go.Figure:
     names = [run_name(number, runs[number - 1]) for number in shown.runs]
     rows = shown.rows[: SAMPLES if len(names) <= 6 else SAMPLES // 2]
     count, columns = len(names) + 1, min(COLUMNS, len(names) + 1)
-    lines = -(-count // columns)
-    figure = make_subplots(lines, columns, horizontal_spacing=0.01, vertical_spacing=min(0.3, 110 / (PANEL * lines)))
+    lines, side = -(-count // columns), min(TALLEST, WIDTH // columns)
+    figure = make_subplots(lines, columns, horizontal_spacing=0.01, vertical_spacing=min(0.3, 110 / (side * lines)))
     domains = [
         (figure.layout[f"xaxis{i or ''}"].domain, figure.layout[f"yaxis{i or ''}"].domain)
         for i in (0, *range(2, count + 1))
@@ -188,7 +208,7 @@ def draw_examples(shown: Shown, runs: Sequence[Run]) -> go.Figure:
     for trace, content in zip(figure.data, frames[0]["data"], strict=True):
         trace.update(content)
     highest = max(example["aspect"] for row in rows for example in row)
-    height = 300 + round(lines * (PANEL * min(highest, 1.6) + 80))
+    height = 300 + round(lines * (side * min(highest, 1.6) + 80))
     steps = [_step(i) for i in range(len(rows))]
     figure.update_xaxes(visible=False, range=[0, 1], matches="x")
     figure.update_yaxes(visible=False, range=[highest, 0], matches="y")

@@ -180,7 +180,7 @@ def test_samples_come_in_the_order_in_which_runs_differ(tmp_path: Path) -> None:
     (shown,), (note,) = shown_examples(runs)
     assert shown.runs == [1, 2, 3]
     assert [[one["score"] for one in row] for row in shown.rows] == [[0.2, 0.2, 0.9], [0.9, 0.3, 0.8], [0.5, 0.6, 0.4]]
-    assert re.search(r"Without examples.*: 4\. .*validate --checkpoint", note)
+    assert re.search(r"Without examples: 4\. .*validate --checkpoint", note)
     figure = draw_examples(shown, runs)
     assert [step.label for step in figure.layout.sliders[0].steps] == ["1", "2", "3"]
     heads = [[note.text for note in frame.layout.annotations] for frame in figure.frames]
@@ -189,6 +189,18 @@ def test_samples_come_in_the_order_in_which_runs_differ(tmp_path: Path) -> None:
     points = figure.frames[0].data[3 * 5 + 2]  # of run 3, after its picture and lines
     assert list(points.x) == pytest.approx([14.5 / 40, 34.5 / 40], abs=1e-4)
     assert list(points.hovertext) == SKELETON[:2]
+
+
+def test_one_run_with_other_samples_does_not_hide_those_of_the_others(tmp_path: Path) -> None:
+    samples = {"a": {8: 0.1, 9: 0.2}, "b": {1: 0.5, 2: 0.9}, "c": {1: 0.6, 2: 0.3}, "d": {7: 0.5, 9: 0.4}}
+    for name, scores in samples.items():
+        add_examples(make_run(tmp_path / name), scores)
+    shown, (note,) = shown_examples([read_run(tmp_path / name) for name in samples])
+    assert [(group.runs, [row[0]["sample"] for row in group.rows]) for group in shown] == [
+        ([1, 4], [9]),
+        ([2, 3], [2, 1]),
+    ]
+    assert note == "Runs evaluated other samples of val, and are shown apart: 1, 4; 2, 3."
 
 
 def test_samples_of_other_data_are_not_mixed(tmp_path: Path) -> None:
@@ -237,7 +249,7 @@ def test_a_picture_that_many_panels_show_is_in_the_page_once(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "content",
     [
-        b"{", b"[]", b"\xff\xfe", b'{"examples": [{"sample": 1}]}',
+        b"{", b"[]", b"\xff\xfe", b'{"examples": []}', b'{"examples": [{"sample": 1}]}',
         b'{"examples": [{"sample": 1, "score": 1, "aspect": 1, "picture": "PHN2Zz4=", "layers": {}, "caption": ""}]}',
         b'{"examples": [{"sample": 1, "score": 1, "aspect": 1, "picture": "\\"><b>", "layers": {}, "caption": ""}]}',
     ],
