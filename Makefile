@@ -8,7 +8,7 @@ demo: $(VENV)/installed
 	$(BIN)/python -m experiments.run pose_coco.yaml sample.yaml
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 40
 
 # The fast tests with the lowest versions that pyproject.toml allows, in an environment of their own.
 lowest:
