@@ -151,6 +151,7 @@ def _differing(mappings: Sequence[Row], parts: Sequence[Sequence[str]] = ()) -> 
     rows = []
     for key in sorted(keys, key=lambda key: not all(key in mappings[i] for i in known)):
         members = [i for i in known if not parts or _can_have(key, i, mappings, parts)]
+        members = [i for i in members if not _is_of_another_class(key, mappings[i], mappings)]
         texts = {_text(mappings[i][key]) if key in mappings[i] else None for i in members}
         if len(texts) > 1:
             row = {str(i): _text(m[key]) if key in m else "–" for i, m in enumerate(mappings, start=1)}
@@ -174,6 +175,16 @@ def _can_have(key: str, run: int, mappings: Sequence[Row], parts: Sequence[Seque
         return name in parts[run]
     having = [i for i, mapping in enumerate(mappings) if key in mapping]
     return not all(len(parts[i]) > 1 for i in having)
+
+
+def _is_of_another_class(key: str, mapping: Row, mappings: Sequence[Row]) -> bool:
+    """Whether a run lacks a key since the nearest object that the key is of is of another class, which has a row."""
+    if key in mapping:
+        return False
+    having = [other for other in mappings if key in other]
+    parents = [key.rsplit(".", n)[0] for n in range(1, key.count(".") + 1)]
+    parent = next((parent for parent in parents if any(parent in other for other in having)), None)
+    return parent is not None and mapping.get(parent) not in [other.get(parent) for other in having]
 
 
 def _text(value: Any) -> str:

@@ -252,3 +252,15 @@ def test_values_of_one_metric_have_as_many_digits_after_the_point() -> None:
         ["0.7000", "0.0030", "1.0000"],
         ["12.61", "0.5000", "3"],
     ]
+
+
+def test_arguments_of_another_class_do_not_differ_besides_the_class(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name) for name in "abcd"]
+    for run, codec, blur in ((0, "MSRACodec", 2.0), (1, "DarkCodec", 3.0), (2, "DarkCodec", 3.0)):
+        change(runs[run], "model.init_args.codec", {"class_path": f"tasks.{codec}", "init_args": {"sigma": 2}})
+        change(runs[run], f"model.init_args.codec.init_args.{('sharp', 'blur', 'blur')[run]}", blur)
+    change(runs[3], "model.init_args.codec", {"class_path": "tasks.DarkCodec", "init_args": {"sigma": 2}})
+    rows = compare(runs).tables["config"]
+    codec = {"key": "model.codec", "1": "MSRACodec", "2": "DarkCodec", "3": "DarkCodec", "4": "DarkCodec"}
+    # `sharp` is of run 1's class alone; `blur` run 4 could have and has not.
+    assert rows == [codec, {"key": "model.codec.blur", "1": "–", "2": "3", "3": "3", "4": "–"}]
