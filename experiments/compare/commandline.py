@@ -23,10 +23,11 @@ from experiments.cli.files import write_text
 from experiments.cli.mistakes import did_you_mean, nearest
 from experiments.cli.tables import visible
 from experiments.compare.aligned import align, metric_of
+from experiments.compare.differences import Row
 from experiments.compare.modes import Mode
 from experiments.compare.runs import Run, RunsError, find_runs, read_run
 from experiments.compare.sweeps import importance, swept
-from experiments.compare.tables import Row, Table, make_tables
+from experiments.compare.tables import Table, make_tables
 from experiments.compare.text import print_tables, to_csv, to_markdown
 
 if TYPE_CHECKING:

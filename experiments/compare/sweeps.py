@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.compare.differences import Row, chosen
 from experiments.compare.modes import Mode
 from experiments.compare.runs import Run
 from experiments.compare.statistics import explained
-from experiments.compare.tables import SEED_KEY, Row, chosen
+from experiments.compare.tables import SEED_KEY
 
 FEWEST = 4
 """Runs from which on they are drawn as a sweep."""

@@ -3,20 +3,17 @@
 A table is rows of plain values (None where a run has no such value); runs are called by their numbers, from 1.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from experiments.compare.aligned import source_of
+from experiments.compare.differences import Row, as_text, chosen, config_differences, differing_rows
 from experiments.compare.reading import numbers
 from experiments.compare.runs import Run
 from experiments.compare.statistics import Spread, holm, paired_test, spread
 
-IGNORED = ("runs", "name", "resume", "save_minutes", "debug", "wandb")
 SEED_KEY = "seed_everything"
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -116,81 +113,6 @@ def overview(runs: Sequence[Run], metrics: Sequence[str | None]) -> list[Row]:
     ]
 
 
-def config_differences(runs: Sequence[Run]) -> list[Row]:
-    """A row a key whose value is not the same in all runs; then what differs in code, libraries and machine."""
-    if len(runs) < 2:
-        return []
-    parts = [run.parts for run in runs]
-    tasks = {str(i): ", ".join(names) for i, names in enumerate(parts, start=1)}
-    rows = [{"key": "tasks"} | tasks] if any(parts) and len(set(tasks.values())) > 1 else []
-    configs = [chosen(run) for run in runs]
-    return rows + _differing(configs, parts) + _differing([_place(run) for run in runs])
-
-
-def chosen(run: Run) -> Row:
-    """What the user chose: the configuration without where it is kept and what it is called."""
-    return {key: value for key, value in run.config.items() if key.split(".")[0] not in IGNORED}
-
-
-def _place(run: Run) -> Row:
-    git, libraries = run.environment.get("git") or {}, run.environment.get("libraries") or {}
-    found = {
-        "git revision": (git.get("revision") or "")[:10] or None,
-        "git changed files": len(git["changed"]) if "changed" in git else None,
-        "gpus": run.environment.get("gpus"),
-        "cpus": run.environment.get("cpus"),
-        "python": run.environment.get("python"),
-    } | {f"{name} version": version for name, version in libraries.items()}
-    return {key: value for key, value in found.items() if value is not None}
-
-
-def _differing(mappings: Sequence[Row], parts: Sequence[Sequence[str]] = ()) -> list[Row]:
-    """A row a key whose values differ among the runs that can have it."""
-    keys = list(dict.fromkeys(key for mapping in mappings for key in mapping))
-    known = [i for i, mapping in enumerate(mappings) if mapping]
-    rows = []
-    for key in sorted(keys, key=lambda key: not all(key in mappings[i] for i in known)):
-        members = [i for i in known if not parts or _can_have(key, i, mappings, parts)]
-        members = [i for i in members if not _is_of_another_class(key, mappings[i], mappings)]
-        texts = {_text(mappings[i][key]) if key in mappings[i] else None for i in members}
-        if len(texts) > 1:
-            row = {str(i): _text(m[key]) if key in m else "–" for i, m in enumerate(mappings, start=1)}
-            rows.append({"key": key} | row)
-    return rows
-
-
-def _can_have(key: str, run: int, mappings: Sequence[Row], parts: Sequence[Sequence[str]]) -> bool:
-    """Whether a run that lacks a key lacks it for another reason than being of other tasks, or of one alone.
-
-    Args:
-        key: Of the configuration.
-        run: Its number, from 0.
-        mappings: Configurations of all runs.
-        parts: Of all runs, see `Run.parts`.
-    """
-    if not parts[run] or key in mappings[run]:
-        return True
-    first, kind, name, *_ = [*key.split("."), "", ""]
-    if (first, kind) in (("model", "tasks"), ("data", "data")):
-        return name in parts[run]
-    having = [i for i, mapping in enumerate(mappings) if key in mapping]
-    return not all(len(parts[i]) > 1 for i in having)
-
-
-def _is_of_another_class(key: str, mapping: Row, mappings: Sequence[Row]) -> bool:
-    """Whether a run lacks a key since the nearest object that the key is of is of another class, which has a row."""
-    if key in mapping:
-        return False
-    having = [other for other in mappings if key in other]
-    parents = [key.rsplit(".", n)[0] for n in range(1, key.count(".") + 1)]
-    parent = next((parent for parent in parents if any(parent in other for other in having)), None)
-    return parent is not None and mapping.get(parent) not in [other.get(parent) for other in having]
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
 def seed_groups(runs: Sequence[Run], metrics: Sequence[str | None]) -> list[Row]:
     """A row a group of runs that differ in nothing but the seed, if any such group has two finished runs."""
     configs = [chosen(run) for run in runs]
@@ -199,8 +121,8 @@ def seed_groups(runs: Sequence[Run], metrics: Sequence[str | None]) -> list[Row]
     groups: dict[str, list[int]] = {}
     for i, config in enumerate(configs):
         if config:
-            groups.setdefault(_text(sorted(config.items())), []).append(i)
-    differing = _differing(configs)
+            groups.setdefault(as_text(sorted(config.items())), []).append(i)
+    differing = differing_rows(configs)
     rows = []
     for members in groups.values():
         metric = metrics[members[0]]
@@ -211,7 +133,7 @@ def seed_groups(runs: Sequence[Run], metrics: Sequence[str | None]) -> list[Row]
         rows.append(
             {
                 "runs": ", ".join(str(i + 1) for i in done),
-                "seeds": ", ".join(_text(runs[i].config.get(SEED_KEY)) for i in done),
+                "seeds": ", ".join(as_text(runs[i].config.get(SEED_KEY)) for i in done),
                 "configuration": ", ".join(f"{row['key']}: {row[str(members[0] + 1)]}" for row in differing),
                 "metric": metric,
                 "n": found.n,

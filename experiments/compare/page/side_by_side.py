@@ -29,7 +29,7 @@ SAMPLES = 24
 COLUMNS = 5
 CLASSES = 6  # of a mask, whose colours are named
 WIDTH = 1500  # pixels of all panels beside each other, about
-TALLEST = 480  # pixels of a panel, about
+TALLEST = 400  # pixels of a panel, about: a figure is as high as a sheet of paper
 NOTHING = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAAC0lEQVR4nGNgAAIAAAUAAXpeqz8AAAAASUVORK5CYII="
 """One transparent pixel."""
 TRUTH, FOUND = "#2ca02c", "#ff7f0e"
