@@ -125,7 +125,7 @@ def draw_curves(runs: Sequence[Run], metric: str) -> go.Figure:
     ]
     axis = {"gridcolor": GRID, "zerolinecolor": GRID, "linecolor": GRID, "automargin": True}
     figure.update_layout(
-        **layout(metric, 480 + 20 * max(0, len(drawn) - 14), hovermode="x unified"),
+        **layout(metric, 480 + 22 * max(0, len(drawn) - 12), hovermode="x unified"),
         xaxis={"title": "epoch", **axis},
         yaxis=axis,
         legend={"orientation": "v", "font": {"size": 14}, "tracegroupgap": 0},

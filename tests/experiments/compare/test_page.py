@@ -289,6 +289,12 @@ def test_page_is_operated_without_a_network(tmp_path: Path) -> None:
         assert bad in page.value(
             "[...document.querySelectorAll('#curves0 .legendtext')].map(e => e.textContent).join()"
         )
+        # The legend has room for all runs.
+        bottoms = (
+            "[document.querySelector('#curves0 .legend .bg'), [...document.querySelectorAll('#curves0 .traces')].pop()]"
+        )
+        legend, last = page.value(f"{bottoms}.map(e => e.getBoundingClientRect().bottom)")
+        assert last <= legend
         # The slider smooths: a drag of its grip to the end changes the lines that have a name, and no others.
         shown = "JSON.stringify(document.getElementById('curves0')._fullData.map(t => Array.from(t.y).slice(0, 9)))"
         before = json.loads(page.value(shown))
