@@ -262,7 +262,7 @@ class HRNet(LightningModule):
             (self.transition3, self.stage4),
         ):
             opened = transition[-1](streams[-1])
-            kept = [layer(stream) for layer, stream in zip(transition, streams, strict=False)]
+            kept = [layer(stream) for layer, stream in zip(transition[:-1], streams, strict=True)]
             streams = [*kept, opened]
             for unit in stage:
                 streams = self._run(unit, streams)

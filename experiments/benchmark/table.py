@@ -190,6 +190,7 @@ def as_published(head: nn.Module, streams: list[Tensor]) -> Tensor:
     return head(streams)
 
 
+@cache
 def count(row: Row) -> Count:
     """Count a row; half a second, most of it for the backbone, which rows of one variant and size share."""
     upsample = "bilinear" if row.task in ("segmentation", "OCR", "landmarks") else "nearest"

@@ -221,4 +221,4 @@ def test_strips_are_the_published_head(size: tuple[int, int], align_corners: boo
     found = head(streams)
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
     gradients = [torch.autograd.grad(y.square().sum(), head[0].weight)[0] for y in (found, expected)]
-    assert (gradients[0] - gradients[1]).abs().max() < 1e-4 * gradients[1].abs().max()
+    assert (gradients[0] - gradients[1]).abs().max() < 3e-4 * gradients[1].abs().max()
