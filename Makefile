@@ -1,14 +1,17 @@
-# make demo | test | lowest | lint | docs | bench: each sets up .venv by itself on a fresh machine (Python 3.11 or newer).
+# make demo | test | long | lowest | lint | docs | bench: each sets up .venv by itself on a fresh machine (Python 3.11 or newer).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lowest lint docs bench
+.PHONY: demo test long lowest lint docs bench
 demo: $(VENV)/installed
 	$(BIN)/python -m experiments.run pose_coco.yaml sample.yaml
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 40
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 40 -m 'not long'
+
+long: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2 -m long
 
 # The fast tests with the lowest versions that pyproject.toml allows, in an environment of their own.
 lowest:

@@ -10,6 +10,10 @@ from tests.conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+LONG = {"11_pyramid_and_faces"}
+run_by_name = pytest.mark.parametrize(
+    "path", [pytest.param(path, marks=[pytest.mark.long] * (path.stem in LONG), id=path.stem) for path in NOTEBOOKS]
+)
 
 
 def read(path):
@@ -49,7 +53,7 @@ def test_notebook_is_valid(path):
 
 
 @pytest.mark.slow
-@by_name
+@run_by_name
 def test_notebook_runs_in_a_kernel(path, monkeypatch):
     """In order; then again every cell that is not tagged `slow`, which a second run must not harm."""
     for name, value in {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "NO_ALBUMENTATIONS_UPDATE": "1"}.items():

@@ -75,6 +75,7 @@ def test_the_workflow_runs_what_a_developer_runs() -> None:
     assert ".ci/run" in [step.get("run") for step in tests["steps"]]
     (setup,) = [step["with"] for step in jobs["lower-bounds"]["steps"] if "setup-python" in step.get("uses", "")]
     assert setup["python-version"] == lowest
+    assert {"run": "make long"} in jobs["long"]["steps"]  # what .ci/run leaves out
     assert (ROOT / ".ci/run").stat().st_mode & 0o100
 
 

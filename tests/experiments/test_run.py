@@ -252,7 +252,9 @@ def test_eight_real_crops_are_learned_by_heart(shared_data, tmp_path):
     assert trainer.callback_metrics["val/AP"] > 0.9
 
 
-@pytest.mark.parametrize("name", ["pose_coco.yaml", pytest.param("multitask.yaml", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["pose_coco.yaml", pytest.param("multitask.yaml", marks=[pytest.mark.slow, pytest.mark.long])]
+)
 def test_interrupted_within_an_epoch_goes_on_where_it_was(name, tmp_path):
     flags = ["--data.batch_size", "8", "--trainer.limit_train_batches", "3"]
     flags += ["--trainer.max_epochs", "2", "--data.num_workers", "1"]

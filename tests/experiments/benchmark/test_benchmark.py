@@ -236,6 +236,7 @@ def test_plain_suppression_keeps_the_best_of_double_poses():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", [name for name, one in BENCHMARKS.items() if one.named])
 def test_what_is_run_only_when_named_runs(name, tmp_path):
     """In a process of its own, since other libraries' pools of threads stay in one for good."""

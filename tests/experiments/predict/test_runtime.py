@@ -168,6 +168,7 @@ def test_files_of_torch_and_openvino_predict_too(tmp_path, photos):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_joint_run_by_a_library(photos, capsys):
     makers = {
         "pose": lambda backbone: PoseTask(backbone, 3, skeleton=SKELETON),

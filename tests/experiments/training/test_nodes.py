@@ -96,6 +96,7 @@ def step_of(runs: Path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_hosts_train_as_two_processes_of_one_and_a_job_whose_host_is_cut_off_ends_and_goes_on(
     hosts: tuple[str, str], tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 The training goes on or ends with a sentence, and what it has saved can be resumed.
 """
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -71,12 +72,13 @@ def test_data_that_disappear_end_the_training_with_a_sentence_and_it_goes_on(
     assert_same(whole, folder)
 
 
-def kill_a_worker() -> None:
-    import multiprocessing
-
-    worker = next(child for child in multiprocessing.active_children() if child.daemon)
-    os.kill(worker.pid, signal.SIGKILL)
-    worker.join()
+def kill_workers() -> None:
+    """All of them, since those of the validation live on beside those of the training."""
+    workers = [child for child in multiprocessing.active_children() if child.daemon]
+    assert workers
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.join()
 
 
 @pytest.mark.slow
@@ -84,7 +86,7 @@ def test_a_loader_process_killed_for_memory_ends_the_training_with_a_sentence_an
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     words = toy(tmp_path, data={"train": 64, "num_workers": 2})
-    killed = At(40, kill_a_worker)
+    killed = At(40, kill_workers)
     assert status_of(words, [killed], monkeypatch) == 2
     error = capfd.readouterr().err
     assert "Traceback" not in error

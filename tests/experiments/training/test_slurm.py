@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,8 @@ def script(folder: Path) -> Path:
 def submitted(path: Path) -> subprocess.Popen:
     folder = path.parent
     slurm = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "toy", "SLURM_NNODES": "1"}
-    way = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    places = (folder / "bin", Path(sys.executable).parent, os.environ["PATH"])  # the environment of a job is active
+    way = {"PATH": ":".join(map(str, places)), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         ["bash", str(path)],
         cwd=folder,
@@ -62,7 +64,8 @@ def submitted(path: Path) -> subprocess.Popen:
 def test_the_script_goes_on_until_the_run_is_done(tmp_path: Path) -> None:
     path, runs = script(tmp_path), tmp_path / "runs" / "toy-4711"
     job = submitted(path)
-    wait_for(lambda: epochs_behind(runs) >= 1)
+    wait_for(lambda: job.poll() is not None or epochs_behind(runs) >= 1)
+    assert job.poll() is None, job.communicate()[0]
     job.send_signal(signal.SIGTERM)  # as `--signal=B:TERM@300` has it
     said, _ = job.communicate(timeout=60)
     assert job.returncode == 128 + signal.SIGTERM, said
