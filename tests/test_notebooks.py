@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-LONG = {"11_pyramid_and_faces"}
+LONG = {"07_compare_runs", "11_pyramid_and_faces"}
 run_by_name = pytest.mark.parametrize(
     "path", [pytest.param(path, marks=[pytest.mark.long] * (path.stem in LONG), id=path.stem) for path in NOTEBOOKS]
 )
