@@ -452,7 +452,7 @@ def test_anchors_and_proposals_are_the_published_ones_unless_told() -> None:
     [
         ("mask_rcnn", 120, 3e-3),
         ("fcos", 120, 3e-3),
-        pytest.param("retinanet", 240, 2e-3, marks=pytest.mark.long),  # boxes and classes by the parts of both
+        pytest.param("retinanet", 240, 2e-3, marks=pytest.mark.long),  # compared with torchvision above, too
     ],
 )
 def test_rectangles_are_learned_by_heart(detector: str, steps: int, rate: float, tmp_path: Path) -> None:
