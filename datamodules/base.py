@@ -37,12 +37,12 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, DistributedSampler
 
-from datamodules.distributions import Distribution
 from datamodules.findings import Count, DataError, Fact, Finding, Mode, Split
 from datamodules.images.files import PLAIN, Reading
 from datamodules.images.orientation import Orientations, Tagged
 from datamodules.images.preparer import Preparer
 from datamodules.loading.dataset import BaseDataset, First, available_cores, collate, errors_of, start_worker
+from datamodules.loading.distributions import Distribution
 from datamodules.loading.samplers import EvaluationSampler, TrainingSampler, even_batch_size, reached_by, world
 from datamodules.skeleton import Skeleton
 

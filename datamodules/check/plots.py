@@ -17,8 +17,8 @@ from matplotlib.transforms import ScaledTranslation
 from torch import Tensor
 
 from datamodules.base import BaseDataModule
-from datamodules.distributions import Bars, Distribution, Histogram, Positions, StackedBars
 from datamodules.findings import Split
+from datamodules.loading.distributions import Bars, Distribution, Histogram, Positions, StackedBars
 from datamodules.loading.text_files import visible
 
 BLUE, GREY, RED = "#2e86ff", "#b8bec8", "#d64545"

@@ -15,11 +15,11 @@ import numpy as np
 
 from datamodules.base import BaseDataModule
 from datamodules.classification.samples import CentreCrop, LabelledImages, TrainingView
-from datamodules.distributions import Bars, Distribution, Histogram, evenly, some
 from datamodules.findings import Count, DataError, Fact, Finding, Mode, Split
 from datamodules.images.files import Reading, images_below, is_image, read_header
 from datamodules.images.looking import Seen, files_left_out, look
 from datamodules.loading.dataset import in_threads
+from datamodules.loading.distributions import Bars, Distribution, Histogram, evenly, some
 from datamodules.loading.text_files import ConfigError, read_text
 from datamodules.sample.layouts import sample_image_folder, sample_imagenet
 

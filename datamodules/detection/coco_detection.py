@@ -16,12 +16,12 @@ from datamodules.detection.augmentation import DetectionAugmentation
 from datamodules.detection.letterbox import Letterbox
 from datamodules.detection.samples import ObjectImages
 from datamodules.detection.table import ObjectTable, read_objects
-from datamodules.distributions import Distribution
 from datamodules.images.annotated import AnnotatedImages
 from datamodules.images.files import Reading
 from datamodules.images.photometric import Photometric
 from datamodules.keypoints.coco_json import CocoFiles, coco_tree
 from datamodules.keypoints.defects import listed
+from datamodules.loading.distributions import Distribution
 from datamodules.loading.samplers import GroupedSampler, TrainingSampler
 from datamodules.sample import sample_coco
 

@@ -16,7 +16,6 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import DataError
-from datamodules.distributions import Bars, Distribution, Histogram, some
 from datamodules.keypoints.annotations import Annotated
 from datamodules.keypoints.coco_json import (
     annotation_columns,
@@ -28,6 +27,7 @@ from datamodules.keypoints.coco_json import (
 )
 from datamodules.keypoints.columns import MALFORMED, capped
 from datamodules.keypoints.defects import Defect, Notes, listed, short
+from datamodules.loading.distributions import Bars, Distribution, Histogram, some
 
 
 @dataclass(frozen=True)

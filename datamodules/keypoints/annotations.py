@@ -12,9 +12,9 @@ from typing import Any, Self
 import numpy as np
 
 from datamodules.base import DataError
-from datamodules.distributions import Distribution, Histogram, Positions, some
 from datamodules.keypoints.columns import batch_numbers, identifiers
 from datamodules.keypoints.defects import Defect, Notes, accept, short
+from datamodules.loading.distributions import Distribution, Histogram, Positions, some
 
 ROUNDED = 1.0
 """Pixels by which a box may leave the image: COCO's own are rounded."""

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from datamodules.base import DataError, Split
-from datamodules.distributions import Distribution
 from datamodules.findings import Count, Fact, Finding
 from datamodules.images.annotated import AnnotatedImages, found_in
 from datamodules.images.files import Reading
@@ -22,6 +21,7 @@ from datamodules.keypoints.crop import Crop, PersonAugmentation, PersonCrop
 from datamodules.keypoints.detections import FoundBoxes, detections_in, read_detections
 from datamodules.keypoints.persons import Persons
 from datamodules.keypoints.table import PersonTable
+from datamodules.loading.distributions import Distribution
 from datamodules.skeleton import Skeleton
 
 

@@ -14,10 +14,10 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import DataError
-from datamodules.distributions import Bars, Distribution, StackedBars, some
 from datamodules.keypoints.annotations import Annotated
 from datamodules.keypoints.columns import capped
 from datamodules.keypoints.defects import Defect, Notes, listed
+from datamodules.loading.distributions import Bars, Distribution, StackedBars, some
 from datamodules.skeleton import Skeleton
 
 PERSONS = frozenset({"person", "persons", "people", "human", "pedestrian"})

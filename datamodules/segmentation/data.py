@@ -16,13 +16,13 @@ import numpy as np
 import yaml
 
 from datamodules.base import BaseDataModule
-from datamodules.distributions import Bars, Distribution, Histogram, evenly, some
 from datamodules.findings import Count, DataError, Fact, Finding, Mode, Note, Split
 from datamodules.images.files import Reading
 from datamodules.images.looking import Seen, files_left_out, look
 from datamodules.images.orientation import Tagged, find_tagged
 from datamodules.images.photometric import Photometric
 from datamodules.loading.dataset import BaseDataset, in_threads
+from datamodules.loading.distributions import Bars, Distribution, Histogram, evenly, some
 from datamodules.segmentation.masks import IGNORED, IndexMasks, UnknownLabels, mask_size
 from datamodules.segmentation.pairs import MASK_ENDINGS, Pairs, Unpaired
 from datamodules.segmentation.samples import Evaluation, EvaluationSize, ImageMasks

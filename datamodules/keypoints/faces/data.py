@@ -12,11 +12,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from datamodules.base import DataError, Split
-from datamodules.distributions import Bars, Distribution, some
 from datamodules.images.files import Reading
 from datamodules.keypoints.crop import Crop, PersonAugmentation
 from datamodules.keypoints.data import KeypointData
 from datamodules.keypoints.table import PersonTable
+from datamodules.loading.distributions import Bars, Distribution, some
 
 SPLITS = ("train", "val", "test")
 

@@ -25,7 +25,7 @@ from datamodules import (
 )  # fmt: skip
 from datamodules.check import draw_distributions, main
 from datamodules.check.plots import figures
-from datamodules.distributions import Bars, Distribution, Histogram, Positions, StackedBars
+from datamodules.loading.distributions import Bars, Distribution, Histogram, Positions, StackedBars
 from datamodules.loading.text_files import ConfigError
 
 SMALL: dict[str, Any] = {"image_size": (64, 48), "num_workers": 0}

@@ -12,7 +12,7 @@ from PIL import Image
 from datamodules import LIP, WFLW, CocoDetection, CocoPose, ImageFolder, MpiiPose
 from datamodules.base import BaseDataModule
 from datamodules.classification import image_folder
-from datamodules.distributions import Histogram, evenly, some
+from datamodules.loading.distributions import Histogram, evenly, some
 from datamodules.segmentation import data as segmentation
 
 SMALL: dict[str, Any] = {"image_size": (64, 48), "num_workers": 0}
